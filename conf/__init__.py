@@ -1,0 +1,1 @@
+"""Hydra's configuration tree, installed as a package so that it is found from any directory."""

@@ -1,0 +1,58 @@
+"""VGG for 32x32 images (authors' models/vgg.py).
+
+The published rows are the nets without batch norm; the variants with it are not in the tables.
+"""
+
+import math
+
+from torch import Tensor, nn
+
+# Widths of the 3x3 convolutions between two max pools.
+STAGES = {
+    16: ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512)),
+    19: ((64, 64), (128, 128), (256,) * 4, (512,) * 4, (512,) * 4),
+}
+
+
+class VGG(nn.Module):
+    """13 or 16 convolutions with bias, five max pools, three linear layers with dropout."""
+
+    def __init__(self, num_classes: int, depth: int, batch_norm: bool = False) -> None:
+        super().__init__()
+        self.features = nn.Sequential(*_feature_layers(depth, batch_norm))
+        self.classifier = nn.Sequential(
+            nn.Dropout(),
+            nn.Linear(512, 512),
+            nn.ReLU(inplace=True),
+            nn.Dropout(),
+            nn.Linear(512, 512),
+            nn.ReLU(inplace=True),
+            nn.Linear(512, num_classes),
+        )
+        # The authors initialise the convolutions only; linear layers keep torch's default.
+        for module in self.features:
+            if isinstance(module, nn.Conv2d):
+                fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels
+                nn.init.normal_(module.weight, 0.0, math.sqrt(2.0 / fan_out))
+                assert module.bias is not None
+                nn.init.zeros_(module.bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images (N, 3, 32, 32) to logits (N, num_classes)."""
+        features: Tensor = self.features(images)  # (N, 512, 1, 1)
+        logits: Tensor = self.classifier(features.flatten(1))
+        return logits
+
+
+def _feature_layers(depth: int, batch_norm: bool) -> list[nn.Module]:
+    layers: list[nn.Module] = []
+    channels = 3
+    for widths in STAGES[depth]:
+        for width in widths:
+            layers.append(nn.Conv2d(channels, width, kernel_size=3, padding=1))
+            if batch_norm:
+                layers.append(nn.BatchNorm2d(width))
+            layers.append(nn.ReLU(inplace=True))
+            channels = width
+        layers.append(nn.MaxPool2d(kernel_size=2, stride=2))
+    return layers

@@ -1,0 +1,57 @@
+"""Wide residual network for 32x32 images, with the quirks of the authors' models/wide_resnet.py.
+
+They shaped the published figures and so are kept: every convolution has a bias, the stride sits on
+a block's second convolution, the last batch norm has momentum 0.9, the initialisation is torch's.
+"""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class WideBlock(nn.Module):
+    """BN-ReLU-conv3x3, BN-ReLU-conv3x3 (strided); the shortcut reads the raw input."""
+
+    def __init__(self, in_channels: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(in_channels)
+        self.conv1 = nn.Conv2d(in_channels, width, kernel_size=3, padding=1)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, kernel_size=3, stride=stride, padding=1)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or in_channels != width:
+            self.shortcut = nn.Conv2d(in_channels, width, kernel_size=1, stride=stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.conv1(F.relu(self.bn1(x), inplace=True))
+        out = self.conv2(F.relu(self.bn2(out), inplace=True))
+        total: Tensor = out + self.shortcut(x)
+        return total
+
+
+class WideResNet(nn.Module):
+    """A 3x3 convolution, three stages of (depth - 4) / 6 wide blocks, a linear layer."""
+
+    def __init__(self, num_classes: int, depth: int, widen_factor: int) -> None:
+        super().__init__()
+        if (depth - 4) % 6:
+            raise ValueError(f"depth {depth} is not 6n + 4")
+        blocks = (depth - 4) // 6
+        self.conv1 = nn.Conv2d(3, 16, kernel_size=3, padding=1)
+        channels = 16
+        stages: list[nn.Module] = []
+        for base_width, stride in zip((16, 32, 64), (1, 2, 2), strict=True):
+            width = base_width * widen_factor
+            stage: list[nn.Module] = []
+            for index in range(blocks):
+                stage.append(WideBlock(channels, width, stride if index == 0 else 1))
+                channels = width
+            stages.append(nn.Sequential(*stage))
+        self.stages = nn.Sequential(*stages)
+        self.bn = nn.BatchNorm2d(channels, momentum=0.9)
+        self.fc = nn.Linear(channels, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images (N, 3, 32, 32) to logits (N, num_classes)."""
+        features = F.relu(self.bn(self.stages(self.conv1(images))), inplace=True)
+        logits: Tensor = self.fc(F.avg_pool2d(features, 8).flatten(1))
+        return logits

@@ -1,0 +1,1 @@
+"""The published figures and their sources, installed as a package's data."""

@@ -1,0 +1,118 @@
+"""The state of a walk on disk: written atomically, found by its key, verified when it is read.
+
+A checkpoint's name holds the seed, the number of epochs done, the key of its state (plan.state_keys)
+and the SHA-256 of its content: seed0-epoch0081-<key>-<sha256>.pt. It holds tensors, numbers and
+text only, and is read with weights_only=True, so that a foreign file cannot run code.
+"""
+
+import hashlib
+import io
+import logging
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from .errors import SwaBenchError
+from .files import write_atomically
+from .methods import Average
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class State:
+    """All that the next epoch depends on, and the rows of the epochs done.
+
+    Attributes:
+        epoch: epochs done.
+        average: the running average of the collected weights, None before the first copy.
+        n_averaged: how many copies it holds.
+        rows: one dict of numbers an epoch (records.EPOCH_COLUMNS and train_seconds).
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    epoch: int = 0
+    average: Average | None = None
+    n_averaged: int = 0
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+
+def save(folder: Path, seed: int, key: str, state: State) -> Path:
+    """Write a state and return its file; the same state written before is replaced.
+
+    Raises:
+        SwaBenchError: the file could not be written; earlier checkpoints are as they were.
+    """
+    buffer = io.BytesIO()
+    torch.save(
+        {
+            "epoch": state.epoch,
+            "model": state.model.state_dict(),
+            "optimizer": state.optimizer.state_dict(),
+            "average": state.average,
+            "n_averaged": state.n_averaged,
+            "rows": state.rows,
+        },
+        buffer,
+    )
+    content = buffer.getvalue()
+    sha256 = hashlib.sha256(content).hexdigest()[:16]
+    path = folder / f"{_stem(seed, state.epoch, key)}-{sha256}.pt"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, content)
+    except OSError as error:
+        raise SwaBenchError(f"checkpoint {path} could not be written: {error.strerror}") from error
+    for same in find_all(folder, seed, {state.epoch: key}):
+        if same != path:
+            same.unlink(missing_ok=True)
+    return path
+
+
+def _stem(seed: int, epoch: int, key: str) -> str:
+    return f"seed{seed}-epoch{epoch:04d}-{key}"
+
+
+def find_all(folder: Path, seed: int, keys: Mapping[int, str]) -> list[Path]:
+    """The files of states, given the key of each number of epochs done."""
+    stems = {_stem(seed, epoch, key) for epoch, key in keys.items()}
+    return [path for path in folder.glob("*.pt") if path.stem.rsplit("-", 1)[0] in stems]
+
+
+def load_newest(folder: Path, seed: int, keys: list[str], state: State) -> Path | None:
+    """Fill `state` from the furthest sound checkpoint among keys[1:], and return its file.
+
+    A damaged file is named in the log and passed over.
+
+    Args:
+        keys: the keys of the walk's states after 0, 1, 2, ... epochs.
+    """
+    candidates = find_all(folder, seed, dict(enumerate(keys[1:], start=1)))
+    for path in sorted(candidates, reverse=True):  # by epoch, which the name holds
+        try:
+            _load(path, state)
+        except (OSError, ValueError, KeyError, RuntimeError, EOFError, pickle.PickleError) as error:
+            log.warning("Checkpoint %s is damaged (%s): using the one before it.", path, error)
+            continue
+        return path
+    return None
+
+
+def _load(path: Path, state: State) -> None:
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest()[:16] != path.stem.rsplit("-", 1)[1]:
+        raise ValueError("its content does not match the SHA-256 in its name")
+    device = next(state.model.parameters()).device
+    stored = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+    state.model.load_state_dict(stored["model"])
+    state.optimizer.load_state_dict(stored["optimizer"])
+    state.epoch = stored["epoch"]
+    state.average = stored["average"]
+    state.n_averaged = stored["n_averaged"]
+    state.rows = stored["rows"]

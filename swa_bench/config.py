@@ -1,0 +1,286 @@
+"""The typed schema of the configuration, and the checks between its fields.
+
+Values stand in conf/*.yaml only; this file holds types. Nothing here imports torch.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from enum import Enum
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from .errors import ConfigError
+
+
+class Source(Enum):
+    auto = "auto"
+    official = "official"
+    npm = "npm"
+    local = "local"
+
+
+class PaddingMode(Enum):
+    zeros = "zeros"
+    reflect = "reflect"
+
+
+class Device(Enum):
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class Precision(Enum):
+    auto = "auto"
+    fp32 = "fp32"
+    tf32 = "tf32"
+    bf16 = "bf16"
+
+
+@dataclass
+class NormalisationConfig:
+    mean: list[float] = MISSING
+    std: list[float] = MISSING
+
+
+@dataclass
+class ModelConfig:
+    name: str = MISSING
+    budget_epochs: int = MISSING
+    learning_rate: float = MISSING
+    weight_decay: float = MISSING
+    swa_start: int = MISSING
+    swa_learning_rate: dict[str, float] = MISSING
+    normalisation: NormalisationConfig = field(default_factory=NormalisationConfig)
+
+
+@dataclass
+class AugmentationConfig:
+    flip: bool = MISSING
+    padding: int = MISSING
+    padding_mode: PaddingMode = MISSING
+
+
+@dataclass
+class DatasetConfig:
+    name: str = MISSING
+    classes: int = MISSING
+    train_images: int = MISSING
+    recipe: str = MISSING
+    root: str = MISSING
+    source: Source = MISSING
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+
+
+@dataclass
+class MethodConfig:
+    name: str = MISSING
+    average: bool = MISSING
+    decay_epochs: int = MISSING
+    final_ratio: float = MISSING
+    swa_start: int | None = MISSING
+    swa_learning_rate: float | None = MISSING
+    cycle_epochs: int | None = MISSING
+    table_budget: float = MISSING
+
+
+@dataclass
+class OptimizerConfig:
+    momentum: float = MISSING
+    weight_decay: float = MISSING
+    batch_size: int = MISSING
+
+
+@dataclass
+class EvaluationConfig:
+    batch_size: int = MISSING
+    every: int = MISSING
+    average_every: int = MISSING
+
+
+@dataclass
+class CheckpointsConfig:
+    every_s: float = MISSING
+
+
+@dataclass
+class TrainConfig:
+    model: ModelConfig = field(default_factory=ModelConfig)
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    method: MethodConfig = field(default_factory=MethodConfig)
+    schedule: dict[str, Any] = field(default_factory=dict)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    seed: int = MISSING
+    budget: float = MISSING
+    epochs: int = MISSING
+    record_budgets: list[float] = MISSING
+    precision: Precision = MISSING
+    channels_last: bool = MISSING
+    compile: bool = MISSING
+    device: Device = MISSING
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    checkpoints: CheckpointsConfig = field(default_factory=CheckpointsConfig)
+    results_dir: str = MISSING
+    dry_run: bool = MISSING
+    force: bool = MISSING
+
+
+# What says where and how a run is done, not what it computes. The seed names the run beside its
+# identity, and the length is a property of a cell, not of the walk that passes it.
+NOT_SHAPING = (
+    "seed budget epochs record_budgets device evaluation checkpoints results_dir dry_run force"
+).split()
+NOT_SHAPING_IN_GROUPS = (("dataset", "root"), ("dataset", "source"), ("method", "table_budget"))
+
+
+def whole_epochs(budget: float, budget_epochs: int) -> int:
+    """Epochs in a budget, rounded down: 1.25 x 150 = 187.5 gives 187 (0 if not finite)."""
+    if not math.isfinite(budget):
+        return 0
+    return int(Decimal(str(budget)) * budget_epochs)
+
+
+def register() -> None:
+    """Make the schema and the resolvers of conf/*.yaml known to Hydra."""
+    ConfigStore.instance().store(name="schema", node=TrainConfig)
+    OmegaConf.register_new_resolver("whole_epochs", whole_epochs, replace=True)
+    OmegaConf.register_new_resolver("ratio", lambda part, whole: part / whole, replace=True)
+
+
+def to_config(cfg: DictConfig) -> TrainConfig:
+    """Resolve every interpolation and check the result; raise ConfigError at the first bad field."""
+    try:
+        config = OmegaConf.to_object(cfg)
+    except OmegaConfBaseException as error:
+        message = (error.msg or str(error)).splitlines()[0]
+        raise ConfigError(error.full_key or "config", "?", message) from error
+    assert isinstance(config, TrainConfig)
+    check(config)
+    return config
+
+
+def at_budget(cfg: DictConfig, budget: float) -> TrainConfig:
+    """The same configuration with another budget, and all that follows from it."""
+    other = cfg.copy()
+    other.budget = budget
+    return to_config(other)
+
+
+def check(config: TrainConfig) -> None:
+    """Raise ConfigError where fields are out of range or contradict each other."""
+    model, optimizer, method = config.model, config.optimizer, config.method
+    _require("model.budget_epochs", model.budget_epochs, model.budget_epochs > 0, "must be 1 or more")
+    for name, budget in [("budget", config.budget)] + [
+        ("record_budgets", budget) for budget in config.record_budgets
+    ]:
+        positive = math.isfinite(budget) and budget > 0
+        multiple = f"a multiple of model.budget_epochs={model.budget_epochs}, such as 1 or 1.5"
+        _require(name, budget, positive, f"must be a positive number ({multiple})")
+    epochs = whole_epochs(config.budget, model.budget_epochs)
+    of = f"{model.budget_epochs} epochs"
+    _require("budget", config.budget, epochs >= 1, f"less than one epoch of a budget of {of}")
+    _require(
+        "epochs", config.epochs, config.epochs == epochs, "follows from budget: change that instead"
+    )
+    _require("seed", config.seed, config.seed >= 0, "must be 0 or more")
+    for name, rate in (
+        ("model.learning_rate", model.learning_rate),
+        ("method.final_ratio", method.final_ratio),
+    ):
+        _require(name, rate, math.isfinite(rate) and rate > 0, "must be a positive number")
+    _require("optimizer.momentum", optimizer.momentum, 0 <= optimizer.momentum < 1, "not in [0, 1)")
+    _require(
+        "optimizer.weight_decay",
+        optimizer.weight_decay,
+        math.isfinite(optimizer.weight_decay) and optimizer.weight_decay >= 0,
+        "must be 0 or more",
+    )
+    for name, count in (
+        ("optimizer.batch_size", optimizer.batch_size),
+        ("method.decay_epochs", method.decay_epochs),
+        ("evaluation.batch_size", config.evaluation.batch_size),
+        ("evaluation.every", config.evaluation.every),
+        ("evaluation.average_every", config.evaluation.average_every),
+        ("dataset.classes", config.dataset.classes),
+    ):
+        _require(name, count, count >= 1, "must be 1 or more")
+    padding = config.dataset.augmentation.padding
+    _require("dataset.augmentation.padding", padding, 0 <= padding < 32, "must be from 0 to 31 pixels")
+    for name, values in (
+        ("mean", model.normalisation.mean),
+        ("std", model.normalisation.std),
+    ):
+        good = len(values) == 3 and all(value > 0 for value in values)
+        _require(f"model.normalisation.{name}", values, good, "must be three positive numbers")
+    every_s = config.checkpoints.every_s
+    _require("checkpoints.every_s", every_s, every_s >= 0, "must be 0 or more seconds")
+    if method.average:
+        _check_averaging(config)
+
+
+def _check_averaging(config: TrainConfig) -> None:
+    method = config.method
+    for name, value in (
+        ("method.swa_start", method.swa_start),
+        ("method.cycle_epochs", method.cycle_epochs),
+    ):
+        _require(name, value, value is not None and value >= 1, "must be 1 or more to average")
+    assert method.swa_start is not None
+    _require(
+        "method.swa_start",
+        method.swa_start,
+        method.swa_start <= config.epochs,
+        f"the run ends after epoch {config.epochs} (budget={config.budget:g} of "
+        f"{config.model.budget_epochs} epochs): choose a swa_start up to that, or a larger budget",
+    )
+
+
+def _require(name: str, value: object, good: bool, expected: str) -> None:
+    if not good:
+        raise ConfigError(name, value, expected)
+
+
+def plain(config: TrainConfig) -> dict[str, Any]:
+    """The configuration as nested dicts of plain values, for records and hashes."""
+    container = OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
+    assert isinstance(container, dict)
+    return {str(key): value for key, value in container.items()}
+
+
+def shaping(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a plain configuration that shapes a walk, but for its seed and its length."""
+    kept = {name: value for name, value in values.items() if name not in NOT_SHAPING}
+    for group, name in NOT_SHAPING_IN_GROUPS:
+        kept[group] = {key: value for key, value in kept[group].items() if key != name}
+    return kept
+
+
+def identity(config: TrainConfig) -> str:
+    """Name of a walk: 12 hex digits over all that shapes it but its seed and its length.
+
+    Two configurations with one identity and one seed walk the same path; one may go further.
+    """
+    return digest(shaping(plain(config)))[:12]
+
+
+def digest(values: Mapping[str, Any]) -> str:
+    """SHA-256 of plain values, independent of their order."""
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def differences(values: Any, reference: Any, prefix: str = "") -> dict[str, Any]:
+    """Flat {dotted name: value} of where nested plain values differ from a reference."""
+    if isinstance(values, Mapping) and isinstance(reference, Mapping):
+        found: dict[str, Any] = {}
+        for key in {**reference, **values}:
+            found |= differences(values.get(key), reference.get(key), f"{prefix}{key}.")
+        return found
+    return {} if values == reference else {prefix.rstrip("."): values}

@@ -1,0 +1,16 @@
+"""Errors that a user can mend: one or two lines that say what is wrong and what would be right."""
+
+
+class SwaBenchError(Exception):
+    """Something went wrong outside the code: data, disk, training. Exit code 1."""
+
+    exit_code = 1
+
+
+class ConfigError(SwaBenchError):
+    """A setting cannot be used. Exit code 2."""
+
+    exit_code = 2
+
+    def __init__(self, field: str, value: object, expected: str) -> None:
+        super().__init__(f"{field}={value}: {expected}")

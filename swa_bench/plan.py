@@ -1,0 +1,141 @@
+"""What a run will do, epoch by epoch, before anything is trained: rates, copies, cells."""
+
+import functools
+import hashlib
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.utils import get_method
+from omegaconf import DictConfig
+
+from . import config as configs
+from .config import MethodConfig, TrainConfig
+from .errors import ConfigError
+
+# Raised when a change of the code changes what a configuration computes.
+ENGINE_FORMAT = 1
+
+
+def collects(method: MethodConfig, epoch: int) -> bool:
+    """Whether the weights after `epoch` (from 0) enter the average (S: train.py)."""
+    if not method.average:
+        return False
+    assert method.swa_start is not None and method.cycle_epochs is not None
+    since_start = epoch + 1 - method.swa_start
+    return since_start >= 0 and since_start % method.cycle_epochs == 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The pure part of a run.
+
+    Attributes:
+        config: resolved and checked, with precision and device decided.
+        steps_per_epoch: optimiser steps, the smaller last batch included.
+        schedule: (epoch, step, steps_per_epoch) -> learning rate.
+        cells: {epochs done: configuration of the cell that is recorded then}.
+        branches: numbers of epochs done after which another method of the same seed leaves this walk.
+    """
+
+    config: TrainConfig
+    steps_per_epoch: int
+    schedule: Callable[[int, int, int], float]
+    cells: dict[int, TrainConfig]
+    branches: frozenset[int] = field(default_factory=frozenset)
+
+    def rates(self, epoch: int) -> list[float]:
+        """The learning rate of every step of an epoch (from 0)."""
+        steps = self.steps_per_epoch
+        return [self.schedule(epoch, step, steps) for step in range(steps)]
+
+    def collects(self, epoch: int) -> bool:
+        """Whether the weights after this epoch (from 0) enter the average."""
+        return collects(self.config.method, epoch)
+
+
+def make_plan(cfg: DictConfig, config: TrainConfig) -> Plan:
+    """Plan a run.
+
+    Args:
+        cfg: Hydra's configuration, from which the cells of other budgets are resolved.
+        config: the same, resolved, checked, its device and precision decided.
+    """
+    steps = -(-config.dataset.train_images // config.optimizer.batch_size)
+    return Plan(config, steps, load_schedule(config), find_cells(cfg, config))
+
+
+def load_schedule(config: TrainConfig) -> Callable[[int, int, int], float]:
+    """Bind the schedule function that YAML names to its values, and try it once.
+
+    Raises:
+        ConfigError: no such function, or it does not take these values.
+    """
+    values = dict(config.schedule)
+    target = values.pop("_target_", None)
+    try:
+        function = functools.partial(get_method(str(target)), **values)
+        rate = function(0, 0, 1)
+    except Exception as error:  # whatever a user's own function raises is a fault of the setting
+        raise ConfigError("schedule", target, f"cannot be used: {error}") from error
+    if not isinstance(rate, float):
+        raise ConfigError("schedule", target, f"gave {rate!r} for the first step, not a float")
+    return function
+
+
+def find_cells(cfg: DictConfig, config: TrainConfig) -> dict[int, TrainConfig]:
+    """The budgets that this run records, by their number of epochs.
+
+    A smaller budget is a cell of this run if the run of that budget alone would walk the same path,
+    which its identity tells: so for SWA, whose schedule does not depend on the length, and not for
+    SGD, whose schedule does.
+    """
+    cells = {}
+    for budget in sorted({*config.record_budgets, config.budget}):
+        if budget > config.budget:
+            continue
+        try:
+            cell = configs.at_budget(cfg, budget)
+        except ConfigError:  # such as a budget that ends before swa_start
+            continue
+        cell.precision, cell.device = config.precision, config.device
+        if configs.identity(cell) == configs.identity(config):
+            cells[cell.epochs] = cell
+    return cells
+
+
+def divergence(one: Plan, other: Plan) -> int:
+    """Epochs that two plans share: the first epoch (from 0) where rates or copies differ."""
+    shared = min(one.config.epochs, other.config.epochs)
+    for epoch in range(shared):
+        if one.collects(epoch) != other.collects(epoch) or one.rates(epoch) != other.rates(epoch):
+            return epoch
+    return shared
+
+
+def state_keys(plan: Plan, fingerprint: str) -> list[str]:
+    """Keys of the states after 0, 1, 2, ... epochs: digests of all that shaped each of them.
+
+    Runs that agree in recipe, data, seed, arithmetic, and in the rates and copies so far, whatever
+    their methods are called and however long they will be, have the same key.
+
+    Args:
+        fingerprint: SHA-256 of the data set.
+    """
+    values = configs.plain(plan.config)
+    recipe = values["model"]
+    shaping: dict[str, Any] = {
+        "format": ENGINE_FORMAT,
+        "model": [recipe["name"], values["dataset"]["classes"], recipe["normalisation"]],
+        "data": [fingerprint, values["dataset"]["augmentation"]],
+    }
+    for name in ("optimizer", "seed", "precision", "channels_last", "compile", "device"):
+        shaping[name] = values[name]
+    running = hashlib.sha256(configs.digest(shaping).encode())
+    keys = [running.hexdigest()[:16]]
+    for epoch in range(plan.config.epochs):
+        rates = plan.rates(epoch)
+        running.update(struct.pack(f"<{len(rates)}d?", *rates, plan.collects(epoch)))
+        keys.append(running.hexdigest()[:16])
+    return keys

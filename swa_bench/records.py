@@ -1,0 +1,167 @@
+"""What a run leaves behind: one CSV of its epochs, one write-once JSON a finished cell.
+
+Every path in the results folder is named here. Nothing here imports torch.
+"""
+
+import csv
+import importlib.metadata
+import io
+import json
+import logging
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from .config import TrainConfig, identity, plain
+from .errors import SwaBenchError
+from .files import write_atomically
+
+log = logging.getLogger(__name__)
+
+RECORD_FORMAT = 1
+EPOCH_COLUMNS = (
+    "epoch learning_rate train_loss train_error_pct test_loss test_error_pct "
+    "swa_test_loss swa_test_error_pct n_averaged seconds"
+).split()
+
+Record = dict[str, Any]
+
+
+def run_folder(config: TrainConfig) -> Path:
+    """The folder of a walk: the same for every command that walks the same path."""
+    name = f"{config.method.name}-seed{config.seed}-{identity(config)}"
+    return _row_folder(config) / name
+
+
+def checkpoint_folder(config: TrainConfig) -> Path:
+    """The folder of the states that the runs of one model and data set share."""
+    return _row_folder(config) / "checkpoints"
+
+
+def cell_path(config: TrainConfig) -> Path:
+    """The record of the cell that ends with config.budget."""
+    return run_folder(config) / f"cell-{config.budget:g}.json"
+
+
+def _row_folder(config: TrainConfig) -> Path:
+    return Path(config.results_dir) / config.dataset.name / config.model.name
+
+
+def check_writable(folder: Path) -> None:
+    """Raise SwaBenchError if no file can be made under a folder; make nothing that stays."""
+    parent = folder
+    while not parent.exists() and parent != parent.parent:
+        parent = parent.parent
+    probe = parent / ".swa-bench-write-test"
+    try:
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        reason = error.strerror
+        raise SwaBenchError(
+            f"results_dir={folder}: cannot write to {parent} ({reason}); choose a folder that you own"
+        ) from error
+
+
+def write_epochs(folder: Path, rows: list[dict[str, Any]]) -> None:
+    """Write epochs.csv: a row an epoch, empty where nothing was measured."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, EPOCH_COLUMNS, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    _write(folder / "epochs.csv", text.getvalue())
+
+
+def write_cell(
+    config: TrainConfig,
+    result: dict[str, Any],
+    rows: list[dict[str, Any]],
+    train_images: int,
+    provenance: dict[str, Any],
+) -> Path:
+    """Write the record of a finished cell.
+
+    Args:
+        config: the cell's own configuration, resolved for its budget.
+        result: errors and losses of the last epoch, and what identifies the weights.
+        rows: the walk's epochs up to the cell's last.
+        train_images: size of the training set.
+        provenance: variant, data, device, versions: see walk.py.
+    """
+    train_seconds = sum(row["train_seconds"] for row in rows)
+    record: Record = {
+        "format": RECORD_FORMAT,
+        "dataset": config.dataset.name,
+        "model": config.model.name,
+        "method": config.method.name,
+        "budget": config.budget,
+        "epochs": config.epochs,
+        "seed": config.seed,
+        "identity": identity(config),
+        "result": result,
+        **provenance,
+        "timing": {
+            "seconds": round(sum(row["seconds"] for row in rows), 3),
+            "images_per_s": round(len(rows) * train_images / train_seconds, 1),
+        },
+        "config": plain(config),
+    }
+    path = cell_path(config)
+    _write(path, json.dumps(record, indent=1, allow_nan=False) + "\n")
+    return path
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, text.encode())
+    except OSError as error:
+        raise SwaBenchError(f"{path} could not be written: {error.strerror}") from error
+
+
+def read_cell(path: Path) -> Record | None:
+    """A record, or None if there is none or it is damaged (which the log says)."""
+    if not path.exists():
+        return None
+    try:
+        record = json.loads(path.read_bytes())
+        if record["format"] != RECORD_FORMAT:
+            raise ValueError(f"its format is {record['format']}, not {RECORD_FORMAT}")
+        float(record["result"]["test_error_pct"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        log.warning("Record %s is damaged (%s): left out.", path, error)
+        return None
+    assert isinstance(record, dict)
+    return record
+
+
+def read_cells(folders: Iterable[Path]) -> list[Record]:
+    """All sound records below the folders, in the order of their paths; each knows its `path`."""
+    found = []
+    for folder in folders:
+        for path in sorted(folder.rglob("cell-*.json")):
+            record = read_cell(path)
+            if record is not None:
+                found.append({**record, "path": path})
+    return found
+
+
+def code_version() -> dict[str, Any]:
+    """Version of the package, and the git commit if it runs from a checkout ('+' if changed)."""
+    code = Path(__file__).parent
+    commit = None
+    if (code.parent / ".git").exists():
+        git = ["git", "-C", str(code)]
+        head = _output([*git, "rev-parse", "HEAD"])
+        changed = _output([*git, "status", "--porcelain", "--untracked-files=no"])
+        commit = head and head + ("+" if changed else "")
+    return {"swa_bench": importlib.metadata.version("swa-bench"), "commit": commit}
+
+
+def _output(command: list[str]) -> str | None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()

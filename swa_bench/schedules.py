@@ -1,0 +1,73 @@
+"""Learning rate as a pure function of the epoch and the step in it.
+
+A schedule is any function (epoch, step, steps_per_epoch, *, own values) -> rate, with epoch and
+step counted from 0; a YAML file in conf/schedule/ (or beside the user's own code) names it as
+`_target_` and gives its own values.
+"""
+
+
+def authors(
+    epoch: int,
+    step: int,
+    steps_per_epoch: int,
+    *,
+    learning_rate: float,
+    decay_epochs: int,
+    final_ratio: float,
+) -> float:
+    """Constant for half of `decay_epochs`, linear decay until 90 %, then constant (S: train.py).
+
+    Args:
+        epoch: counted from 0; the rate does not change within an epoch.
+        learning_rate: the first rate.
+        decay_epochs: T; the run's length for SGD, swa_start for SWA.
+        final_ratio: r; the last rate over the first.
+    """
+    progress = epoch / decay_epochs
+    if progress <= 0.5:
+        factor = 1.0
+    elif progress <= 0.9:
+        factor = 1.0 - (1.0 - final_ratio) * (progress - 0.5) / 0.4
+    else:
+        factor = final_ratio
+    return learning_rate * factor
+
+
+def constant(epoch: int, step: int, steps_per_epoch: int, *, learning_rate: float) -> float:
+    """One rate throughout."""
+    return learning_rate
+
+
+def cyclic(
+    epoch: int,
+    step: int,
+    steps_per_epoch: int,
+    *,
+    learning_rate: float,
+    decay_epochs: int,
+    final_ratio: float,
+    swa_start: int,
+    cycle_epochs: int,
+    cycle_first: float,
+    cycle_last: float,
+) -> float:
+    """Equation 1 of the paper from epoch swa_start - cycle_epochs on; before it, `authors`.
+
+    With c iterations a cycle and i counted from 1 at the first cycle's first iteration:
+    t = ((i - 1) mod c + 1) / c and rate = (1 - t) * cycle_first + t * cycle_last. So a cycle ends,
+    at its lowest rate, with epoch swa_start (1-based) and every cycle_epochs epochs after it.
+    """
+    first_epoch = swa_start - cycle_epochs
+    if epoch < first_epoch:
+        return authors(
+            epoch,
+            step,
+            steps_per_epoch,
+            learning_rate=learning_rate,
+            decay_epochs=decay_epochs,
+            final_ratio=final_ratio,
+        )
+    iterations = cycle_epochs * steps_per_epoch
+    iteration = (epoch - first_epoch) * steps_per_epoch + step
+    t = (iteration % iterations + 1) / iterations
+    return (1.0 - t) * cycle_first + t * cycle_last

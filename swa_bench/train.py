@@ -1,0 +1,243 @@
+"""swa-train: compose, check, plan, walk, record, and show the cells beside the published ones."""
+
+import csv
+import logging
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from . import config as configs
+from . import records
+from .config import TrainConfig
+from .errors import ConfigError, SwaBenchError
+from .plan import Plan, divergence, make_plan
+
+log = logging.getLogger(__name__)
+
+
+def train(cfg: DictConfig) -> None:
+    """Do one run: train what is missing of it, or print its plan."""
+    config = configs.to_config(cfg)
+    from . import device  # torch takes seconds to import: only when a run is to be done
+
+    target = device.decide(config)
+    plan = make_plan(cfg, config)
+    if config.dry_run:
+        print_plan(plan)
+        return
+    records.check_writable(Path(config.results_dir))
+    paths = [records.cell_path(cell) for cell in plan.cells.values()]
+    if not config.force and all(records.read_cell(path) for path in paths):
+        log.info("Finished already (force=true trains it again): %s", records.run_folder(config))
+        print_cells(plan)
+        return
+    from . import sources, walk
+    from .data import to_device
+    from .progress import Progress
+
+    log.info("%s", describe(plan, device.device_name(target)))
+    arrays = sources.load_arrays(config.dataset)
+    provenance = {
+        "variant": variant(cfg, config),
+        "data_sha256": arrays.fingerprint(),
+        "device": device.device_name(target),
+        "versions": device.versions() | records.code_version(),
+    }
+    walk.run(
+        Plan(plan.config, plan.steps_per_epoch, plan.schedule, plan.cells, branches(cfg, plan)),
+        to_device(arrays, config, target),
+        arrays.fingerprint(),
+        provenance,
+        Progress(config, len(arrays.train_labels)),
+    )
+    print_cells(plan)
+
+
+def describe(plan: Plan, device_name: str) -> str:
+    """One line on what is about to run, with all that `auto` has picked."""
+    config = plan.config
+    return (
+        f"{config.model.name} on {config.dataset.name}, {config.method.name}, seed {config.seed}: "
+        f"{config.epochs} epochs of {plan.steps_per_epoch} steps on {config.device.value} "
+        f"({device_name}), precision {config.precision.value}"
+    )
+
+
+def print_plan(plan: Plan) -> None:
+    """The plan as CSV on stdout, a summary on stderr; nothing is trained or written."""
+    import torch
+
+    from . import device, estimate, walk
+
+    config = plan.config
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(["epoch", "learning_rate", "collects", "records_budget"])
+    for epoch in range(config.epochs):
+        cell = plan.cells.get(epoch + 1)
+        budget = "" if cell is None else f"{cell.budget:g}"
+        writer.writerow([epoch + 1, plan.rates(epoch)[-1], int(plan.collects(epoch)), budget])
+    sys.stdout.flush()
+    target = torch.device(config.device.value)
+    parameters = sum(p.numel() for p in walk.fresh_model(config, target).parameters())
+    seconds = estimate.run_seconds(plan, estimate.seconds_per_image(config))
+    from .progress import duration
+
+    print(describe(plan, device.device_name(target)), file=sys.stderr)
+    print(
+        f"{parameters:,} parameters; {config.epochs * plan.steps_per_epoch:,} steps; "
+        f"about {duration(seconds)} here if trained from epoch 1",
+        file=sys.stderr,
+    )
+
+
+def print_cells(plan: Plan) -> None:
+    """The run's own cells, and the mean over the seeds done so far beside the published one."""
+    from . import tables
+
+    config = plan.config
+    for cell in plan.cells.values():
+        record = records.read_cell(records.cell_path(cell))
+        assert record is not None
+        print(
+            f"{cell.method.name} {cell.budget:g} seed {cell.seed}: test error "
+            f"{record['result']['test_error_pct']:.2f} %, loss {record['result']['test_loss']:.4f}"
+        )
+    found = records.read_cells([Path(config.results_dir) / config.dataset.name / config.model.name])
+    summary = tables.summarise(tables.cells_frame(found))
+    print(tables.make_table(config.dataset.name, summary, [config.model.name]).text())
+
+
+def variant(cfg: DictConfig, config: TrainConfig) -> dict[str, Any]:
+    """How a run's recipe differs from the published one, as {option: value}; {} if it does not."""
+    choices = HydraConfig.get().runtime.choices
+    published = compose([f"{name}={choices[name]}" for name in ("model", "dataset", "method")])
+    mine, reference = _raw(cfg), _raw(published)
+    mine["precision"] = config.precision.value
+    return configs.differences(configs.shaping(mine), configs.shaping(reference))
+
+
+def branches(cfg: DictConfig, plan: Plan) -> frozenset[int]:
+    """After how many epochs the other methods of a published row leave this walk.
+
+    A checkpoint is kept there, so that they start from it, whichever is trained first.
+    """
+    own = compose([f"method={HydraConfig.get().runtime.choices['method']}"])
+    keeps_schedule = _raw(cfg.schedule) != _raw(own.schedule)
+    found = set()
+    for method in ("sgd", "swa"):
+        default = compose([f"method={method}"])
+        for budget in {1.0, plan.config.budget}:
+            other = cfg.copy()
+            other.method, other.budget = default.method, budget
+            if not keeps_schedule:
+                other.schedule = default.schedule
+            try:
+                shared = divergence(plan, make_plan(other, configs.to_config(other)))
+            except ConfigError:  # such as a budget that ends before swa_start
+                continue
+            if 0 < shared < plan.config.epochs:
+                found.add(shared)
+    return frozenset(found)
+
+
+def compose(overrides: list[str]) -> DictConfig:
+    """Compose another configuration beside the running one."""
+    if GlobalHydra.instance().is_initialized():
+        return hydra.compose("train", overrides)
+    with hydra.initialize_config_module("swa_bench.conf", version_base="1.3"):
+        return hydra.compose("train", overrides)
+
+
+def _raw(cfg: DictConfig) -> dict[str, Any]:
+    values = OmegaConf.to_container(cfg, resolve=False, enum_to_str=True)
+    assert isinstance(values, dict)
+    return {str(name): value for name, value in values.items()}
+
+
+class SweepReport(Callback):
+    """Prints each failed job of a sweep as it fails, and the whole table at the sweep's end."""
+
+    def __init__(self) -> None:
+        self.config: DictConfig | None = None
+        self.failures = 0
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Called before the first job."""
+        self.config = config
+        _sweeps.append(self)
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        """Called after every job; says why it failed, since Hydra tells of the first one only."""
+        if self.config is not None and job_return.status is JobStatus.FAILED:
+            self.failures += 1
+            error = job_return._return_value
+            job = " ".join(job_return.overrides or [])
+            print(f"swa-train: FAILED {job}: {error or type(error).__name__}", file=sys.stderr)
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Called after the last job, if none failed."""
+        self.report()
+
+    def report(self) -> None:
+        """Print the table of each data set that has records."""
+        if self.config is None or self.config.dry_run:
+            return
+        from . import tables
+
+        found = records.read_cells([Path(self.config.results_dir)])
+        summary = tables.summarise(tables.cells_frame(found))
+        for dataset in tables.datasets_of(summary) if found else []:
+            print(tables.make_table(dataset, summary).text())
+        if self.failures:
+            print(f"swa-train: {self.failures} jobs failed, see above", file=sys.stderr)
+
+
+_sweeps: list[SweepReport] = []
+
+
+def main() -> None:
+    """The command swa-train."""
+    configs.register()
+    wants_traceback = os.environ.setdefault("HYDRA_FULL_ERROR", "") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would print in its own words
+    try:
+        hydra.main(config_path="pkg://swa_bench.conf", config_name="train", version_base="1.3")(train)()
+    except (SwaBenchError, HydraException, OmegaConfBaseException) as error:
+        if wants_traceback:
+            raise
+        if _sweeps and _sweeps[0].failures:  # said already, job by job
+            _sweeps[0].report()
+        else:
+            print(f"swa-train: {explain(error)}", file=sys.stderr)
+        sys.exit(error.exit_code if isinstance(error, SwaBenchError) else 2)
+    except KeyboardInterrupt:
+        sys.exit("swa-train: interrupted; start it again to go on from the last checkpoint")
+
+
+def explain(error: Exception) -> str:
+    """One or two lines that name the field, the value and the choices."""
+    text = str(error)
+    missing = re.match(r"(?:In '.*': )?Could not find '(.+)/(.*)'", text)
+    if missing:
+        options = re.findall(r"^\t([\w.-]+)$", text.split("Config search path")[0], re.MULTILINE)
+        choices = ", ".join(options) or "nothing is there"
+        return f"{missing[1]}={missing[2]}: no such option; choose one of {choices}"
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if isinstance(error.__cause__, OmegaConfBaseException):
+        lines[1:] = [str(error.__cause__).splitlines()[0]]
+    return ": ".join(lines[:2])
+
+
+if __name__ == "__main__":
+    main()

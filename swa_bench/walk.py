@@ -1,0 +1,251 @@
+"""From epoch to epoch: train, collect, evaluate, record, checkpoint; and go on from a checkpoint.
+
+Epoch e is a pure function of the state before it, the recipe, the seed, e, and e's learning rates.
+So a killed run, a longer budget and another method that starts with the same epochs all go on from
+the furthest stored state whose key is theirs, and end with the same bits as if they had not.
+"""
+
+import copy
+import dataclasses
+import hashlib
+import logging
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import checkpoints, device, engine, records
+from .checkpoints import State
+from .config import TrainConfig
+from .data import DeviceData, stream_seed
+from .errors import ConfigError, SwaBenchError
+from .methods import load_average, update_average
+from .models import build_model
+from .plan import Plan, state_keys
+from .progress import Progress
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass
+class Walk:
+    """A run in progress: its plan and data, its state, and what its records say of it."""
+
+    plan: Plan
+    data: DeviceData
+    keys: list[str]
+    state: State
+    provenance: dict[str, Any]
+    progress: Progress
+
+    @property
+    def config(self) -> TrainConfig:
+        return self.plan.config
+
+
+def fresh_model(config: TrainConfig, device: torch.device) -> nn.Module:
+    """The network before epoch 1: the same weights on every device, for one seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(stream_seed(config.seed, 0, "weights"))
+        try:
+            model = build_model(config.model.name, config.dataset.classes)
+        except ValueError as error:
+            raise ConfigError("model.name", config.model.name, str(error)) from error
+    layout = torch.channels_last if config.channels_last else torch.contiguous_format
+    return model.to(device, memory_format=layout)  # type: ignore[call-overload,no-any-return]
+
+
+def fresh_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.SGD:
+    """SGD as the authors', without Nesterov; the rate is set before every step."""
+    optimizer = config.optimizer
+    return torch.optim.SGD(
+        model.parameters(),
+        lr=config.model.learning_rate,
+        momentum=optimizer.momentum,
+        weight_decay=optimizer.weight_decay,
+    )
+
+
+def run(
+    plan: Plan,
+    data: DeviceData,
+    fingerprint: str,
+    provenance: dict[str, Any],
+    progress: Progress,
+) -> None:
+    """Walk to the end of the plan, writing epochs.csv, cells and checkpoints on the way.
+
+    Args:
+        fingerprint: SHA-256 of the data set.
+        provenance: parts of the records that the walk does not know itself.
+
+    Raises:
+        SwaBenchError: the loss is no longer finite, or the disk refuses a file.
+    """
+    config = plan.config
+    model = fresh_model(config, data.train_images.device)
+    state = State(model, fresh_optimizer(config, model))
+    walk = Walk(plan, data, state_keys(plan, fingerprint), state, provenance, progress)
+    if not config.force:
+        _go_on(walk)
+    train_model = torch.compile(model) if config.compile else model
+    assert isinstance(train_model, nn.Module)
+    saved_at = time.monotonic()
+    previous: Path | None = None
+    with progress:
+        while state.epoch < config.epochs:
+            _epoch(walk, train_model)
+            done = state.epoch
+            records.write_epochs(records.run_folder(config), state.rows)
+            progress.epoch_done(state.rows[-1])
+            if done in plan.cells and (config.force or not is_recorded(plan.cells[done])):
+                _record(walk)
+            keep = done in plan.branches or done == config.epochs
+            if keep or time.monotonic() - saved_at >= config.checkpoints.every_s:
+                path = _save(walk)
+                _drop_passed(walk, keeping=(path, previous))
+                saved_at, previous = time.monotonic(), path
+    _drop_passed(walk, keeping=())
+
+
+def is_recorded(cell: TrainConfig) -> bool:
+    """Whether a sound record of the cell is on disk."""
+    return records.read_cell(records.cell_path(cell)) is not None
+
+
+def _go_on(walk: Walk) -> None:
+    """Start from the furthest checkpoint; write again what a kill may have kept from the disk."""
+    config, state = walk.config, walk.state
+    missing = [epochs for epochs, cell in walk.plan.cells.items() if not is_recorded(cell)]
+    keys = walk.keys[: min(missing, default=config.epochs) + 1]
+    path = checkpoints.load_newest(records.checkpoint_folder(config), config.seed, keys, state)
+    if path is None:
+        return
+    log.info("Going on after epoch %d, from %s", state.epoch, path)
+    records.write_epochs(records.run_folder(config), state.rows)
+    if state.epoch in missing:
+        _record(walk)
+
+
+def _epoch(walk: Walk, train_model: nn.Module) -> None:
+    """Train the next epoch, collect, evaluate, and append its row."""
+    plan, config, data, state = walk.plan, walk.config, walk.data, walk.state
+    epoch = state.epoch
+    started = time.perf_counter()
+    rates = plan.rates(epoch)
+    walk.progress.epoch_starts(epoch, rates[-1])
+    # Dropout draws from the global generators; evaluation cannot disturb what is seeded anew.
+    torch.manual_seed(stream_seed(config.seed, epoch, "dropout"))
+    batches = data.train_batches(
+        data.draw(config.seed, epoch, "train"), config.optimizer.batch_size
+    )
+    score = engine.train_epoch(
+        train_model,
+        state.optimizer,
+        batches,
+        rates,
+        device.autocast(config),
+        walk.progress.images_done,
+    )
+    train_seconds = time.perf_counter() - started
+    _check_finite(walk, "training loss", score.loss, epoch)
+    if plan.collects(epoch):
+        state.average = update_average(state.average, state.n_averaged, state.model)
+        state.n_averaged += 1
+    state.epoch += 1
+    row: dict[str, Any] = dict.fromkeys(records.EPOCH_COLUMNS)
+    row |= {"epoch": state.epoch, "learning_rate": rates[-1], "n_averaged": state.n_averaged}
+    row |= {"train_loss": score.loss, "train_error_pct": score.error_pct}
+    milestone = state.epoch in plan.cells or state.epoch == config.epochs
+    if milestone or state.epoch % config.evaluation.every == 0:
+        test = _test(walk, state.model)
+        _check_finite(walk, "test loss", test.loss, epoch)
+        row |= {"test_loss": test.loss, "test_error_pct": test.error_pct}
+    if state.n_averaged and (milestone or state.epoch % config.evaluation.average_every == 0):
+        test = _test(walk, averaged_model(walk))
+        _check_finite(walk, "test loss of the average", test.loss, epoch)
+        row |= {"swa_test_loss": test.loss, "swa_test_error_pct": test.error_pct}
+    row |= {"seconds": time.perf_counter() - started, "train_seconds": train_seconds}
+    state.rows.append(row)
+
+
+def averaged_model(walk: Walk) -> nn.Module:
+    """A copy of the model with the averaged weights and statistics recomputed for them.
+
+    The pass draws from a stream of its own, so that training does not notice it.
+    """
+    state, config, data = walk.state, walk.config, walk.data
+    assert state.average is not None
+    model = copy.deepcopy(state.model)
+    load_average(model, state.average)
+    draws = data.draw(config.seed, state.epoch, "recompute")
+    batches = data.train_batches(draws, config.optimizer.batch_size)
+    engine.recompute_batch_norm(model, batches, device.autocast(config))
+    return model
+
+
+def _test(walk: Walk, model: nn.Module) -> engine.Score:
+    batches = walk.data.test_batches(walk.config.evaluation.batch_size)
+    return engine.evaluate(model, batches, device.autocast(walk.config))
+
+
+def _check_finite(walk: Walk, what: str, value: float, epoch: int) -> None:
+    if math.isfinite(value):
+        return
+    raise SwaBenchError(
+        f"The {what} of epoch {epoch + 1} is {value} ({walk.config.model.name}, seed "
+        f"{walk.config.seed}, model.learning_rate={walk.config.model.learning_rate}): stopped. The "
+        f"last good checkpoint stays in {records.checkpoint_folder(walk.config)}."
+    )
+
+
+def _record(walk: Walk) -> None:
+    """Write the cell that ends with the state's epoch: of its last epoch, never of the best."""
+    state = walk.state
+    cell, row = walk.plan.cells[state.epoch], state.rows[-1]
+    weights = state.average if cell.method.average else state.model.state_dict()
+    assert weights is not None
+    prefix = "swa_" if cell.method.average else ""
+    result = {
+        "test_error_pct": row[f"{prefix}test_error_pct"],
+        "test_loss": row[f"{prefix}test_loss"],
+        "train_error_pct": row["train_error_pct"],
+        "train_loss": row["train_loss"],
+        "n_averaged": row["n_averaged"],
+        # Of the trained weights; for SWA they are no baseline: their rate never decays to 1 %.
+        "last_weights": {name: row[name] for name in ("test_error_pct", "test_loss")},
+        "weights_sha256": weights_sha256(weights),
+    }
+    images = len(walk.data.train_labels)
+    path = records.write_cell(cell, result, state.rows, images, walk.provenance)
+    log.info("Recorded %s", path)
+
+
+def weights_sha256(weights: dict[str, Tensor]) -> str:
+    """SHA-256 over names and values of a state dict, in its order."""
+    running = hashlib.sha256()
+    for name, tensor in weights.items():
+        running.update(name.encode())
+        running.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return running.hexdigest()
+
+
+def _save(walk: Walk) -> Path:
+    folder = records.checkpoint_folder(walk.config)
+    return checkpoints.save(folder, walk.config.seed, walk.keys[walk.state.epoch], walk.state)
+
+
+def _drop_passed(walk: Walk, keeping: tuple[Path | None, ...]) -> None:
+    """Delete the checkpoints that this walk has passed, but those where another method leaves it."""
+    passed = {
+        epoch: walk.keys[epoch]
+        for epoch in range(1, walk.state.epoch)
+        if epoch not in walk.plan.branches
+    }
+    folder = records.checkpoint_folder(walk.config)
+    for path in checkpoints.find_all(folder, walk.config.seed, passed):
+        if path not in keeping:
+            path.unlink(missing_ok=True)
