@@ -26,6 +26,7 @@ class BasicBlock(nn.Module):
         self.shortcut = _shortcut(in_channels, width, stride)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map (N, in_channels, H, W) to (N, out channels, H / stride, W / stride)."""
         out = self.conv1(F.relu(self.bn1(x), inplace=True))
         out = self.conv2(F.relu(self.bn2(out), inplace=True))
         total: Tensor = out + self.shortcut(x)
@@ -52,6 +53,7 @@ class Bottleneck(nn.Module):
         self.shortcut = _shortcut(in_channels, out_channels, stride)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map (N, in_channels, H, W) to (N, out channels, H / stride, W / stride)."""
         out = self.conv1(F.relu(self.bn1(x), inplace=True))
         out = self.conv2(F.relu(self.bn2(out), inplace=True))
         out = self.conv3(F.relu(self.bn3(out), inplace=True))
@@ -60,7 +62,7 @@ class Bottleneck(nn.Module):
 
 
 class PreResNet(nn.Module):
-    """A 3x3 convolution, three stages at 32x32, 16x16 and 8x8, a last batch norm, a linear layer."""
+    """A 3x3 convolution, three stages (32x32, 16x16, 8x8), a last batch norm, a linear layer."""
 
     def __init__(self, num_classes: int, depth: int, bottleneck: bool) -> None:
         super().__init__()

@@ -22,6 +22,7 @@ class WideBlock(nn.Module):
             self.shortcut = nn.Conv2d(in_channels, width, kernel_size=1, stride=stride)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map (N, in_channels, H, W) to (N, width, H / stride, W / stride)."""
         out = self.conv1(F.relu(self.bn1(x), inplace=True))
         out = self.conv2(F.relu(self.bn2(out), inplace=True))
         total: Tensor = out + self.shortcut(x)

@@ -22,7 +22,9 @@ def first_of_each_class(images: np.ndarray, labels: np.ndarray, per_class: int) 
 def main() -> None:
     """Write both sheets and print the SHA-256 of the images they hold."""
     root = sys.argv[1] if len(sys.argv) > 1 else "data"
-    arrays = sources.load_arrays(DatasetConfig("cifar10", 10, "cifar10", root, Source.auto))
+    arrays = sources.load_arrays(
+        DatasetConfig("cifar10", 10, 50_000, 10_000, "cifar10", root, Source.auto)
+    )
     folder = Path(sources.__file__).parent / "cifar10_mini"
     folder.mkdir(exist_ok=True)
     for split, per_class in sources.MINI_SHEETS.items():

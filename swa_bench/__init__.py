@@ -1,1 +1,1 @@
-"""Reproduce the CIFAR tables of *Averaging Weights Leads to Wider Optima and Better Generalization*."""
+"""Reproduces the CIFAR tables of *Averaging Weights Leads to Wider Optima* (SWA, 2018)."""

@@ -1,8 +1,9 @@
 """The state of a walk on disk: written atomically, found by its key, verified when it is read.
 
-A checkpoint's name holds the seed, the number of epochs done, the key of its state (plan.state_keys)
-and the SHA-256 of its content: seed0-epoch0081-<key>-<sha256>.pt. It holds tensors, numbers and
-text only, and is read with weights_only=True, so that a foreign file cannot run code.
+A checkpoint's name holds the seed, the number of epochs done, the key of its state (see
+plan.state_keys) and the SHA-256 of its content: seed0-epoch0081-<key>-<sha256>.pt. It holds
+tensors, numbers and text only, and is read with weights_only=True, so that a foreign file cannot
+run code.
 """
 
 import hashlib

@@ -73,6 +73,7 @@ class DatasetConfig:
     name: str = MISSING
     classes: int = MISSING
     train_images: int = MISSING
+    test_images: int = MISSING
     recipe: str = MISSING
     root: str = MISSING
     source: Source = MISSING
@@ -134,9 +135,18 @@ class TrainConfig:
 
 # What says where and how a run is done, not what it computes. The seed names the run beside its
 # identity, and the length is a property of a cell, not of the walk that passes it.
-NOT_SHAPING = (
-    "seed budget epochs record_budgets device evaluation checkpoints results_dir dry_run force"
-).split()
+NOT_SHAPING = [
+    "seed",
+    "budget",
+    "epochs",
+    "record_budgets",
+    "device",
+    "evaluation",
+    "checkpoints",
+    "results_dir",
+    "dry_run",
+    "force",
+]
 NOT_SHAPING_IN_GROUPS = (("dataset", "root"), ("dataset", "source"), ("method", "table_budget"))
 
 
@@ -155,7 +165,7 @@ def register() -> None:
 
 
 def to_config(cfg: DictConfig) -> TrainConfig:
-    """Resolve every interpolation and check the result; raise ConfigError at the first bad field."""
+    """Resolve interpolations and check; raise ConfigError at the first bad field."""
     try:
         config = OmegaConf.to_object(cfg)
     except OmegaConfBaseException as error:
@@ -176,7 +186,9 @@ def at_budget(cfg: DictConfig, budget: float) -> TrainConfig:
 def check(config: TrainConfig) -> None:
     """Raise ConfigError where fields are out of range or contradict each other."""
     model, optimizer, method = config.model, config.optimizer, config.method
-    _require("model.budget_epochs", model.budget_epochs, model.budget_epochs > 0, "must be 1 or more")
+    _require(
+        "model.budget_epochs", model.budget_epochs, model.budget_epochs > 0, "must be 1 or more"
+    )
     for name, budget in [("budget", config.budget)] + [
         ("record_budgets", budget) for budget in config.record_budgets
     ]:
@@ -209,10 +221,14 @@ def check(config: TrainConfig) -> None:
         ("evaluation.every", config.evaluation.every),
         ("evaluation.average_every", config.evaluation.average_every),
         ("dataset.classes", config.dataset.classes),
+        ("dataset.train_images", config.dataset.train_images),
+        ("dataset.test_images", config.dataset.test_images),
     ):
         _require(name, count, count >= 1, "must be 1 or more")
     padding = config.dataset.augmentation.padding
-    _require("dataset.augmentation.padding", padding, 0 <= padding < 32, "must be from 0 to 31 pixels")
+    _require(
+        "dataset.augmentation.padding", padding, 0 <= padding < 32, "must be from 0 to 31 pixels"
+    )
     for name, values in (
         ("mean", model.normalisation.mean),
         ("std", model.normalisation.std),

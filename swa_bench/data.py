@@ -67,14 +67,12 @@ class DeviceData:
         generator.manual_seed(stream_seed(seed, epoch, purpose))
         count, places = len(self.train_labels), 2 * self.padding + 1
         order = torch.randperm(count, generator=generator, device=device)
-        row, column = torch.randint(
-            places, (2, count), generator=generator, device=device
-        ).unbind()
+        row, column = torch.randint(places, (2, count), generator=generator, device=device).unbind()
         flip = torch.randint(2, (count,), generator=generator, device=device).bool()
         return Draws(order, row, column, flip & self.flips)
 
     def train_batches(self, draws: Draws, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Augmented, normalised batches (B, 3, 32, 32) with labels (B,); the last may be smaller."""
+        """Augmented, normalised batches (B, 3, 32, 32), labels (B,); the last may be smaller."""
         for start in range(0, len(draws.order), batch_size):
             batch = slice(start, start + batch_size)
             index = draws.order[batch]
@@ -124,10 +122,10 @@ def to_device(arrays: Arrays, config: TrainConfig, device: torch.device) -> Devi
     p = augmentation.padding
     mode = {"zeros": "constant", "reflect": "reflect"}[augmentation.padding_mode.value]
     padded = np.pad(arrays.train_images, ((0, 0), (p, p), (p, p), (0, 0)), mode)  # type: ignore[call-overload]
-    constants = [
+    mean, std = (
         torch.tensor(values, dtype=torch.float32, device=device).reshape(3, 1, 1)
         for values in (normalisation.mean, normalisation.std)
-    ]
+    )
     train_images, train_labels, test_images, test_labels = (
         torch.tensor(array, device=device)
         for array in (padded, arrays.train_labels, arrays.test_images, arrays.test_labels)
@@ -137,7 +135,8 @@ def to_device(arrays: Arrays, config: TrainConfig, device: torch.device) -> Devi
         train_labels,
         test_images,
         test_labels,
-        *constants,
+        mean,
+        std,
         padding=p,
         flips=augmentation.flip,
         channels_last=config.channels_last,

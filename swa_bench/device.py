@@ -79,6 +79,7 @@ def versions() -> dict[str, str]:
     """Versions that a figure depends on."""
     found = {"python": platform.python_version(), "torch": torch.__version__}
     if torch.version.cuda and torch.cuda.is_available():
-        found |= {"cuda": torch.version.cuda, "cudnn": str(torch.backends.cudnn.version())}
+        found["cuda"] = torch.version.cuda
+        found["cudnn"] = str(torch.backends.cudnn.version())  # type: ignore[no-untyped-call]
     found["platform"] = f"{os.uname().sysname} {platform.machine()}"
     return found

@@ -61,7 +61,7 @@ def train_epoch(
             logits = model(images)
         loss = F.cross_entropy(logits.float(), labels)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         tally.add(loss, logits, labels)
         on_batch(len(labels))

@@ -47,6 +47,6 @@ def run_seconds(plan: Plan, image_s: float) -> float:
     collecting = sum(plan.collects(epoch) for epoch in range(config.epochs))
     average_passes = collecting // evaluation.average_every
     train_images = config.dataset.train_images
-    test_images = train_images / 5  # both CIFARs
-    forward = (test_passes + average_passes) * test_images + average_passes * train_images
+    tested = (test_passes + average_passes) * config.dataset.test_images
+    forward = tested + average_passes * train_images
     return image_s * (config.epochs * train_images + FORWARD_SHARE * forward)

@@ -11,7 +11,8 @@ def update_average(average: Average | None, n_averaged: int, model: nn.Module) -
     Buffers are not averaged: batch-norm statistics are recomputed before every evaluation.
 
     Args:
-        average: {parameter name: mean of the copies so far}, changed in place; None before the first.
+        average: {parameter name: mean of the copies so far}, changed in place; None
+            before the first.
         n_averaged: n, how many copies it holds.
 
     Returns:

@@ -36,7 +36,7 @@ class Plan:
         steps_per_epoch: optimiser steps, the smaller last batch included.
         schedule: (epoch, step, steps_per_epoch) -> learning rate.
         cells: {epochs done: configuration of the cell that is recorded then}.
-        branches: numbers of epochs done after which another method of the same seed leaves this walk.
+        branches: numbers of epochs done after which another method of the seed leaves this walk.
     """
 
     config: TrainConfig

@@ -20,10 +20,18 @@ from .files import write_atomically
 log = logging.getLogger(__name__)
 
 RECORD_FORMAT = 1
-EPOCH_COLUMNS = (
-    "epoch learning_rate train_loss train_error_pct test_loss test_error_pct "
-    "swa_test_loss swa_test_error_pct n_averaged seconds"
-).split()
+EPOCH_COLUMNS = [
+    "epoch",
+    "learning_rate",
+    "train_loss",
+    "train_error_pct",
+    "test_loss",
+    "test_error_pct",
+    "swa_test_loss",
+    "swa_test_error_pct",
+    "n_averaged",
+    "seconds",
+]
 
 Record = dict[str, Any]
 
@@ -60,7 +68,7 @@ def check_writable(folder: Path) -> None:
     except OSError as error:
         reason = error.strerror
         raise SwaBenchError(
-            f"results_dir={folder}: cannot write to {parent} ({reason}); choose a folder that you own"
+            f"results_dir={folder}: cannot write to {parent} ({reason}); choose another"
         ) from error
 
 

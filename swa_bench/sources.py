@@ -81,10 +81,27 @@ def array_sha256(array: np.ndarray) -> str:
 def load_arrays(dataset: DatasetConfig) -> Arrays:
     """Read a data set, fetching it first where dataset.source allows that.
 
+    Only its first train_images and test_images are kept, where these are less than all.
+
     Raises:
-        ConfigError: the data set has no such source.
+        ConfigError: the data set has no such source or not so many images.
         SwaBenchError: it cannot be had, or a file is missing, truncated or altered.
     """
+    arrays = _load_all(dataset)
+    for name in ("train_images", "test_images"):
+        have, wanted = len(getattr(arrays, name)), getattr(dataset, name)
+        if wanted > have:
+            raise ConfigError(f"dataset.{name}", wanted, f"{dataset.name} has {have}")
+    train, test = slice(dataset.train_images), slice(dataset.test_images)
+    return Arrays(
+        arrays.train_images[train],
+        arrays.train_labels[train],
+        arrays.test_images[test],
+        arrays.test_labels[test],
+    )
+
+
+def _load_all(dataset: DatasetConfig) -> Arrays:
     if dataset.name == "cifar10_mini":
         return read_mini()
     if dataset.name not in ("cifar10", "cifar100"):
@@ -150,8 +167,8 @@ def _download_official(kind: Any, name: str, root: Path) -> None:
             kind(str(root), train=True, download=True)
     except (OSError, RuntimeError, tarfile.TarError) as error:
         raise SwaBenchError(
-            f"{name}: the official archive could not be downloaded ({error}). Put "
-            f"{kind.filename} or its unpacked folder {kind.base_folder} into {root}/, and start again."
+            f"{name}: the official archive could not be downloaded ({error}). Put {kind.filename} "
+            f"or its unpacked folder {kind.base_folder} into {root}/, and start again."
         ) from error
     finally:
         socket.setdefaulttimeout(timeout)
@@ -251,7 +268,9 @@ def read_mini() -> Arrays:
         images = from_sheet(sheet)
         if array_sha256(images) != CIFAR10_MINI_SHA256[f"{split}_images"]:
             raise SwaBenchError(f"{path} is altered: its SHA-256 is not the embedded one. {mend}")
-        arrays += [images, np.repeat(np.arange(10, dtype=np.int64), per_class)]
+        # Deal the classes out in turn, so that the first N images hold all of them alike.
+        dealt = images.reshape(10, per_class, 32, 32, 3).swapaxes(0, 1).reshape(-1, 32, 32, 3)
+        arrays += [dealt, np.tile(np.arange(10, dtype=np.int64), per_class)]
     return Arrays(*arrays)
 
 

@@ -41,13 +41,14 @@ LABELS = {
     "cifar10_mini": "CIFAR-10 mini",
 }
 SIGNIFICANCE = 0.05
+DEFAULT_RECORDS = ("results/runs", "results/shipped")
 
 NOTES = {
     "preresnet110": (
-        "PreResNet110 is compared with the authors' PreResNet110 row, which is not in the paper, and "
-        "PreResNet164 with the paper's ResNet-164 row: the authors' first code called the net of 18 "
-        "bottleneck blocks a stage PreResNet110, though its depth is 164; they renamed it and added "
-        "the row of the true depth 110 on 2018-07-05."
+        "PreResNet110 is compared with the authors' PreResNet110 row, which is not in the paper, "
+        "and PreResNet164 with the paper's ResNet-164 row: the authors' first code called the net "
+        "of 18 bottleneck blocks a stage PreResNet110, though its depth is 164; they renamed it "
+        "and added the row of the true depth 110 on 2018-07-05."
     ),
     "preresnet187": (
         "1.25 budgets of 150 epochs are 187 here (187.5 rounded down); the authors evaluated every "
@@ -78,12 +79,12 @@ def published() -> dict[tuple[str, str, str, float], Cell]:
     path = importlib.resources.files("swa_bench.published") / "published.csv"
     with path.open() as file:
         frame = pd.read_csv(file)
-    frame = frame[frame["source_id"] == "authors"]
+    rows = frame[frame["source_id"] == "authors"].to_dict("records")
     return {
-        (row.dataset, row.model, row.method, float(row.budget)): Cell(
-            100.0 - row.accuracy_mean, row.accuracy_std, int(row.n_seeds)
+        (row["dataset"], row["model"], row["method"], float(row["budget"])): Cell(
+            100.0 - row["accuracy_mean"], row["accuracy_std"], int(row["n_seeds"])
         )
-        for row in frame.itertuples()
+        for row in rows
     }
 
 
@@ -102,7 +103,7 @@ def cells_frame(records: Iterable[Record]) -> pd.DataFrame:
         }
         for record in records
     ]
-    columns = "dataset model variant method budget identity seed error".split()
+    columns = ["dataset", "model", "variant", "method", "budget", "identity", "seed", "error"]
     frame = pd.DataFrame(rows, columns=columns)
     return frame.drop_duplicates(columns[:-1], keep="last")
 
@@ -132,10 +133,10 @@ def summarise(frame: pd.DataFrame) -> pd.DataFrame:
             | {"error_mean": ours.mean, "error_std": ours.std, "n": ours.n}
             | compare(ours, theirs)
         )
-    return pd.DataFrame(rows, columns=[*keys, *"error_mean error_std n".split(), *COMPARISON])
+    return pd.DataFrame(rows, columns=[*keys, *["error_mean", "error_std", "n"], *COMPARISON])
 
 
-COMPARISON = "published_mean published_std published_n difference p_value verdict".split()
+COMPARISON = ["published_mean", "published_std", "published_n", "difference", "p_value", "verdict"]
 
 
 def compare(ours: Cell, theirs: Cell | None) -> dict[str, Any]:
@@ -177,14 +178,17 @@ class Table:
     notes: list[str]
 
     def text(self) -> str:
+        """For a terminal."""
         return self._with(tabulate(self.rows, self.header, "simple_outline", disable_numparse=True))
 
     def markdown(self) -> str:
+        """For a README."""
         body = tabulate(self.rows, self.header, "pipe", disable_numparse=True)
         notes = "\n".join(f"- {note}" for note in self.notes)
         return f"### {self.title}\n\n{body}\n\n{notes}\n"
 
     def latex(self) -> str:
+        """For a paper: needs the package booktabs."""
         body = tabulate(self.rows, self.header, "latex_booktabs", disable_numparse=True)
         body = body.replace("±", r"$\pm$").replace("−", "$-$")
         comments = "\n".join(f"% {line}" for line in (self.title, *self.notes))
@@ -235,7 +239,8 @@ def _letter(index: int) -> str:
 
 
 def _title(dataset: str) -> str:
-    title = f"{LABELS.get(dataset, dataset)}: test error in %, mean ± sample standard deviation over n seeds"
+    what = "test error in %, mean ± sample standard deviation over n seeds"
+    title = f"{LABELS.get(dataset, dataset)}: {what}"
     if dataset not in PAPER_DATASETS:
         title += " (a demonstration: NOT comparable with the paper)"
     return title
@@ -337,7 +342,7 @@ def datasets_of(summary: pd.DataFrame) -> list[str]:
     return known + [d for d in found if d not in known] or list(PAPER_DATASETS)
 
 
-def find_records(folders: Sequence[str], default: Sequence[str]) -> tuple[list[Record], str]:
+def find_records(folders: Sequence[str]) -> tuple[list[Record], str]:
     """Records of the folders, or of the first default folder that has some, and where they are.
 
     Own and shipped records are never mixed unless both folders are named.
@@ -347,31 +352,30 @@ def find_records(folders: Sequence[str], default: Sequence[str]) -> tuple[list[R
             if not Path(folder).is_dir():
                 raise SwaBenchError(f"--records {folder}: no such folder")
         return read_cells(map(Path, folders)), ", ".join(folders)
-    for folder in default:
+    for folder in DEFAULT_RECORDS:
         records = read_cells([Path(folder)])
         if records:
             return records, folder
-    return [], " or ".join(default)
+    return [], " or ".join(DEFAULT_RECORDS)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command swa-tables."""
     parser = argparse.ArgumentParser("swa-tables", description="Turn records into tables.")
     add_records_option(parser)
-    parser.add_argument("--out", default="results/tables", help="folder of the tables (%(default)s)")
+    parser.add_argument(
+        "--out", default="results/tables", help="folder of the tables (%(default)s)"
+    )
     options = parser.parse_args(arguments)
     logging.basicConfig(format="%(message)s")
     try:
-        records, where = find_records(options.records, DEFAULT_RECORDS)
+        records, where = find_records(options.records)
         tables = write_tables(records, Path(options.out))
     except SwaBenchError as error:
         sys.exit(f"swa-tables: {error}")
     for table in tables:
         print(table.text())
     print(f"{len(records)} records from {where}; tables in {options.out}/ as .txt .md .csv .tex")
-
-
-DEFAULT_RECORDS = ("results/runs", "results/shipped")
 
 
 def add_records_option(parser: argparse.ArgumentParser) -> None:

@@ -212,7 +212,9 @@ def main() -> None:
     wants_traceback = os.environ.setdefault("HYDRA_FULL_ERROR", "") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would print in its own words
     try:
-        hydra.main(config_path="pkg://swa_bench.conf", config_name="train", version_base="1.3")(train)()
+        hydra.main(config_path="pkg://swa_bench.conf", config_name="train", version_base="1.3")(
+            train
+        )()
     except (SwaBenchError, HydraException, OmegaConfBaseException) as error:
         if wants_traceback:
             raise

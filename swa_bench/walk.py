@@ -43,6 +43,7 @@ class Walk:
 
     @property
     def config(self) -> TrainConfig:
+        """The run's resolved configuration."""
         return self.plan.config
 
 
@@ -51,11 +52,11 @@ def fresh_model(config: TrainConfig, device: torch.device) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(stream_seed(config.seed, 0, "weights"))
         try:
-            model = build_model(config.model.name, config.dataset.classes)
+            model: nn.Module = build_model(config.model.name, config.dataset.classes)
         except ValueError as error:
             raise ConfigError("model.name", config.model.name, str(error)) from error
     layout = torch.channels_last if config.channels_last else torch.contiguous_format
-    return model.to(device, memory_format=layout)  # type: ignore[call-overload,no-any-return]
+    return model.to(device, memory_format=layout)  # type: ignore[no-any-return]
 
 
 def fresh_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.SGD:
@@ -239,7 +240,7 @@ def _save(walk: Walk) -> Path:
 
 
 def _drop_passed(walk: Walk, keeping: tuple[Path | None, ...]) -> None:
-    """Delete the checkpoints that this walk has passed, but those where another method leaves it."""
+    """Delete checkpoints that this walk has passed, but those where another method leaves it."""
     passed = {
         epoch: walk.keys[epoch]
         for epoch in range(1, walk.state.epoch)

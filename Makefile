@@ -1,0 +1,35 @@
+# Each target does its own set-up, once: a virtual environment in .venv with the project in it.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: quickstart test tables figures reproduce-tables clean
+
+quickstart: .venv/installed
+	$(BIN)/swa-train +experiment=quickstart
+	@echo "Learning curves:"
+	@$(BIN)/swa-figures --records results/runs/cifar10_mini
+
+test: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy swa_bench scripts
+	$(BIN)/mypy models
+	$(BIN)/pytest
+
+tables: .venv/installed
+	@$(BIN)/swa-tables
+
+figures: .venv/installed
+	@$(BIN)/swa-figures
+
+# ARGS are options of swa-train for every run: make reproduce-tables ARGS="precision=bf16"
+reproduce-tables: .venv/installed
+	@$(BIN)/python scripts/reproduce_tables.py $(ARGS)
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]' --constraint constraints.txt
+	@touch $@
+
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,148 @@
+"""The whole grid of the paper's CIFAR tables: say what is missing and what it costs, then do it.
+
+Run by `make reproduce-tables`; arguments are options of swa-train that hold for every run.
+Without a GPU it stops before training, unless ALLOW_CPU=1 is in the environment.
+"""
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import hydra
+from hydra.errors import HydraException
+from tabulate import tabulate
+
+from swa_bench import config as configs
+from swa_bench import device, estimate, records, sources
+from swa_bench.config import DatasetConfig, Device
+from swa_bench.errors import SwaBenchError
+from swa_bench.plan import Plan, make_plan, state_keys
+from swa_bench.progress import duration
+from swa_bench.tables import PAPER_DATASETS, PAPER_MODELS
+from swa_bench.train import explain
+
+SEEDS = (0, 1, 2)
+METHODS = ("swa", "sgd")
+
+
+@dataclass
+class Row:
+    """The runs of one data set and model: the finished ones counted, the missing ones planned."""
+
+    dataset: str
+    model: str
+    finished: int = 0
+    missing: list[Plan] = field(default_factory=list)
+
+    def epochs(self) -> tuple[int, int]:
+        """Epochs of the missing runs, each alone, and with shared epochs trained once."""
+        states = {key for plan in self.missing for key in state_keys(plan, self.dataset)[1:]}
+        return sum(plan.config.epochs for plan in self.missing), len(states)
+
+    def seconds(self, image_s: float) -> float:
+        """Estimated time of the missing runs, shared epochs once."""
+        alone, shared = self.epochs()
+        return sum(estimate.run_seconds(plan, image_s) for plan in self.missing) * shared / alone
+
+
+def plan_grid(overrides: list[str]) -> list[Row]:
+    """Compose every run of the grid and see which of them have all their records."""
+    rows = []
+    with hydra.initialize_config_module("swa_bench.conf", version_base="1.3"):
+        for dataset in PAPER_DATASETS:
+            for model in PAPER_MODELS:
+                row = Row(dataset, model)
+                for seed in SEEDS:
+                    for method in METHODS:
+                        plan = _plan(dataset, model, seed, method, overrides)
+                        cells = [records.cell_path(cell) for cell in plan.cells.values()]
+                        if all(records.read_cell(path) for path in cells):
+                            row.finished += 1
+                        else:
+                            row.missing.append(plan)
+                rows.append(row)
+    return rows
+
+
+def _plan(dataset: str, model: str, seed: int, method: str, overrides: list[str]) -> Plan:
+    choice = [f"dataset={dataset}", f"model={model}", f"seed={seed}", f"method={method}"]
+    cfg = hydra.compose("train", ["+experiment=paper_tables", *choice, *overrides])
+    config = configs.to_config(cfg)
+    device.decide(config)
+    return make_plan(cfg, config)
+
+
+def show(rows: list[Row]) -> None:
+    """Print the plan: runs, epochs and the estimated time on this device."""
+    lines, total = [], 0.0
+    speeds: dict[str, float] = {}
+    for row in rows:
+        cost = "-"
+        alone, shared = row.epochs()
+        if row.missing:
+            config = row.missing[0].config
+            if row.model not in speeds:
+                speeds[row.model] = estimate.seconds_per_image(config)
+            seconds = row.seconds(speeds[row.model])
+            total += seconds
+            cost = duration(seconds)
+        lines.append(
+            [row.dataset, row.model, row.finished, len(row.missing), shared, alone - shared, cost]
+        )
+    header = ["data set", "model", "runs finished", "missing", "epochs", "saved by sharing", "time"]
+    print(tabulate(lines, header, "simple"))
+    missing = sum(len(row.missing) for row in rows)
+    print(f"{missing} runs to train, about {duration(total)} on this device.")
+
+
+def available(dataset: str, root: str) -> bool:
+    """Whether a data set can be had, which fetches it; says why not."""
+    with hydra.initialize_config_module("swa_bench.conf", version_base="1.3"):
+        cfg = hydra.compose("train", [f"dataset={dataset}", f"dataset.root={root}"])
+    settings: DatasetConfig = configs.to_config(cfg).dataset
+    try:
+        sources.load_arrays(settings)
+    except SwaBenchError as error:
+        print(f"Left out: {error}")
+        return False
+    return True
+
+
+def main(overrides: list[str]) -> int:
+    """Plan, print, train, make the tables; the exit code is swa-train's."""
+    configs.register()
+    rows = plan_grid(overrides)
+    show(rows)
+    missing = [row for row in rows if row.missing]
+    if not missing:
+        return _call("swa-tables")
+    config = missing[0].missing[0].config
+    if config.device is Device.cpu and os.environ.get("ALLOW_CPU") != "1":
+        print(
+            "No GPU here: stopped before training. ALLOW_CPU=1 make reproduce-tables trains on "
+            "this CPU all the same; make quickstart shows the project at work in minutes."
+        )
+        return 1
+    names = dict.fromkeys(row.dataset for row in missing)
+    datasets = [name for name in names if available(name, config.dataset.root)]
+    if not datasets:
+        return 1
+    sweep = ["+experiment=paper_tables", f"dataset={','.join(datasets)}"]
+    code = _call("swa-train", *sweep, *overrides)
+    return _call("swa-tables") or code
+
+
+def _call(command: str, *arguments: str) -> int:
+    """Run a console script that is installed beside this Python."""
+    return subprocess.run(
+        [Path(sys.executable).parent / command, *arguments], check=False
+    ).returncode
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except (SwaBenchError, HydraException) as error:
+        sys.exit(f"reproduce-tables: {explain(error)}")

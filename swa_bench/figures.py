@@ -1,0 +1,140 @@
+"""Records -> pictures. Nothing here imports torch. `swa-figures --help` lists the options."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from . import tables
+from .errors import SwaBenchError
+from .records import Record
+
+# Okabe and Ito's colours, told apart by the colour-blind; line styles tell them apart in grey.
+STYLES = (("#0072B2", "-"), ("#D55E00", "--"), ("#009E73", "-."), ("#CC79A7", ":"))
+
+
+def learning_curves(records: list[Record]) -> Figure:
+    """Test error and learning rate by epoch: a line a method, the mean over seeds.
+
+    Args:
+        records: cells of one data set, model and variant.
+    """
+    figure = Figure(figsize=(8, 6), layout="constrained")
+    errors, rates = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    for (label, runs), (color, line) in zip(_walks(records).items(), STYLES * 9, strict=False):
+        frames = [pd.read_csv(run / "epochs.csv") for run in runs]
+        averages = frames[0]["swa_test_error_pct"].notna().any()
+        kind = "swa_test_error_pct" if averages else "test_error_pct"
+        if averages:
+            _draw(
+                errors, frames, "test_error_pct", f"{label}, last weights", color, ":", faint=True
+            )
+        _draw(errors, frames, kind, f"{label}, n={len(frames)}", color, line)
+        rates.plot(frames[0]["epoch"], frames[0]["learning_rate"], line, color=color)
+    errors.set_ylabel("test error in %")
+    errors.legend()
+    rates.set_ylabel("learning rate")
+    rates.set_yscale("log")
+    rates.set_xlabel("epoch")
+    for axes in (errors, rates):
+        axes.grid(alpha=0.3)
+    figure.suptitle(_caption(records[0]), fontsize="medium")
+    return figure
+
+
+def _walks(records: list[Record]) -> dict[str, list[Path]]:
+    """Run folders by method and, for those whose schedule depends on it, budget."""
+    longest: dict[tuple[str, str], float] = {}
+    folders: dict[tuple[str, str], set[Path]] = {}
+    for record in records:
+        key = (record["method"], record["identity"])
+        longest[key] = max(longest.get(key, 0.0), record["budget"])
+        folders.setdefault(key, set()).add(record["path"].parent)
+    return {
+        f"{tables.LABELS.get(method, method)} to {longest[method, identity]:g} budgets": sorted(
+            runs
+        )
+        for (method, identity), runs in sorted(folders.items())
+    }
+
+
+def _draw(
+    axes: Axes,
+    frames: list[pd.DataFrame],
+    column: str,
+    label: str,
+    color: str,
+    line: str,
+    faint: bool = False,
+) -> None:
+    """The mean over seeds and, around it, a band of one sample standard deviation."""
+    by_epoch = pd.concat(frames).groupby("epoch")[column]
+    mean, std = by_epoch.mean().dropna(), by_epoch.std()
+    axes.plot(mean.index, mean, line, color=color, label=label, alpha=0.5 if faint else 1.0)
+    if len(frames) > 1 and not faint:
+        band = std.loc[mean.index]
+        axes.fill_between(
+            mean.index, mean - band, mean + band, color=color, alpha=0.15, linewidth=0
+        )
+
+
+def _caption(record: Record) -> str:
+    model, dataset = (tables.LABELS.get(record[key], record[key]) for key in ("model", "dataset"))
+    lines = [f"{model} on {dataset}: mean over seeds, band ± 1 sample standard deviation"]
+    if record["dataset"] not in tables.PAPER_DATASETS:
+        lines.append("A demonstration: NOT comparable with the paper")
+    lines.append(tables.variant_text(record["variant"]) or "the published recipe")
+    lines.append(record["device"])
+    return "\n".join(lines)
+
+
+def write_figures(records: list[Record], folder: Path) -> list[Path]:
+    """Draw the learning curves of each data set, model and variant as PNG; return the files.
+
+    Raises:
+        SwaBenchError: a file could not be written.
+    """
+    groups: dict[tuple[str, str, str], list[Record]] = {}
+    for record in records:
+        if (record["path"].parent / "epochs.csv").exists():
+            variant = tables.variant_text(record["variant"])
+            groups.setdefault((record["dataset"], record["model"], variant), []).append(record)
+    written: list[Path] = []
+    for (dataset, model, _), group in sorted(groups.items()):
+        stem = f"{dataset}-{model}-learning-curves"
+        taken = sum(path.stem.startswith(stem) for path in written)
+        path = folder / (f"{stem}-{taken + 1}.png" if taken else f"{stem}.png")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            learning_curves(group).savefig(path, dpi=120)
+        except OSError as error:
+            raise SwaBenchError(f"{path} could not be written: {error.strerror}") from error
+        written.append(path)
+    return written
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command swa-figures."""
+    parser = argparse.ArgumentParser(
+        "swa-figures", description="Draw learning curves from records."
+    )
+    tables.add_records_option(parser)
+    parser.add_argument(
+        "--out", default="results/figures", help="folder of the figures (%(default)s)"
+    )
+    options = parser.parse_args(arguments)
+    logging.basicConfig(format="%(message)s")
+    try:
+        records, where = tables.find_records(options.records)
+        paths = write_figures(records, Path(options.out))
+    except SwaBenchError as error:
+        sys.exit(f"swa-figures: {error}")
+    for path in paths:
+        print(path)
+    if not paths:
+        print(f"No runs in {where}: nothing to draw.")
