@@ -293,10 +293,13 @@ def digest(values: Mapping[str, Any]) -> str:
 
 
 def differences(values: Any, reference: Any, prefix: str = "") -> dict[str, Any]:
-    """Flat {dotted name: value} of where nested plain values differ from a reference."""
+    """Flat {dotted name: value} of where nested plain values differ from a reference.
+
+    What only the reference has is left out: only another schedule lacks values, and it is named.
+    """
     if isinstance(values, Mapping) and isinstance(reference, Mapping):
         found: dict[str, Any] = {}
-        for key in {**reference, **values}:
-            found |= differences(values.get(key), reference.get(key), f"{prefix}{key}.")
+        for key, value in values.items():
+            found |= differences(value, reference.get(key), f"{prefix}{key}.")
         return found
     return {} if values == reference else {prefix.rstrip("."): values}

@@ -105,13 +105,12 @@ def find_cells(cfg: DictConfig, config: TrainConfig) -> dict[int, TrainConfig]:
     return cells
 
 
-def divergence(one: Plan, other: Plan) -> int:
-    """Epochs that two plans share: the first epoch (from 0) where rates or copies differ."""
-    shared = min(one.config.epochs, other.config.epochs)
-    for epoch in range(shared):
+def divergence(one: Plan, other: Plan) -> int | None:
+    """The first epoch (from 0) where rates or copies of two plans differ; None if one only ends."""
+    for epoch in range(min(one.config.epochs, other.config.epochs)):
         if one.collects(epoch) != other.collects(epoch) or one.rates(epoch) != other.rates(epoch):
             return epoch
-    return shared
+    return None
 
 
 def state_keys(plan: Plan, fingerprint: str) -> list[str]:

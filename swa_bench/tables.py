@@ -9,6 +9,7 @@ import logging
 import math
 import string
 import sys
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -179,7 +180,9 @@ class Table:
 
     def text(self) -> str:
         """For a terminal."""
-        return self._with(tabulate(self.rows, self.header, "simple_outline", disable_numparse=True))
+        body = tabulate(self.rows, self.header, "simple_outline", disable_numparse=True)
+        notes = (textwrap.fill(note, 110, subsequent_indent="  ") for note in self.notes)
+        return "\n".join([self.title, body, *notes, ""])
 
     def markdown(self) -> str:
         """For a README."""
@@ -193,9 +196,6 @@ class Table:
         body = body.replace("±", r"$\pm$").replace("−", "$-$")
         comments = "\n".join(f"% {line}" for line in (self.title, *self.notes))
         return f"{comments}\n{body}\n"
-
-    def _with(self, body: str) -> str:
-        return "\n".join([self.title, body, *self.notes, ""])
 
 
 def make_table(dataset: str, summary: pd.DataFrame, models: Sequence[str] = ()) -> Table:
@@ -224,7 +224,7 @@ def make_table(dataset: str, summary: pd.DataFrame, models: Sequence[str] = ()) 
     variants: dict[str, str] = {}
     for model in models:
         of_model = part[part["model"] == model]
-        for variant in list(of_model["variant"].unique()) or [""]:
+        for variant in sorted(of_model["variant"].unique()) or [""]:
             label = LABELS.get(model, model)
             if variant:
                 letter = variants.setdefault(variant, _letter(len(variants)))

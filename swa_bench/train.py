@@ -33,8 +33,9 @@ def train(cfg: DictConfig) -> None:
 
     target = device.decide(config)
     plan = make_plan(cfg, config)
+    summary = describe(plan, device.device_name(target))
     if config.dry_run:
-        print_plan(plan)
+        print_plan(plan, summary)
         return
     records.check_writable(Path(config.results_dir))
     paths = [records.cell_path(cell) for cell in plan.cells.values()]
@@ -46,7 +47,7 @@ def train(cfg: DictConfig) -> None:
     from .data import to_device
     from .progress import Progress
 
-    log.info("%s", describe(plan, device.device_name(target)))
+    log.info("%s", summary)
     arrays = sources.load_arrays(config.dataset)
     provenance = {
         "variant": variant(cfg, config),
@@ -65,20 +66,22 @@ def train(cfg: DictConfig) -> None:
 
 
 def describe(plan: Plan, device_name: str) -> str:
-    """One line on what is about to run, with all that `auto` has picked."""
+    """Two lines on what is about to run, with all that `auto` has picked."""
+    from . import walk
+
     config = plan.config
     return (
-        f"{config.model.name} on {config.dataset.name}, {config.method.name}, seed {config.seed}: "
-        f"{config.epochs} epochs of {plan.steps_per_epoch} steps on {config.device.value} "
-        f"({device_name}), precision {config.precision.value}"
+        f"{config.model.name} ({walk.count_parameters(config):,} parameters) on "
+        f"{config.dataset.name}, {config.method.name}, seed {config.seed}: {config.epochs} epochs, "
+        f"{config.epochs * plan.steps_per_epoch:,} steps\n"
+        f"on {config.device.value} ({device_name}), precision {config.precision.value}"
     )
 
 
-def print_plan(plan: Plan) -> None:
+def print_plan(plan: Plan, summary: str) -> None:
     """The plan as CSV on stdout, a summary on stderr; nothing is trained or written."""
-    import torch
-
-    from . import device, estimate, walk
+    from . import estimate
+    from .progress import duration
 
     config = plan.config
     writer = csv.writer(sys.stdout, lineterminator="\n")
@@ -88,17 +91,8 @@ def print_plan(plan: Plan) -> None:
         budget = "" if cell is None else f"{cell.budget:g}"
         writer.writerow([epoch + 1, plan.rates(epoch)[-1], int(plan.collects(epoch)), budget])
     sys.stdout.flush()
-    target = torch.device(config.device.value)
-    parameters = sum(p.numel() for p in walk.fresh_model(config, target).parameters())
     seconds = estimate.run_seconds(plan, estimate.seconds_per_image(config))
-    from .progress import duration
-
-    print(describe(plan, device.device_name(target)), file=sys.stderr)
-    print(
-        f"{parameters:,} parameters; {config.epochs * plan.steps_per_epoch:,} steps; "
-        f"about {duration(seconds)} here if trained from epoch 1",
-        file=sys.stderr,
-    )
+    print(f"{summary}, about {duration(seconds)} here from epoch 1", file=sys.stderr)
 
 
 def print_cells(plan: Plan) -> None:
@@ -143,11 +137,11 @@ def branches(cfg: DictConfig, plan: Plan) -> frozenset[int]:
             if not keeps_schedule:
                 other.schedule = default.schedule
             try:
-                shared = divergence(plan, make_plan(other, configs.to_config(other)))
+                leaves = divergence(plan, make_plan(other, configs.to_config(other)))
             except ConfigError:  # such as a budget that ends before swa_start
                 continue
-            if 0 < shared < plan.config.epochs:
-                found.add(shared)
+            if leaves:  # not at epoch 0, and not never
+                found.add(leaves)
     return frozenset(found)
 
 

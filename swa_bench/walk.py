@@ -47,16 +47,27 @@ class Walk:
         return self.plan.config
 
 
+def count_parameters(config: TrainConfig) -> int:
+    """Number of the network's parameters, without building it.
+
+    Raises:
+        ConfigError: config.model.name is unknown.
+    """
+    try:
+        with torch.device("meta"):
+            model = build_model(config.model.name, config.dataset.classes)
+    except ValueError as error:
+        raise ConfigError("model.name", config.model.name, str(error)) from error
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
 def fresh_model(config: TrainConfig, device: torch.device) -> nn.Module:
     """The network before epoch 1: the same weights on every device, for one seed."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(stream_seed(config.seed, 0, "weights"))
-        try:
-            model: nn.Module = build_model(config.model.name, config.dataset.classes)
-        except ValueError as error:
-            raise ConfigError("model.name", config.model.name, str(error)) from error
+        model: nn.Module = build_model(config.model.name, config.dataset.classes)
     layout = torch.channels_last if config.channels_last else torch.contiguous_format
-    return model.to(device, memory_format=layout)  # type: ignore[no-any-return]
+    return model.to(device).to(memory_format=layout)
 
 
 def fresh_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.SGD:

@@ -1,0 +1,128 @@
+"""swa-train as a user types it: plans, help, bad values, sweeps."""
+
+import csv
+import io
+from pathlib import Path
+
+import pytest
+from conftest import TINY, SwaTrain
+
+from swa_bench import device
+from swa_bench.config import Device, Precision
+
+
+def test_dry_run_is_a_csv_of_the_plan(swa_train: SwaTrain, tmp_path: Path) -> None:
+    outcome = swa_train("model=vgg16", "budget=1.5", "dry_run=true")
+    assert outcome.code == 0
+    rows = list(csv.DictReader(io.StringIO(outcome.out)))
+    assert list(rows[0]) == ["epoch", "learning_rate", "collects", "records_budget"]
+    assert [int(row["epoch"]) for row in rows] == list(range(1, 301))
+    assert float(rows[80]["learning_rate"]) == 0.05
+    assert float(rows[81]["learning_rate"]) == pytest.approx(
+        0.05 * (1 - 0.8 * (81 / 161 - 0.5) / 0.4)
+    )
+    assert float(rows[299]["learning_rate"]) == pytest.approx(0.01)
+    assert [row["epoch"] for row in rows if row["collects"] == "1"][0] == "161"
+    recorded = {row["epoch"]: row["records_budget"] for row in rows if row["records_budget"]}
+    assert recorded == {"200": "1", "250": "1.25", "300": "1.5"}
+    assert "vgg16 (15,245,130 parameters) on cifar10, swa, seed 0: 300 epochs" in outcome.err
+    assert "117,300 steps" in outcome.err
+    assert "precision fp32, about " in outcome.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_fits_a_screen_and_names_the_options(swa_train: SwaTrain) -> None:
+    outcome = swa_train("--help")
+    assert outcome.code == 0
+    assert len(outcome.out.splitlines()) <= 45
+    for word in ("swa-train", "budget", "preresnet164", "swa_cyclic", "quickstart", "dry_run"):
+        assert word in outcome.out
+
+
+BAD = {
+    "model=resnet": "model=resnet: no such option; choose one of preresnet110, preresnet164",
+    "budget=-1": "budget=-1.0: must be a positive number",
+    "budget=nan": "budget=nan: must be a positive number",
+    "budget=0.001": "budget=0.001: less than one epoch",
+    "seed=abc": "seed=abc: Value 'abc' of type 'str' could not be converted to Integer",
+    "seed=-1": "seed=-1: must be 0 or more",
+    "precision=fp8": "Invalid value 'fp8', expected one of [auto, fp32, tf32, bf16]",
+    "precision=tf32 device=cpu": "precision=tf32: this cpu has no such arithmetic; choose one of",
+    "method.swa_start=201": "method.swa_start=201: the run ends after epoch 200",
+    "model.swa_start=201": "method.swa_start=201: the run ends after epoch 200",
+    "method.swa_start=0": "method.swa_start=0: must be 1 or more",
+    "epochs=5": "epochs=5: follows from budget",
+    "model.name=alexnet": "model name 'alexnet' is unknown; choose one of vgg16",
+    "schedule.learning_rat=1": "Key 'learning_rat' is not in struct",
+    "+schedule.learning_rat=1": "schedule=swa_bench.schedules.authors: cannot be used",
+    "schedule._target_=nowhere.rate": "schedule=nowhere.rate: cannot be used",
+    "optimiser.momentum=0.5": "Key 'optimiser' is not in",
+    "optimizer.batch_size=0": "optimizer.batch_size=0: must be 1 or more",
+    "dataset.augmentation.padding=40": "dataset.augmentation.padding=40: must be from 0 to 31",
+    "results_dir=/proc/results": "results_dir=/proc/results: cannot write to /proc",
+    "device=tpu": "expected one of [auto, cpu, cuda]",
+}
+
+
+@pytest.mark.parametrize("arguments", BAD)
+def test_bad_values_get_a_clear_line_and_leave_nothing(
+    swa_train: SwaTrain, tmp_path: Path, arguments: str
+) -> None:
+    outcome = swa_train(*arguments.split())
+    assert outcome.code in (1, 2)
+    lines = [line for line in outcome.err.splitlines() if line.strip()]
+    assert 1 <= len(lines) <= 2, outcome.err
+    assert BAD[arguments] in outcome.err
+    assert "Traceback" not in outcome.err
+    assert outcome.out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_cuda_without_a_gpu(swa_train: SwaTrain, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    outcome = swa_train("device=cuda")
+    assert outcome.code == 2
+    assert "device=cuda: torch sees no CUDA GPU here; choose cpu or auto" in outcome.err
+
+
+def test_precisions_by_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda: (7, 5))
+    assert device.native_precisions(Device.cuda) == [Precision.fp32]
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda: (9, 0))
+    every = [Precision.fp32, Precision.tf32, Precision.bf16]
+    assert device.native_precisions(Device.cuda) == every
+    monkeypatch.setattr(device, "_cpu_has_bf16", lambda: False)
+    assert device.native_precisions(Device.cpu) == [Precision.fp32]
+
+
+def test_a_sweep_ends_with_the_table_and_says_which_jobs_failed(
+    swa_train: SwaTrain, tmp_path: Path
+) -> None:
+    """Four jobs; with swa_start=6 an SWA run of 4 epochs cannot be, the SGD runs can."""
+    outcome = swa_train("-m", *TINY, "model.swa_start=6", "method=swa,sgd", "seed=0,1")
+    assert outcome.code == 2
+    failed = [line for line in outcome.err.splitlines() if "FAILED" in line]
+    assert len(failed) == 2
+    assert "method.swa_start=6: the run ends after epoch 4" in failed[0]
+    assert "2 jobs failed, see above" in outcome.err
+    assert "Traceback" not in outcome.err
+    assert len(list(tmp_path.rglob("cell-1.json"))) == 2
+    assert "(n=2)" in outcome.out.splitlines()[-6]
+
+
+def test_an_experiment_is_a_sweep_by_itself(swa_train: SwaTrain, tmp_path: Path) -> None:
+    outcome = swa_train("+experiment=quickstart", *TINY, "optimizer.batch_size=128", "seed=0,1")
+    assert outcome.code == 0, outcome.err
+    cells = sorted(f"{p.parent.name[:9]} {p.stem}" for p in tmp_path.rglob("cell-*.json"))
+    swa = [f"swa-seed{seed} cell-{budget}" for seed in (0, 1) for budget in ("1.25", "1.5", "1")]
+    sgd = [f"sgd-seed{seed} cell-1" for seed in (0, 1)]
+    assert cells == sorted(sgd + swa)
+    assert "PreResNet20 [a]" in outcome.out
+    assert "model.budget_epochs=4 model.swa_learning_rate.cifar10=0.05" in outcome.out
+
+
+def test_config_is_composed_from_any_directory(swa_train: SwaTrain) -> None:
+    outcome = swa_train("--cfg", "job", "model=wrn28_10", "dataset=cifar100")
+    assert outcome.code == 0
+    assert "name: wrn28_10" in outcome.out
+    assert "classes: 100" in outcome.out

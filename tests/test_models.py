@@ -1,0 +1,162 @@
+"""The networks against PROTOCOL's table: counts, places of strides and shortcuts, initial weights."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from swa_bench.models import MODELS, build_model
+
+PARAMETERS = {
+    ("vgg16", 10): 15_245_130,
+    ("vgg16", 100): 15_291_300,
+    ("vgg16_bn", 10): 15_253_578,
+    ("vgg16_bn", 100): 15_299_748,
+    ("preresnet110", 10): 1_146_842,
+    ("preresnet110", 100): 1_169_972,
+    ("preresnet164", 10): 1_703_258,
+    ("preresnet164", 100): 1_726_388,
+    ("wrn28_10", 10): 36_489_290,
+    ("wrn28_10", 100): 36_546_980,
+    # Worked out layer by layer: VGG19 adds one 3x3 convolution of 256, 512, 512 to VGG16.
+    ("vgg19", 10): 15_245_130 + (9 * 256 * 256 + 256) + 2 * (9 * 512 * 512 + 512),
+    # 5,504 outputs of convolutions, two batch-norm parameters each.
+    ("vgg19_bn", 10): 15_245_130 + (9 * 256 + 1) * 256 + 2 * (9 * 512 + 1) * 512 + 2 * 5_504,
+    # Basic blocks, n = 3: convolutions, shortcuts, batch norms, the linear layer.
+    ("preresnet20", 10): sum(
+        (
+            9 * 3 * 16 + 6 * 9 * 16 * 16,
+            9 * 16 * 32 + 5 * 9 * 32 * 32 + 16 * 32,
+            9 * 32 * 64 + 5 * 9 * 64 * 64 + 32 * 64,
+            2 * (6 * 16 + 16 + 5 * 32 + 32 + 5 * 64 + 64),
+            65 * 10,
+        )
+    ),
+}
+# Forward multiply-adds times 2; a stride in another place would change them.
+GFLOP = {"vgg16": 0.627, "preresnet110": 0.335, "preresnet164": 0.495, "wrn28_10": 11.9}
+
+
+@pytest.mark.parametrize(("name", "classes"), PARAMETERS)
+def test_number_of_parameters(name: str, classes: int) -> None:
+    with torch.device("meta"):
+        model = build_model(name, classes)
+    assert sum(p.numel() for p in model.parameters()) == PARAMETERS[name, classes]
+
+
+@pytest.mark.parametrize("name", GFLOP)
+def test_forward_operations_of_an_image(name: str) -> None:
+    with torch.device("meta"):
+        model, image = build_model(name, 10), torch.empty(1, 3, 32, 32)
+    with FlopCounterMode(display=False) as counter:
+        model(image)
+    assert counter.get_total_flops() / 1e9 == pytest.approx(GFLOP[name], rel=5e-3)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_logits_and_every_parameter_is_used(name: str) -> None:
+    with torch.device("meta"):
+        model, images = build_model(name, 7), torch.empty(2, 3, 32, 32)
+    logits = model(images)
+    assert logits.shape == (2, 7)
+    logits.sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_unknown_name_lists_the_choices() -> None:
+    with pytest.raises(ValueError, match=r"resnet50.*vgg16, vgg16_bn.*wrn28_10"):
+        build_model("resnet50", 10)
+
+
+def modules(name: str, kind: type) -> list:
+    with torch.device("meta"):
+        return [m for m in build_model(name, 10).modules() if isinstance(m, kind)]
+
+
+def test_vgg16_has_no_batch_norm_and_five_pools() -> None:
+    assert modules("vgg16", nn.BatchNorm2d) == []
+    assert len(modules("vgg16_bn", nn.BatchNorm2d)) == 13
+    assert len(modules("vgg16", nn.MaxPool2d)) == 5
+    assert len(modules("vgg16", nn.Dropout)) == 2
+    assert all(conv.bias is not None for conv in modules("vgg16", nn.Conv2d))
+    assert len(modules("vgg19", nn.Conv2d)) == 16
+
+
+@pytest.mark.parametrize(("name", "blocks"), [("preresnet110", 12), ("preresnet164", 18)])
+def test_preresnet_depth_and_biases(name: str, blocks: int) -> None:
+    convolutions = modules(name, nn.Conv2d)
+    three_by_three = [c for c in convolutions if c.kernel_size == (3, 3)]
+    assert len(three_by_three) == 3 * blocks + 1
+    assert len(convolutions) == 9 * blocks + 1 + 3  # three shortcuts
+    assert all(conv.bias is None for conv in convolutions)
+    # Two strides of 2 on the 3x3, two on the shortcuts, none on another 1x1.
+    strided = [c for c in convolutions if c.stride == (2, 2)]
+    assert sorted(c.kernel_size for c in strided) == [(1, 1), (1, 1), (3, 3), (3, 3)]
+
+
+@pytest.mark.parametrize("name", ["preresnet20", "preresnet110", "wrn28_10"])
+def test_shortcut_reads_the_raw_input(name: str) -> None:
+    """With its convolutions at zero a block is its shortcut, of the input before batch norm."""
+    torch.manual_seed(0)
+    with torch.device("meta"):
+        block = build_model(name, 10).stages[1][0]
+    block = block.to_empty(device="cpu").eval()
+    for layer in block.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.reset_parameters()
+            layer.reset_running_stats()
+    inputs = block.bn1.num_features
+    with torch.no_grad():
+        for name_, parameter in block.named_parameters():
+            if "conv" in name_:
+                parameter.zero_()
+        nn.init.normal_(block.shortcut.weight)
+        if block.shortcut.bias is not None:
+            nn.init.normal_(block.shortcut.bias)
+        x = torch.randn(2, inputs, 8, 8)
+        expected = torch.einsum(
+            "oi,nihw->nohw", block.shortcut.weight[:, :, 0, 0], x[..., ::2, ::2]
+        )
+        if block.shortcut.bias is not None:
+            expected += block.shortcut.bias[:, None, None]
+        torch.testing.assert_close(block(x.clone()), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_wrn_quirks() -> None:
+    convolutions = modules("wrn28_10", nn.Conv2d)
+    assert len(convolutions) == 1 + 3 * 4 * 2 + 3
+    assert all(conv.bias is not None for conv in convolutions)
+    *inner, last = modules("wrn28_10", nn.BatchNorm2d)
+    assert last.momentum == 0.9
+    assert {layer.momentum for layer in inner} == {0.1}
+    with torch.device("meta"):
+        block = build_model("wrn28_10", 10).stages[1][0]
+    assert (block.conv1.stride, block.conv2.stride) == ((1, 1), (2, 2))
+
+
+@pytest.mark.parametrize("name", ["vgg16", "preresnet110"])
+def test_convolutions_start_normal_with_fan_out(name: str) -> None:
+    torch.manual_seed(0)
+    for layer in build_model(name, 10).modules():
+        if isinstance(layer, nn.Conv2d) and layer.weight.numel() > 2_000:
+            k, out = layer.kernel_size[0], layer.out_channels
+            assert layer.weight.std().item() == pytest.approx(math.sqrt(2 / (k * k * out)), rel=0.1)
+            # A normal distribution exceeds two standard deviations in 4.6 % of the draws.
+            beyond = (layer.weight.abs() > 2 * layer.weight.std()).float().mean().item()
+            assert beyond == pytest.approx(0.0455, abs=0.02)
+            assert layer.bias is None or not layer.bias.any()
+
+
+def test_linear_layers_and_wrn_keep_torchs_own_start() -> None:
+    """Uniform within 1 / sqrt(fan in), biases too: torch's default for both kinds of layer."""
+    torch.manual_seed(0)
+    layers = [m for m in build_model("vgg16", 10).modules() if isinstance(m, nn.Linear)]
+    layers += [m for m in build_model("wrn28_10", 10).modules() if isinstance(m, nn.Conv2d)]
+    for layer in layers:
+        bound = 1 / math.sqrt(layer.weight[0].numel())
+        assert layer.bias is not None and layer.bias.any()
+        for tensor in (layer.weight, layer.bias):
+            assert tensor.abs().max().item() <= bound * (1 + 1e-6)
+        assert layer.weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.1)

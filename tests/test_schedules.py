@@ -1,0 +1,96 @@
+"""Rates and copies of every model, method and epoch against the formulae, in exact fractions."""
+
+from fractions import Fraction
+
+import pytest
+from conftest import plan_of
+
+from swa_bench.schedules import authors, cyclic
+
+# From the paper and the authors' README: lr, SGD / SWA epochs, swa_start, swa_lr per data set.
+RECIPES = {
+    "vgg16": ("0.05", 200, 161, {"cifar10": "0.01", "cifar100": "0.01"}),
+    "preresnet110": ("0.1", 150, 126, {"cifar10": "0.01", "cifar100": "0.05"}),
+    "preresnet164": ("0.1", 150, 126, {"cifar10": "0.01", "cifar100": "0.05"}),
+    "wrn28_10": ("0.1", 200, 161, {"cifar10": "0.05", "cifar100": "0.05"}),
+}
+CASES = [(model, dataset) for model in RECIPES for dataset in ("cifar10", "cifar100")]
+
+
+def rate(epoch: int, horizon: int, ratio: Fraction, first: Fraction) -> Fraction:
+    t = Fraction(epoch, horizon)
+    if t <= Fraction(1, 2):
+        return first
+    if t <= Fraction(9, 10):
+        return first * (1 - (1 - ratio) * (t - Fraction(1, 2)) / Fraction(4, 10))
+    return first * ratio
+
+
+@pytest.mark.parametrize(("model", "dataset"), CASES)
+def test_sgd_decays_over_the_run(model: str, dataset: str) -> None:
+    lr, budget, _, _ = RECIPES[model]
+    for multiple in (1, 1.5):
+        epochs = int(budget * multiple)
+        plan = plan_of(f"model={model}", f"dataset={dataset}", "method=sgd", f"budget={multiple}")
+        assert plan.config.epochs == epochs
+        assert plan.steps_per_epoch == 391
+        for epoch in range(epochs):
+            expected = float(rate(epoch, epochs, Fraction(1, 100), Fraction(lr)))
+            assert plan.rates(epoch) == pytest.approx([expected] * 391, rel=1e-12)
+            assert not plan.collects(epoch)
+        assert {done: cell.budget for done, cell in plan.cells.items()} == {epochs: multiple}
+
+
+@pytest.mark.parametrize(("model", "dataset"), CASES)
+def test_swa_decays_to_its_start_and_collects_from_there(model: str, dataset: str) -> None:
+    lr, budget, start, swa_lr = RECIPES[model]
+    plan = plan_of(f"model={model}", f"dataset={dataset}", "method=swa", "budget=1.5")
+    ratio = Fraction(swa_lr[dataset]) / Fraction(lr)
+    for epoch in range(plan.config.epochs):
+        expected = float(rate(epoch, start, ratio, Fraction(lr)))
+        assert plan.rates(epoch)[0] == pytest.approx(expected, rel=1e-12)
+        assert plan.collects(epoch) == (epoch + 1 >= start)
+    cells = {cell.budget: done for done, cell in plan.cells.items()}
+    assert cells == {1: budget, 1.25: budget * 5 // 4, 1.5: budget * 3 // 2}
+    copies = [sum(map(plan.collects, range(done))) for done in plan.cells]
+    assert copies == ([40, 90, 140] if budget == 200 else [25, 62, 100])
+
+
+def test_where_the_decay_begins_and_ends() -> None:
+    """T = 161: from e = 81 to e = 145; T = 126: from 64 to 114 (PROTOCOL)."""
+    for horizon, begins, ends in ((161, 81, 145), (126, 64, 114)):
+        rates = [
+            authors(e, 0, 391, learning_rate=0.1, decay_epochs=horizon, final_ratio=0.1)
+            for e in range(200)
+        ]
+        assert rates[: begins + 1].count(0.1) == begins
+        assert rates[ends - 1] > rates[ends] == rates[-1] == pytest.approx(0.01)
+
+
+def test_cycle_length_and_copies_at_cycle_ends() -> None:
+    """Cycles of 2 epochs of 3 steps that end with epochs 4 and 6 (1-based), by hand."""
+    own = {"learning_rate": 1.0, "decay_epochs": 100, "final_ratio": 0.1}
+    own |= {"swa_start": 4, "cycle_epochs": 2, "cycle_first": 0.6, "cycle_last": 0.0}
+    rates = [cyclic(epoch, step, 3, **own) for epoch in range(6) for step in range(3)]
+    fall = [0.5, 0.4, 0.3, 0.2, 0.1, 0.0]  # t = 1/6, 2/6, ..., 1
+    assert rates == pytest.approx([1.0] * 6 + fall + fall)
+
+
+def test_swa_cyclic_collects_where_the_rate_is_lowest() -> None:
+    plan = plan_of("method=swa_cyclic", "budget=1.5")
+    lows = [e for e in range(160, 300) if plan.rates(e)[-1] == 0.01]
+    assert lows == [e for e in range(160, 300) if plan.collects(e)] == list(range(160, 300, 2))
+    assert plan.rates(161)[0] == pytest.approx(0.05 - 0.04 / 782)
+
+
+def test_constant() -> None:
+    plan = plan_of("schedule=constant", "method=sgd", "model.learning_rate=0.3")
+    assert {rate for epoch in range(200) for rate in plan.rates(epoch)} == {0.3}
+    # Its rate does not depend on the run's length, so the SGD run passes no other cell but its own:
+    # method.decay_epochs still differs. What it records is its own budget.
+    assert list(plan.cells) == [200]
+
+
+def test_fractions_of_an_epoch_are_dropped() -> None:
+    assert plan_of("model=preresnet110", "budget=1.25").config.epochs == 187
+    assert plan_of("budget=1.15", "method=sgd").config.epochs == 230  # not 229.99999999999997

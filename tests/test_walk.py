@@ -1,0 +1,284 @@
+"""Runs from their first to their last epoch: killed, shared, extended, damaged, diverging."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from conftest import TINY, SwaTrain, plan_of
+
+from swa_bench import checkpoints, sources, walk
+from swa_bench.config import TrainConfig
+from swa_bench.models import build_model
+
+SWA = [*TINY, "budget=1.5"]
+
+
+def untimed(record: Path) -> dict[str, Any]:
+    """A record without what two runs of one walk cannot share: the time they took."""
+    content = json.loads(record.read_text())
+    del content["timing"]
+    content["config"].pop("results_dir")
+    return content
+
+
+def cells(results: Path) -> dict[str, dict[str, Any]]:
+    return {
+        f"{path.parent.name}/{path.name}": untimed(path)
+        for path in sorted(results.rglob("cell-*.json"))
+    }
+
+
+def epochs(results: Path, method: str = "swa") -> pd.DataFrame:
+    (path,) = results.rglob(f"{method}-seed0-*/epochs.csv")
+    return pd.read_csv(path)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results of one SWA run of 1.5 budgets, by the console script."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    command = [Path(sys.executable).parent / "swa-train", *SWA]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (folder / "stdout.txt").write_text(done.stdout)
+    return folder / "results"
+
+
+def test_console_script_end_to_end(undisturbed: Path) -> None:
+    found = cells(undisturbed)
+    assert [name.split("/")[1] for name in found] == [
+        "cell-1.25.json",
+        "cell-1.5.json",
+        "cell-1.json",
+    ]
+    rows = epochs(undisturbed)
+    assert (
+        list(rows)
+        == (
+            "epoch learning_rate train_loss train_error_pct test_loss test_error_pct "
+            "swa_test_loss swa_test_error_pct n_averaged seconds"
+        ).split()
+    )
+    assert list(rows["epoch"]) == [1, 2, 3, 4, 5, 6]
+    # T = 3: t = 0, 1/3, 2/3, 1, ...; ratio 0.1: factor 1, 1, 1 - 0.9 * (1/6) / 0.4, 0.1.
+    assert list(rows["learning_rate"]) == pytest.approx([0.1, 0.1, 0.0625, 0.01, 0.01, 0.01])
+    assert list(rows["n_averaged"]) == [0, 0, 1, 2, 3, 4]
+    for name, record in found.items():
+        last = rows[rows["epoch"] == record["epochs"]].iloc[0]
+        assert record["result"]["test_error_pct"] == last["swa_test_error_pct"], name
+        assert record["result"]["n_averaged"] == last["n_averaged"]
+        assert record["result"]["last_weights"]["test_error_pct"] == last["test_error_pct"]
+        assert record["config"]["budget"] == record["budget"]
+        assert record["config"]["epochs"] == record["epochs"]
+        assert record["variant"]["model.budget_epochs"] == 4
+        assert {"torch", "python", "commit", "swa_bench"} <= set(record["versions"])
+    printed = (undisturbed.parent / "stdout.txt").read_text()
+    assert "preresnet20 swa seed 0 epoch 6/6" in printed
+    assert "swa 1.5 seed 0: test error" in printed
+    assert "NOT comparable with the paper" in printed
+
+
+def test_the_record_is_of_the_averaged_weights(undisturbed: Path) -> None:
+    """Their mean over the copies, taken from checkpoints of every epoch, tested independently."""
+    record = next(r for name, r in cells(undisturbed).items() if name.endswith("cell-1.5.json"))
+    (path,) = undisturbed.rglob("checkpoints/seed0-epoch0006-*.pt")
+    stored = torch.load(path, weights_only=True)
+    assert stored["n_averaged"] == 4
+    model = build_model("preresnet20", 10)
+    model.load_state_dict({**stored["model"], **stored["average"]})
+    assert walk.weights_sha256(stored["average"]) == record["result"]["weights_sha256"]
+    assert walk.weights_sha256(stored["model"]) != record["result"]["weights_sha256"]
+
+
+@pytest.mark.parametrize("kill_at", [1, 2, 3, 4], ids=lambda epoch: f"after_epoch_{epoch}")
+def test_killed_and_started_again_ends_with_the_same_bits(
+    tmp_path: Path, undisturbed: Path, kill_at: int
+) -> None:
+    """swa_start is 3: killed before, at and after it, some way into the next epoch."""
+    command = [str(Path(sys.executable).parent / "swa-train"), *SWA]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            found = list(tmp_path.rglob(f"checkpoints/seed0-epoch{kill_at:04d}-*.pt"))
+            if found:
+                break
+            time.sleep(0.02)
+        time.sleep(0.1 * kill_at)
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    assert cells(tmp_path / "results").keys() < cells(undisturbed).keys()
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"Going on after epoch {kill_at}" in done.stderr
+    assert cells(tmp_path / "results") == cells(undisturbed)
+    pd.testing.assert_frame_equal(
+        epochs(tmp_path / "results").drop(columns="seconds"),
+        epochs(undisturbed).drop(columns="seconds"),
+        check_exact=True,
+    )
+
+
+def test_sharing_and_extending_change_no_bit(
+    tmp_path: Path, undisturbed: Path, swa_train: SwaTrain
+) -> None:
+    """SGD first, then SWA of one budget, then of 1.5: the same records as each alone."""
+    assert swa_train(*TINY, "method=sgd").code == 0
+    alone = cells(tmp_path / "results")
+    # T = 4 against T = 3: the rates are 0.1 for e = 0, 1 in both, and differ from e = 2 on.
+    one = swa_train(*TINY, "budget=1")
+    assert "Going on after epoch 2" in one.err
+    more = swa_train(*TINY, "budget=1.5")
+    assert "Going on after epoch 4" in more.err
+    swa = {name: r for name, r in cells(tmp_path / "results").items() if name.startswith("swa")}
+    assert swa == cells(undisturbed)
+
+    # The other order, in another folder: SWA leaves the branching point for SGD.
+    other = ["results_dir=other"]
+    assert swa_train(*SWA, *other).code == 0
+    shared = swa_train(*TINY, "method=sgd", *other)
+    assert "Going on after epoch 2" in shared.err
+    sgd = {name: r for name, r in cells(tmp_path / "other").items() if name.startswith("sgd")}
+    assert sgd == alone
+    # What is kept: the branching point and the two ends.
+    kept = sorted(path.name[:16] for path in (tmp_path / "other").rglob("*.pt"))
+    assert kept == ["seed0-epoch0002-", "seed0-epoch0004-", "seed0-epoch0006-"]
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path: Path, swa_train: SwaTrain) -> None:
+    first = swa_train(*TINY, "method=sgd")
+    (record,) = (tmp_path / "results").rglob("cell-1.json")
+    before = record.stat().st_mtime_ns
+    again = swa_train(*TINY, "method=sgd")
+    assert again.code == 0
+    assert "Finished already" in again.err
+    assert "epoch 1/4" not in again.out
+    assert record.stat().st_mtime_ns == before
+    assert again.out.splitlines() == [row for row in first.out.splitlines() if " epoch " not in row]
+    content = untimed(record)
+    forced = swa_train(*TINY, "method=sgd", "force=true")
+    assert "epoch 1/4" in forced.out
+    assert record.stat().st_mtime_ns > before
+    assert untimed(record) | {"config": None} == content | {"config": None}
+
+
+def test_a_lost_or_damaged_record_is_written_again(
+    tmp_path: Path, swa_train: SwaTrain, undisturbed: Path
+) -> None:
+    assert swa_train(*SWA).code == 0
+    (record,) = (tmp_path / "results").rglob("cell-1.25.json")
+    record.write_text(record.read_text()[:100])
+    again = swa_train(*SWA)
+    assert "cell-1.25.json is damaged" in again.err
+    assert cells(tmp_path / "results") == cells(undisturbed)
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
+    tmp_path: Path, swa_train: SwaTrain, undisturbed: Path
+) -> None:
+    assert swa_train(*TINY, "budget=1").code == 0
+    *_, last = sorted((tmp_path / "results").rglob("*.pt"))
+    content = bytearray(last.read_bytes())
+    content[len(content) // 2] ^= 1
+    last.write_bytes(content)
+    more = swa_train(*SWA)
+    assert f"{last.name} is damaged" in more.err
+    assert "Going on after epoch 2" in more.err
+    assert cells(tmp_path / "results") == cells(undisturbed)
+
+
+def test_a_foreign_checkpoint_cannot_run_code(tmp_path: Path) -> None:
+    class Payload:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (Path(tmp_path / "ran").touch, ())
+
+    model = build_model("preresnet20", 10)
+    state = checkpoints.State(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    good = checkpoints.save(tmp_path, 0, "k" * 16, state)
+    torch.save({"epoch": Payload()}, tmp_path / "evil.pt")
+    content = (tmp_path / "evil.pt").read_bytes()
+    sha256 = checkpoints.hashlib.sha256(content).hexdigest()[:16]
+    (tmp_path / f"seed0-epoch0001-{'m' * 16}-{sha256}.pt").write_bytes(content)
+    assert checkpoints.load_newest(tmp_path, 0, ["k" * 16, "m" * 16], state) is None
+    assert not (tmp_path / "ran").exists()
+    assert good.exists()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, swa_train: SwaTrain) -> None:
+    outcome = swa_train(*TINY, "method=sgd", "schedule.learning_rate=1e20")
+    assert outcome.code == 1
+    assert "training loss of epoch 1 is nan" in outcome.err
+    assert "Traceback" not in outcome.err
+    assert not list((tmp_path / "results").rglob("cell-*.json"))
+
+
+def test_the_last_good_checkpoint_is_kept(
+    tmp_path: Path, swa_train: SwaTrain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rate that explodes in epoch 4; then a mended setting goes on from before it."""
+    module = tmp_path / "exploding.py"
+    module.write_text(
+        "def rate(epoch, step, steps, *, at):\n    return 1e20 if epoch >= at else 0.1\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    own = ["method=sgd", "schedule=constant", "~schedule.learning_rate"]
+    own += ["schedule._target_=exploding.rate", "+schedule.at=3"]
+    outcome = swa_train(*TINY, *own)
+    assert outcome.code == 1
+    assert "training loss of epoch 4" in outcome.err
+    assert "last good checkpoint" in outcome.err
+    mended = swa_train(*TINY, *own[:-1], "+schedule.at=99")
+    assert mended.code == 0
+    assert "Going on after epoch 3" in mended.err
+
+
+def test_a_disk_that_refuses_leaves_what_was(
+    tmp_path: Path, swa_train: SwaTrain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file system fails in the middle of the third checkpoint: the second stays usable."""
+    calls = []
+    original = os.fsync
+
+    def full(descriptor: int) -> None:
+        name = os.readlink(f"/proc/self/fd/{descriptor}")
+        if ".pt" in name:
+            calls.append(name)
+            if len(calls) == 3:
+                raise OSError(28, "No space left on device")
+        original(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    outcome = swa_train(*TINY, "method=sgd")
+    assert outcome.code == 1
+    assert "could not be written: No space left on device" in outcome.err
+    monkeypatch.setattr(os, "fsync", original)
+    assert not [path for path in tmp_path.rglob(".*") if ".pt" in path.name]
+    again = swa_train(*TINY, "method=sgd")
+    assert again.code == 0
+    assert "Going on after epoch 2" in again.err
+
+
+def test_seeds_and_precision_change_the_weights_layout_the_record(undisturbed: Path) -> None:
+    def weights(*overrides: str) -> str:
+        config: TrainConfig = plan_of(*TINY, *overrides).config
+        return walk.weights_sha256(walk.fresh_model(config, torch.device("cpu")).state_dict())
+
+    assert weights("seed=0") == weights("seed=0", "method=sgd", "channels_last=false")
+    assert weights("seed=0") != weights("seed=1")
+
+
+def test_data_fingerprint_is_in_the_record(undisturbed: Path) -> None:
+    config = plan_of(*SWA).config
+    expected = sources.load_arrays(config.dataset).fingerprint()
+    assert {record["data_sha256"] for record in cells(undisturbed).values()} == {expected}
