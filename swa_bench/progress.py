@@ -1,4 +1,4 @@
-"""What a user sees while a run trains: a bar in a terminal, a line an epoch elsewhere."""
+"""What a user sees while a run trains: a bar in a terminal, elsewhere a line an epoch or minute."""
 
 import time
 from types import TracebackType
@@ -11,6 +11,9 @@ from rich.progress import Progress as Bar
 from .config import TrainConfig
 
 
+LINE_EVERY_S = 60
+
+
 class Progress:
     """Reports on one run; used as a context manager around its epochs."""
 
@@ -19,7 +22,7 @@ class Progress:
         self.epochs = config.epochs
         self.train_images = train_images
         self.console = Console(soft_wrap=True, highlight=False)
-        self.started = 0.0
+        self.started = self.printed = 0.0
         self.images = 0
         self.epoch = 0
         self.last = ""
@@ -34,7 +37,7 @@ class Progress:
         self.task = self.bar.add_task(self.title, total=None, status="")
 
     def __enter__(self) -> None:
-        self.started = time.monotonic()
+        self.started = self.printed = time.monotonic()
         self.bar.start()
 
     def __exit__(
@@ -57,6 +60,9 @@ class Progress:
         self.images += images
         status = f"epoch {self.epoch}/{self.epochs} {self.last} {self.images_per_s():,.0f} images/s"
         self.bar.update(self.task, completed=self.images, status=status)
+        if time.monotonic() - self.printed > LINE_EVERY_S:
+            done = (self.images - 1) % self.train_images + 1
+            self._line(f"{self.title} {status}, {done:,} of {self.train_images:,} images")
 
     def images_per_s(self) -> float:
         """Images trained on a second since the run was started, evaluation included."""
@@ -69,13 +75,16 @@ class Progress:
         for name, key in (("test", "test_error_pct"), ("SWA", "swa_test_error_pct")):
             if row[key] is not None:
                 self.last += f" {name} {row[key]:.2f} %"
-        if self.console.is_terminal:
-            return
         left = (self.epochs - row["epoch"]) * self.train_images / max(self.images_per_s(), 1e-9)
-        self.console.print(
+        self._line(
             f"{self.title} epoch {row['epoch']}/{self.epochs} {self.last}"
             f" {self.train_images / row['train_seconds']:,.0f} images/s {duration(left)} left"
         )
+
+    def _line(self, text: str) -> None:
+        self.printed = time.monotonic()
+        if not self.console.is_terminal:
+            self.console.print(text)
 
 
 def duration(seconds: float) -> str:

@@ -123,7 +123,8 @@ def summarise(frame: pd.DataFrame) -> pd.DataFrame:
     keys = ["dataset", "model", "variant", "method", "budget", "identity"]
     summary = frame.groupby(keys, sort=False)["error"].agg(["mean", "std", "count"]).reset_index()
     clash = summary.duplicated(keys[:-1], keep=False)
-    summary.loc[clash, "variant"] += " identity=" + summary.loc[clash, "identity"]
+    named = summary["variant"] + " identity=" + summary["identity"]
+    summary["variant"] = summary["variant"].mask(clash, named.str.strip())
     figures = published()
     rows = []
     for row in summary.to_dict("records"):
@@ -321,7 +322,7 @@ def write_tables(records: list[Record], folder: Path) -> list[Table]:
         files = {
             "txt": table.text(),
             "md": table.markdown(),
-            "csv": part.to_csv(index=False),
+            "csv": part.to_csv(index=False, float_format="%.6g"),
             "tex": table.latex(),
         }
         for suffix, text in files.items():

@@ -22,7 +22,7 @@ def test_dry_run_is_a_csv_of_the_plan(swa_train: SwaTrain, tmp_path: Path) -> No
         0.05 * (1 - 0.8 * (81 / 161 - 0.5) / 0.4)
     )
     assert float(rows[299]["learning_rate"]) == pytest.approx(0.01)
-    assert [row["epoch"] for row in rows if row["collects"] == "1"][0] == "161"
+    assert next(row["epoch"] for row in rows if row["collects"] == "1") == "161"
     recorded = {row["epoch"]: row["records_budget"] for row in rows if row["records_budget"]}
     assert recorded == {"200": "1", "250": "1.25", "300": "1.5"}
     assert "vgg16 (15,245,130 parameters) on cifar10, swa, seed 0: 300 epochs" in outcome.err

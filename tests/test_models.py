@@ -1,4 +1,4 @@
-"""The networks against PROTOCOL's table: counts, places of strides and shortcuts, initial weights."""
+"""The networks against the authors': counts, places of strides and shortcuts, first weights."""
 
 import math
 

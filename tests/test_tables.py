@@ -112,7 +112,7 @@ def test_one_variant_of_two_identities_stays_apart(made: Path) -> None:
     write_record(made, seed=7, error=1.0, identity="ffffffffffff")
     summary = tables.summarise(tables.cells_frame(read_cells([made])))
     sgd = summary[(summary["method"] == "sgd") & (summary["error_mean"] < 2)]
-    assert list(sgd["variant"]) == [" identity=ffffffffffff"]
+    assert list(sgd["variant"]) == ["identity=ffffffffffff"]
     assert list(sgd["n"]) == [1]
 
 
