@@ -10,7 +10,6 @@ from rich.progress import Progress as Bar
 
 from .config import TrainConfig
 
-
 LINE_EVERY_S = 60
 
 
