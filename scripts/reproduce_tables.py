@@ -57,8 +57,7 @@ def plan_grid(overrides: list[str]) -> list[Row]:
                 for seed in SEEDS:
                     for method in METHODS:
                         plan = _plan(dataset, model, seed, method, overrides)
-                        cells = [records.cell_path(cell) for cell in plan.cells.values()]
-                        if all(records.read_cell(path) for path in cells):
+                        if all(map(records.is_recorded, plan.cells)):
                             row.finished += 1
                         else:
                             row.missing.append(plan)

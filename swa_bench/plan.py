@@ -2,12 +2,12 @@
 
 import functools
 import hashlib
+import pkgutil
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from hydra.utils import get_method
 from omegaconf import DictConfig
 
 from . import config as configs
@@ -35,20 +35,24 @@ class Plan:
         config: resolved and checked, with precision and device decided.
         steps_per_epoch: optimiser steps, the smaller last batch included.
         schedule: (epoch, step, steps_per_epoch) -> learning rate.
-        cells: {epochs done: configuration of the cell that is recorded then}.
+        cells: the configurations of the cells that it records, shortest first.
         branches: numbers of epochs done after which another method of the seed leaves this walk.
     """
 
     config: TrainConfig
     steps_per_epoch: int
     schedule: Callable[[int, int, int], float]
-    cells: dict[int, TrainConfig]
+    cells: list[TrainConfig]
     branches: frozenset[int] = field(default_factory=frozenset)
 
     def rates(self, epoch: int) -> list[float]:
         """The learning rate of every step of an epoch (from 0)."""
         steps = self.steps_per_epoch
         return [self.schedule(epoch, step, steps) for step in range(steps)]
+
+    def cells_at(self, epochs: int) -> list[TrainConfig]:
+        """The cells that end after so many epochs."""
+        return [cell for cell in self.cells if cell.epochs == epochs]
 
     def collects(self, epoch: int) -> bool:
         """Whether the weights after this epoch (from 0) enter the average."""
@@ -75,7 +79,7 @@ def load_schedule(config: TrainConfig) -> Callable[[int, int, int], float]:
     values = dict(config.schedule)
     target = values.pop("_target_", None)
     try:
-        function = functools.partial(get_method(str(target)), **values)
+        function = functools.partial(pkgutil.resolve_name(str(target)), **values)
         rate = function(0, 0, 1)
     except Exception as error:  # whatever a user's own function raises is a fault of the setting
         raise ConfigError("schedule", target, f"cannot be used: {error}") from error
@@ -84,14 +88,14 @@ def load_schedule(config: TrainConfig) -> Callable[[int, int, int], float]:
     return function
 
 
-def find_cells(cfg: DictConfig, config: TrainConfig) -> dict[int, TrainConfig]:
-    """The budgets that this run records, by their number of epochs.
+def find_cells(cfg: DictConfig, config: TrainConfig) -> list[TrainConfig]:
+    """The cells that this run records, shortest first.
 
     A smaller budget is a cell of this run if the run of that budget alone would walk the same path,
     which its identity tells: so for SWA, whose schedule does not depend on the length, and not for
     SGD, whose schedule does.
     """
-    cells = {}
+    cells = []
     for budget in sorted({*config.record_budgets, config.budget}):
         if budget > config.budget:
             continue
@@ -101,7 +105,7 @@ def find_cells(cfg: DictConfig, config: TrainConfig) -> dict[int, TrainConfig]:
             continue
         cell.precision, cell.device = config.precision, config.device
         if configs.identity(cell) == configs.identity(config):
-            cells[cell.epochs] = cell
+            cells.append(cell)
     return cells
 
 

@@ -144,6 +144,11 @@ def read_cell(path: Path) -> Record | None:
     return record
 
 
+def is_recorded(cell: TrainConfig) -> bool:
+    """Whether a sound record of the cell is on disk."""
+    return read_cell(cell_path(cell)) is not None
+
+
 def read_cells(folders: Iterable[Path]) -> list[Record]:
     """All sound records below the folders, in the order of their paths; each knows its `path`."""
     found = []

@@ -38,8 +38,7 @@ def train(cfg: DictConfig) -> None:
         print_plan(plan, summary)
         return
     records.check_writable(Path(config.results_dir))
-    paths = [records.cell_path(cell) for cell in plan.cells.values()]
-    if not config.force and all(records.read_cell(path) for path in paths):
+    if not config.force and all(map(records.is_recorded, plan.cells)):
         log.info("Finished already (force=true trains it again): %s", records.run_folder(config))
         print_cells(plan)
         return
@@ -87,9 +86,8 @@ def print_plan(plan: Plan, summary: str) -> None:
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(["epoch", "learning_rate", "collects", "records_budget"])
     for epoch in range(config.epochs):
-        cell = plan.cells.get(epoch + 1)
-        budget = "" if cell is None else f"{cell.budget:g}"
-        writer.writerow([epoch + 1, plan.rates(epoch)[-1], int(plan.collects(epoch)), budget])
+        budgets = " ".join(f"{cell.budget:g}" for cell in plan.cells_at(epoch + 1))
+        writer.writerow([epoch + 1, plan.rates(epoch)[-1], int(plan.collects(epoch)), budgets])
     sys.stdout.flush()
     seconds = estimate.run_seconds(plan, estimate.seconds_per_image(config))
     print(f"{summary}, about {duration(seconds)} here from epoch 1", file=sys.stderr)
@@ -100,7 +98,7 @@ def print_cells(plan: Plan) -> None:
     from . import tables
 
     config = plan.config
-    for cell in plan.cells.values():
+    for cell in plan.cells:
         record = records.read_cell(records.cell_path(cell))
         assert record is not None
         print(
@@ -229,6 +227,10 @@ def explain(error: Exception) -> str:
         options = re.findall(r"^\t([\w.-]+)$", text.split("Config search path")[0], re.MULTILINE)
         choices = ", ".join(options) or "nothing is there"
         return f"{missing[1]}={missing[2]}: no such option; choose one of {choices}"
+    unknown = re.match(r"Could not override '(.+)'\.", text)
+    if unknown:
+        return f"{unknown[1]}: no such option; swa-train --cfg job shows all"
+    text = text.removeprefix("Error merging override ")
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if isinstance(error.__cause__, OmegaConfBaseException):
         lines[1:] = [str(error.__cause__).splitlines()[0]]

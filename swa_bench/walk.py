@@ -113,8 +113,7 @@ def run(
             done = state.epoch
             records.write_epochs(records.run_folder(config), state.rows)
             progress.epoch_done(state.rows[-1])
-            if done in plan.cells and (config.force or not is_recorded(plan.cells[done])):
-                _record(walk)
+            _record(walk)
             keep = done in plan.branches or done == config.epochs
             if keep or time.monotonic() - saved_at >= config.checkpoints.every_s:
                 path = _save(walk)
@@ -123,23 +122,17 @@ def run(
     _drop_passed(walk, keeping=())
 
 
-def is_recorded(cell: TrainConfig) -> bool:
-    """Whether a sound record of the cell is on disk."""
-    return records.read_cell(records.cell_path(cell)) is not None
-
-
 def _go_on(walk: Walk) -> None:
     """Start from the furthest checkpoint; write again what a kill may have kept from the disk."""
     config, state = walk.config, walk.state
-    missing = [epochs for epochs, cell in walk.plan.cells.items() if not is_recorded(cell)]
+    missing = [cell.epochs for cell in walk.plan.cells if not records.is_recorded(cell)]
     keys = walk.keys[: min(missing, default=config.epochs) + 1]
     path = checkpoints.load_newest(records.checkpoint_folder(config), config.seed, keys, state)
     if path is None:
         return
     log.info("Going on after epoch %d, from %s", state.epoch, path)
     records.write_epochs(records.run_folder(config), state.rows)
-    if state.epoch in missing:
-        _record(walk)
+    _record(walk)
 
 
 def _epoch(walk: Walk, train_model: nn.Module) -> None:
@@ -171,7 +164,7 @@ def _epoch(walk: Walk, train_model: nn.Module) -> None:
     row: dict[str, Any] = dict.fromkeys(records.EPOCH_COLUMNS)
     row |= {"epoch": state.epoch, "learning_rate": rates[-1], "n_averaged": state.n_averaged}
     row |= {"train_loss": score.loss, "train_error_pct": score.error_pct}
-    milestone = state.epoch in plan.cells or state.epoch == config.epochs
+    milestone = bool(plan.cells_at(state.epoch))
     if milestone or state.epoch % config.evaluation.every == 0:
         test = _test(walk, state.model)
         _check_finite(walk, "test loss", test.loss, epoch)
@@ -215,9 +208,17 @@ def _check_finite(walk: Walk, what: str, value: float, epoch: int) -> None:
 
 
 def _record(walk: Walk) -> None:
-    """Write the cell that ends with the state's epoch: of its last epoch, never of the best."""
+    """Write the cells that end with the state's epoch and are not recorded yet."""
+    for cell in walk.plan.cells_at(walk.state.epoch):
+        if walk.config.force or not records.is_recorded(cell):
+            path = _record_cell(walk, cell)
+            log.info("Recorded %s", path)
+
+
+def _record_cell(walk: Walk, cell: TrainConfig) -> Path:
+    """Write a cell's record: of its last epoch, never of the best."""
     state = walk.state
-    cell, row = walk.plan.cells[state.epoch], state.rows[-1]
+    row = state.rows[-1]
     weights = state.average if cell.method.average else state.model.state_dict()
     assert weights is not None
     prefix = "swa_" if cell.method.average else ""
@@ -232,8 +233,7 @@ def _record(walk: Walk) -> None:
         "weights_sha256": weights_sha256(weights),
     }
     images = len(walk.data.train_labels)
-    path = records.write_cell(cell, result, state.rows, images, walk.provenance)
-    log.info("Recorded %s", path)
+    return records.write_cell(cell, result, state.rows, images, walk.provenance)
 
 
 def weights_sha256(weights: dict[str, Tensor]) -> str:

@@ -38,7 +38,7 @@ def test_sgd_decays_over_the_run(model: str, dataset: str) -> None:
             expected = float(rate(epoch, epochs, Fraction(1, 100), Fraction(lr)))
             assert plan.rates(epoch) == pytest.approx([expected] * 391, rel=1e-12)
             assert not plan.collects(epoch)
-        assert {done: cell.budget for done, cell in plan.cells.items()} == {epochs: multiple}
+        assert [(cell.epochs, cell.budget) for cell in plan.cells] == [(epochs, multiple)]
 
 
 @pytest.mark.parametrize(("model", "dataset"), CASES)
@@ -50,9 +50,9 @@ def test_swa_decays_to_its_start_and_collects_from_there(model: str, dataset: st
         expected = float(rate(epoch, start, ratio, Fraction(lr)))
         assert plan.rates(epoch)[0] == pytest.approx(expected, rel=1e-12)
         assert plan.collects(epoch) == (epoch + 1 >= start)
-    cells = {cell.budget: done for done, cell in plan.cells.items()}
+    cells = {cell.budget: cell.epochs for cell in plan.cells}
     assert cells == {1: budget, 1.25: budget * 5 // 4, 1.5: budget * 3 // 2}
-    copies = [sum(map(plan.collects, range(done))) for done in plan.cells]
+    copies = [sum(map(plan.collects, range(done))) for done in cells.values()]
     assert copies == ([40, 90, 140] if budget == 200 else [25, 62, 100])
 
 
@@ -88,9 +88,14 @@ def test_constant() -> None:
     assert {rate for epoch in range(200) for rate in plan.rates(epoch)} == {0.3}
     # Its rate does not depend on the run's length, so the SGD run passes no other cell but its own:
     # method.decay_epochs still differs. What it records is its own budget.
-    assert list(plan.cells) == [200]
+    assert [cell.budget for cell in plan.cells] == [1]
 
 
 def test_fractions_of_an_epoch_are_dropped() -> None:
     assert plan_of("model=preresnet110", "budget=1.25").config.epochs == 187
     assert plan_of("budget=1.15", "method=sgd").config.epochs == 230  # not 229.99999999999997
+
+
+def test_two_budgets_that_end_with_one_epoch_are_two_cells() -> None:
+    plan = plan_of("model.budget_epochs=2", "model.swa_start=1", "budget=1.5")
+    assert [(cell.budget, cell.epochs) for cell in plan.cells] == [(1, 2), (1.25, 2), (1.5, 3)]
