@@ -3,6 +3,7 @@
 import argparse
 import logging
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -43,24 +44,23 @@ def learning_curves(records: list[Record]) -> Figure:
     rates.set_xlabel("epoch")
     for axes in (errors, rates):
         axes.grid(alpha=0.3)
-    figure.suptitle(_caption(records[0]), fontsize="medium")
+    figure.suptitle(_caption(records[0]), fontsize="small")
     return figure
 
 
 def _walks(records: list[Record]) -> dict[str, list[Path]]:
-    """Run folders by method and, for those whose schedule depends on it, budget."""
+    """Run folders by method and length, a line of the figure each."""
     longest: dict[tuple[str, str], float] = {}
     folders: dict[tuple[str, str], set[Path]] = {}
     for record in records:
         key = (record["method"], record["identity"])
         longest[key] = max(longest.get(key, 0.0), record["budget"])
         folders.setdefault(key, set()).add(record["path"].parent)
-    return {
-        f"{tables.LABELS.get(method, method)} to {longest[method, identity]:g} budgets": sorted(
-            runs
-        )
-        for (method, identity), runs in sorted(folders.items())
-    }
+    walks = {}
+    for key, runs in sorted(folders.items()):
+        budgets = f"{longest[key]:g} budget{'s' if longest[key] > 1 else ''}"
+        walks[f"{tables.LABELS.get(key[0], key[0])}, {budgets}"] = sorted(runs)
+    return walks
 
 
 def _draw(
@@ -90,7 +90,7 @@ def _caption(record: Record) -> str:
         lines.append("A demonstration: NOT comparable with the paper")
     lines.append(tables.variant_text(record["variant"]) or "the published recipe")
     lines.append(record["device"])
-    return "\n".join(lines)
+    return "\n".join(textwrap.fill(line, 100) for line in lines)
 
 
 def write_figures(records: list[Record], folder: Path) -> list[Path]:

@@ -111,7 +111,10 @@ def cells_frame(records: Iterable[Record]) -> pd.DataFrame:
 
 def variant_text(variant: dict[str, Any]) -> str:
     """How a recipe differs from the published one, as options of swa-train."""
-    return " ".join(f"{name}={value}" for name, value in sorted(variant.items()))
+    return " ".join(
+        f"{name}={str(value).lower() if isinstance(value, bool) else value}"
+        for name, value in sorted(variant.items())
+    )
 
 
 def summarise(frame: pd.DataFrame) -> pd.DataFrame:

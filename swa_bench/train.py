@@ -14,6 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -94,7 +95,7 @@ def print_plan(plan: Plan, summary: str) -> None:
 
 
 def print_cells(plan: Plan) -> None:
-    """The run's own cells, and the mean over the seeds done so far beside the published one."""
+    """The run's own cells; then, unless a sweep will end with it, the row of the table so far."""
     from . import tables
 
     config = plan.config
@@ -105,6 +106,8 @@ def print_cells(plan: Plan) -> None:
             f"{cell.method.name} {cell.budget:g} seed {cell.seed}: test error "
             f"{record['result']['test_error_pct']:.2f} %, loss {record['result']['test_loss']:.4f}"
         )
+    if HydraConfig.get().mode is RunMode.MULTIRUN:
+        return
     found = records.read_cells([Path(config.results_dir) / config.dataset.name / config.model.name])
     summary = tables.summarise(tables.cells_frame(found))
     print(tables.make_table(config.dataset.name, summary, [config.model.name]).text())

@@ -167,11 +167,17 @@ def test_learning_curves_show_means_of_seeds(tmp_path: Path) -> None:
     errors_axes, rates_axes = figure.axes
     lines = {line.get_label(): list(line.get_ydata()) for line in errors_axes.lines}
     assert lines == {
-        "SGD to 1 budgets, n=2": [52.0, 42.0],
-        "SWA to 1 budgets, last weights": [52.0, 42.0],
-        "SWA to 1 budgets, n=2": [30.0],
+        "SGD, 1 budget, n=2": [52.0, 42.0],
+        "SWA, 1 budget, last weights": [52.0, 42.0],
+        "SWA, 1 budget, n=2": [30.0],
     }
     assert len(rates_axes.lines) == 2
     assert "NOT comparable with the paper" in figure.get_suptitle()
     (path,) = figures.write_figures(read_cells([tmp_path]), tmp_path / "out")
     assert path.read_bytes()[:4] == b"\x89PNG"
+
+
+def test_the_readmes_table_is_made_from_the_shipped_records(tmp_path: Path) -> None:
+    root = Path(__file__).parent.parent
+    tables.main(["--records", str(root / "results" / "shipped"), "--out", str(tmp_path)])
+    assert (tmp_path / "cifar10_mini.md").read_text() in (root / "README.md").read_text()
