@@ -2,7 +2,10 @@
 
 import os
 import tempfile
+import time
 from pathlib import Path
+
+SUFFIX = ".part"
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -11,7 +14,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         OSError: it could not be written; what stood under the name before still does.
     """
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    descriptor, temporary = tempfile.mkstemp(SUFFIX, f".{path.name}.", path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
@@ -22,3 +25,10 @@ def write_atomically(path: Path, content: bytes) -> None:
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def remove_leftovers(folder: Path, older_than_s: float = 3600) -> None:
+    """Delete what writers that were killed left in a folder; a living one finishes long before."""
+    for path in folder.glob(f".*{SUFFIX}"):
+        if time.time() - path.stat().st_mtime > older_than_s:
+            path.unlink(missing_ok=True)

@@ -49,16 +49,17 @@ def train(cfg: DictConfig) -> None:
 
     log.info("%s", summary)
     arrays = sources.load_arrays(config.dataset)
+    fingerprint = arrays.fingerprint()
     provenance = {
         "variant": variant(cfg, config),
-        "data_sha256": arrays.fingerprint(),
+        "data_sha256": fingerprint,
         "device": device.device_name(target),
         "versions": device.versions() | records.code_version(),
     }
     walk.run(
         Plan(plan.config, plan.steps_per_epoch, plan.schedule, plan.cells, branches(cfg, plan)),
         to_device(arrays, config, target),
-        arrays.fingerprint(),
+        fingerprint,
         provenance,
         Progress(config, len(arrays.train_labels)),
     )

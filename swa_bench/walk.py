@@ -22,6 +22,7 @@ from .checkpoints import State
 from .config import TrainConfig
 from .data import DeviceData, stream_seed
 from .errors import ConfigError, SwaBenchError
+from .files import remove_leftovers
 from .methods import load_average, update_average
 from .models import build_model
 from .plan import Plan, state_keys
@@ -101,6 +102,8 @@ def run(
     model = fresh_model(config, data.train_images.device)
     state = State(model, fresh_optimizer(config, model))
     walk = Walk(plan, data, state_keys(plan, fingerprint), state, provenance, progress)
+    for folder in (records.run_folder(config), records.checkpoint_folder(config)):
+        remove_leftovers(folder)
     if not config.force:
         _go_on(walk)
     train_model = torch.compile(model) if config.compile else model
@@ -131,6 +134,7 @@ def _go_on(walk: Walk) -> None:
     if path is None:
         return
     log.info("Going on after epoch %d, from %s", state.epoch, path)
+    _evaluate(walk)  # a run with other settings of evaluation may have left the state
     records.write_epochs(records.run_folder(config), state.rows)
     _record(walk)
 
@@ -156,25 +160,32 @@ def _epoch(walk: Walk, train_model: nn.Module) -> None:
         walk.progress.images_done,
     )
     train_seconds = time.perf_counter() - started
-    _check_finite(walk, "training loss", score.loss, epoch)
+    state.epoch += 1
+    _check_finite(walk, "training loss", score.loss)
     if plan.collects(epoch):
         state.average = update_average(state.average, state.n_averaged, state.model)
         state.n_averaged += 1
-    state.epoch += 1
     row: dict[str, Any] = dict.fromkeys(records.EPOCH_COLUMNS)
     row |= {"epoch": state.epoch, "learning_rate": rates[-1], "n_averaged": state.n_averaged}
     row |= {"train_loss": score.loss, "train_error_pct": score.error_pct}
-    milestone = bool(plan.cells_at(state.epoch))
-    if milestone or state.epoch % config.evaluation.every == 0:
-        test = _test(walk, state.model)
-        _check_finite(walk, "test loss", test.loss, epoch)
-        row |= {"test_loss": test.loss, "test_error_pct": test.error_pct}
-    if state.n_averaged and (milestone or state.epoch % config.evaluation.average_every == 0):
-        test = _test(walk, averaged_model(walk))
-        _check_finite(walk, "test loss of the average", test.loss, epoch)
-        row |= {"swa_test_loss": test.loss, "swa_test_error_pct": test.error_pct}
-    row |= {"seconds": time.perf_counter() - started, "train_seconds": train_seconds}
     state.rows.append(row)
+    _evaluate(walk)
+    row |= {"seconds": time.perf_counter() - started, "train_seconds": train_seconds}
+
+
+def _evaluate(walk: Walk) -> None:
+    """Test the weights and their average where the last epoch's row asks for it and lacks it."""
+    state, evaluation = walk.state, walk.config.evaluation
+    row, cells = state.rows[-1], walk.plan.cells_at(state.epoch)
+    if row["test_loss"] is None and (cells or state.epoch % evaluation.every == 0):
+        test = _test(walk, state.model)
+        _check_finite(walk, "test loss", test.loss)
+        row |= {"test_loss": test.loss, "test_error_pct": test.error_pct}
+    due = cells or state.epoch % evaluation.average_every == 0
+    if row["swa_test_loss"] is None and state.n_averaged and due:
+        test = _test(walk, averaged_model(walk))
+        _check_finite(walk, "test loss of the average", test.loss)
+        row |= {"swa_test_loss": test.loss, "swa_test_error_pct": test.error_pct}
 
 
 def averaged_model(walk: Walk) -> nn.Module:
@@ -197,11 +208,11 @@ def _test(walk: Walk, model: nn.Module) -> engine.Score:
     return engine.evaluate(model, batches, device.autocast(walk.config))
 
 
-def _check_finite(walk: Walk, what: str, value: float, epoch: int) -> None:
+def _check_finite(walk: Walk, what: str, value: float) -> None:
     if math.isfinite(value):
         return
     raise SwaBenchError(
-        f"The {what} of epoch {epoch + 1} is {value} ({walk.config.model.name}, seed "
+        f"The {what} of epoch {walk.state.epoch} is {value} ({walk.config.model.name}, seed "
         f"{walk.config.seed}, model.learning_rate={walk.config.model.learning_rate}): stopped. The "
         f"last good checkpoint stays in {records.checkpoint_folder(walk.config)}."
     )

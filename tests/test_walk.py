@@ -1,5 +1,7 @@
 """Runs from their first to their last epoch: killed, shared, extended, damaged, diverging."""
 
+import hashlib
+import io
 import json
 import os
 import signal
@@ -198,6 +200,39 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
     assert cells(tmp_path / "results") == cells(undisturbed)
 
 
+def test_a_state_left_by_a_run_that_tested_less_is_tested(
+    tmp_path: Path, swa_train: SwaTrain, undisturbed: Path
+) -> None:
+    """A state of epoch 5 without test figures, from which the cell of 1.25 budgets is recorded."""
+    seldom = ["evaluation.every=99", "evaluation.average_every=99", "record_budgets=[1]"]
+    assert swa_train(*TINY, "budget=1.25", *seldom).code == 0
+    (record,) = (tmp_path / "results").rglob("cell-1.25.json")
+    (path,) = (tmp_path / "results").rglob("checkpoints/seed0-epoch0005-*.pt")
+    stored = torch.load(path, weights_only=True)
+    stored["rows"][-1] |= dict.fromkeys(("test_loss", "swa_test_loss"))
+    buffer = io.BytesIO()
+    torch.save(stored, buffer)
+    sha256 = hashlib.sha256(buffer.getvalue()).hexdigest()[:16]
+    path.with_name(f"{path.stem.rsplit('-', 1)[0]}-{sha256}.pt").write_bytes(buffer.getvalue())
+    path.unlink()
+    record.unlink()
+    assert swa_train(*SWA).code == 0
+    results = {name: content["result"] for name, content in cells(tmp_path / "results").items()}
+    assert results == {name: content["result"] for name, content in cells(undisturbed).items()}
+
+
+def test_leftovers_of_killed_writers_go(tmp_path: Path, swa_train: SwaTrain) -> None:
+    assert swa_train(*TINY, "method=sgd").code == 0
+    (folder,) = (tmp_path / "results").rglob("checkpoints")
+    old, new = (folder / f".seed0-epoch0003-x.pt.{name}.part" for name in ("old", "new"))
+    for path in (old, new):
+        path.touch()
+    os.utime(old, (0, 0))
+    assert swa_train(*TINY, "method=swa").code == 0
+    assert not old.exists()
+    assert new.exists()
+
+
 def test_a_foreign_checkpoint_cannot_run_code(tmp_path: Path) -> None:
     class Payload:
         def __reduce__(self) -> tuple[Any, ...]:
@@ -208,7 +243,7 @@ def test_a_foreign_checkpoint_cannot_run_code(tmp_path: Path) -> None:
     good = checkpoints.save(tmp_path, 0, "k" * 16, state)
     torch.save({"epoch": Payload()}, tmp_path / "evil.pt")
     content = (tmp_path / "evil.pt").read_bytes()
-    sha256 = checkpoints.hashlib.sha256(content).hexdigest()[:16]
+    sha256 = hashlib.sha256(content).hexdigest()[:16]
     (tmp_path / f"seed0-epoch0001-{'m' * 16}-{sha256}.pt").write_bytes(content)
     assert checkpoints.load_newest(tmp_path, 0, ["k" * 16, "m" * 16], state) is None
     assert not (tmp_path / "ran").exists()
