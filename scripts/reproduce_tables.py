@@ -11,13 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import hydra
+import torch
 from hydra.errors import HydraException
 from tabulate import tabulate
 
 from swa_bench import config as configs
-from swa_bench import device, estimate, records, sources
+from swa_bench import device, estimate, sources
 from swa_bench.config import DatasetConfig, Device
-from swa_bench.errors import SwaBenchError
+from swa_bench.errors import ConfigError, SwaBenchError
 from swa_bench.plan import Plan, make_plan, state_keys
 from swa_bench.progress import duration
 from swa_bench.tables import PAPER_DATASETS, PAPER_MODELS
@@ -57,10 +58,10 @@ def plan_grid(overrides: list[str]) -> list[Row]:
                 for seed in SEEDS:
                     for method in METHODS:
                         plan = _plan(dataset, model, seed, method, overrides)
-                        if all(map(records.is_recorded, plan.cells)):
-                            row.finished += 1
-                        else:
+                        if plan.missing():
                             row.missing.append(plan)
+                        else:
+                            row.finished += 1
                 rows.append(row)
     return rows
 
@@ -96,13 +97,10 @@ def show(rows: list[Row]) -> None:
     print(f"{missing} runs to train, about {duration(total)} on this device.")
 
 
-def available(dataset: str, root: str) -> bool:
+def available(dataset: DatasetConfig) -> bool:
     """Whether a data set can be had, which fetches it; says why not."""
-    with hydra.initialize_config_module("swa_bench.conf", version_base="1.3"):
-        cfg = hydra.compose("train", [f"dataset={dataset}", f"dataset.root={root}"])
-    settings: DatasetConfig = configs.to_config(cfg).dataset
     try:
-        sources.load_arrays(settings)
+        sources.load_arrays(dataset)
     except SwaBenchError as error:
         print(f"Left out: {error}")
         return False
@@ -111,9 +109,14 @@ def available(dataset: str, root: str) -> bool:
 
 def main(overrides: list[str]) -> int:
     """Plan, print, train, make the tables; the exit code is swa-train's."""
+    for override in overrides:
+        name, _, value = override.partition("=")
+        if name in ("dataset", "model", "seed", "method", "budget"):
+            raise ConfigError(name, value, "the grid sets it; use swa-train -m instead")
     configs.register()
     rows = plan_grid(overrides)
     show(rows)
+    torch.cuda.empty_cache()  # swa-train is to have the memory
     missing = [row for row in rows if row.missing]
     if not missing:
         return _call("swa-tables")
@@ -124,8 +127,8 @@ def main(overrides: list[str]) -> int:
             "this CPU all the same; make quickstart shows the project at work in minutes."
         )
         return 1
-    names = dict.fromkeys(row.dataset for row in missing)
-    datasets = [name for name in names if available(name, config.dataset.root)]
+    settings = {row.dataset: row.missing[0].config.dataset for row in missing}
+    datasets = [name for name, dataset in settings.items() if available(dataset)]
     if not datasets:
         return 1
     sweep = ["+experiment=paper_tables", f"dataset={','.join(datasets)}"]

@@ -34,6 +34,7 @@ class State:
         average: the running average of the collected weights, None before the first copy.
         n_averaged: how many copies it holds.
         rows: one dict of numbers an epoch (records.EPOCH_COLUMNS and train_seconds).
+        origins: where the epochs were computed: from which on, device, versions.
     """
 
     model: nn.Module
@@ -42,6 +43,7 @@ class State:
     average: Average | None = None
     n_averaged: int = 0
     rows: list[dict[str, Any]] = field(default_factory=list)
+    origins: list[dict[str, Any]] = field(default_factory=list)
 
 
 def save(folder: Path, seed: int, key: str, state: State) -> Path:
@@ -59,6 +61,7 @@ def save(folder: Path, seed: int, key: str, state: State) -> Path:
             "average": state.average,
             "n_averaged": state.n_averaged,
             "rows": state.rows,
+            "origins": state.origins,
         },
         buffer,
     )
@@ -96,24 +99,25 @@ def load_newest(folder: Path, seed: int, keys: list[str], state: State) -> Path 
     """
     candidates = find_all(folder, seed, dict(enumerate(keys[1:], start=1)))
     for path in sorted(candidates, reverse=True):  # by epoch, which the name holds
-        try:
-            _load(path, state)
-        except (OSError, ValueError, KeyError, RuntimeError, EOFError, pickle.PickleError) as error:
-            log.warning("Checkpoint %s is damaged (%s): using the one before it.", path, error)
-            continue
-        return path
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest()[:16] == path.stem.rsplit("-", 1)[1]:
+            _load(path, content, state)
+            return path
+        reason = "its SHA-256 is not that in its name"
+        log.warning("Checkpoint %s is damaged (%s): using the one before it.", path, reason)
     return None
 
 
-def _load(path: Path, state: State) -> None:
-    content = path.read_bytes()
-    if hashlib.sha256(content).hexdigest()[:16] != path.stem.rsplit("-", 1)[1]:
-        raise ValueError("its content does not match the SHA-256 in its name")
+def _load(path: Path, content: bytes, state: State) -> None:
     device = next(state.model.parameters()).device
-    stored = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
-    state.model.load_state_dict(stored["model"])
-    state.optimizer.load_state_dict(stored["optimizer"])
-    state.epoch = stored["epoch"]
-    state.average = stored["average"]
-    state.n_averaged = stored["n_averaged"]
-    state.rows = stored["rows"]
+    try:
+        stored = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+        state.model.load_state_dict(stored["model"])
+        state.optimizer.load_state_dict(stored["optimizer"])
+        for name in ("epoch", "average", "n_averaged", "rows", "origins"):
+            setattr(state, name, stored[name])
+    except (ValueError, KeyError, RuntimeError, EOFError, pickle.PickleError) as error:
+        reason = str(error).splitlines()[0]
+        raise SwaBenchError(
+            f"Checkpoint {path} is whole but not of this version of the code ({reason}): delete it."
+        ) from error

@@ -157,11 +157,16 @@ def whole_epochs(budget: float, budget_epochs: int) -> int:
     return int(Decimal(str(budget)) * budget_epochs)
 
 
+def ratio(part: float, whole: float) -> float:
+    """Part over whole, nan where that is not defined, so that the check of `whole` can say so."""
+    return part / whole if whole else math.nan
+
+
 def register() -> None:
     """Make the schema and the resolvers of conf/*.yaml known to Hydra."""
     ConfigStore.instance().store(name="schema", node=TrainConfig)
     OmegaConf.register_new_resolver("whole_epochs", whole_epochs, replace=True)
-    OmegaConf.register_new_resolver("ratio", lambda part, whole: part / whole, replace=True)
+    OmegaConf.register_new_resolver("ratio", ratio, replace=True)
 
 
 def to_config(cfg: DictConfig) -> TrainConfig:
@@ -170,7 +175,7 @@ def to_config(cfg: DictConfig) -> TrainConfig:
         config = OmegaConf.to_object(cfg)
     except OmegaConfBaseException as error:
         message = (error.msg or str(error)).splitlines()[0]
-        raise ConfigError(error.full_key or "config", "?", message) from error
+        raise ConfigError(error.full_key or "config", "(unresolved)", message) from error
     assert isinstance(config, TrainConfig)
     check(config)
     return config
@@ -198,15 +203,18 @@ def check(config: TrainConfig) -> None:
     epochs = whole_epochs(config.budget, model.budget_epochs)
     of = f"{model.budget_epochs} epochs"
     _require("budget", config.budget, epochs >= 1, f"less than one epoch of a budget of {of}")
+    _require("budget", config.budget, epochs < 10_000, f"10,000 epochs or more, at {of} a budget")
     _require(
         "epochs", config.epochs, config.epochs == epochs, "follows from budget: change that instead"
     )
     _require("seed", config.seed, config.seed >= 0, "must be 0 or more")
     for name, rate in (
         ("model.learning_rate", model.learning_rate),
+        ("method.swa_learning_rate", method.swa_learning_rate),
         ("method.final_ratio", method.final_ratio),
     ):
-        _require(name, rate, math.isfinite(rate) and rate > 0, "must be a positive number")
+        good = rate is None or (math.isfinite(rate) and rate > 0)
+        _require(name, rate, good, "must be a positive number")
     _require("optimizer.momentum", optimizer.momentum, 0 <= optimizer.momentum < 1, "not in [0, 1)")
     _require(
         "optimizer.weight_decay",

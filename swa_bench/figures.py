@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from . import tables
 from .errors import SwaBenchError
-from .records import Record
+from .records import EPOCH_COLUMNS, Record
 
 # Okabe and Ito's colours, told apart by the colour-blind; line styles tell them apart in grey.
 STYLES = (("#0072B2", "-"), ("#D55E00", "--"), ("#009E73", "-."), ("#CC79A7", ":"))
@@ -28,7 +28,7 @@ def learning_curves(records: list[Record]) -> Figure:
     figure = Figure(figsize=(8, 6), layout="constrained")
     errors, rates = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     for (label, runs), (color, line) in zip(_walks(records).items(), STYLES * 9, strict=False):
-        frames = [pd.read_csv(run / "epochs.csv") for run in runs]
+        frames = [_read_epochs(run / "epochs.csv") for run in runs]
         averages = frames[0]["swa_test_error_pct"].notna().any()
         kind = "swa_test_error_pct" if averages else "test_error_pct"
         if averages:
@@ -44,7 +44,7 @@ def learning_curves(records: list[Record]) -> Figure:
     rates.set_xlabel("epoch")
     for axes in (errors, rates):
         axes.grid(alpha=0.3)
-    figure.suptitle(_caption(records[0]), fontsize="small")
+    figure.suptitle(_caption(records), fontsize="small")
     return figure
 
 
@@ -59,8 +59,19 @@ def _walks(records: list[Record]) -> dict[str, list[Path]]:
     walks = {}
     for key, runs in sorted(folders.items()):
         budgets = f"{longest[key]:g} budget{'s' if longest[key] > 1 else ''}"
-        walks[f"{tables.LABELS.get(key[0], key[0])}, {budgets}"] = sorted(runs)
+        label = f"{tables.LABELS.get(key[0], key[0])}, {budgets}"
+        walks[f"{label}, {key[1]}" if label in walks else label] = sorted(runs)
     return walks
+
+
+def _read_epochs(path: Path) -> pd.DataFrame:
+    try:
+        frame = pd.read_csv(path)
+        if list(frame) != EPOCH_COLUMNS:
+            raise ValueError("its columns are not those of epochs.csv")
+    except ValueError as error:  # pandas' own errors too
+        raise SwaBenchError(f"{path} is damaged: {error}. Delete it or train again.") from error
+    return frame
 
 
 def _draw(
@@ -83,13 +94,14 @@ def _draw(
         )
 
 
-def _caption(record: Record) -> str:
+def _caption(records: list[Record]) -> str:
+    record = records[0]
     model, dataset = (tables.LABELS.get(record[key], record[key]) for key in ("model", "dataset"))
     lines = [f"{model} on {dataset}: mean over seeds, band ± 1 sample standard deviation"]
     if record["dataset"] not in tables.PAPER_DATASETS:
         lines.append("A demonstration: NOT comparable with the paper")
     lines.append(tables.variant_text(record["variant"]) or "the published recipe")
-    lines.append(record["device"])
+    lines.append("; ".join(sorted({record["device"] for record in records})))
     return "\n".join(textwrap.fill(line, 100) for line in lines)
 
 

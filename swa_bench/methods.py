@@ -29,4 +29,5 @@ def update_average(average: Average | None, n_averaged: int, model: nn.Module) -
 
 def load_average(model: nn.Module, average: Average) -> None:
     """Set the model's parameters to the average; its buffers keep their values."""
-    model.load_state_dict(average, strict=False)
+    for name, parameter in model.named_parameters():
+        parameter.data.copy_(average[name])

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import math
 import pkgutil
 import struct
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from omegaconf import DictConfig
 from . import config as configs
 from .config import MethodConfig, TrainConfig
 from .errors import ConfigError
+from .records import is_recorded
 
 # Raised when a change of the code changes what a configuration computes.
 ENGINE_FORMAT = 1
@@ -54,6 +56,24 @@ class Plan:
         """The cells that end after so many epochs."""
         return [cell for cell in self.cells if cell.epochs == epochs]
 
+    def missing(self) -> list[TrainConfig]:
+        """The cells that have no record on disk yet."""
+        return [cell for cell in self.cells if not is_recorded(cell, self.path_sha256(cell.epochs))]
+
+    def path_sha256(self, epochs: int) -> str:
+        """Digest of all rates and copies up to a number of epochs.
+
+        A user's own schedule is code, which the configuration cannot identify; its rates do.
+        """
+        running = hashlib.sha256()
+        for epoch in range(epochs):
+            running.update(self._epoch_bytes(epoch))
+        return running.hexdigest()
+
+    def _epoch_bytes(self, epoch: int) -> bytes:
+        rates = self.rates(epoch)
+        return struct.pack(f"<{len(rates)}d?", *rates, self.collects(epoch))
+
     def collects(self, epoch: int) -> bool:
         """Whether the weights after this epoch (from 0) enter the average."""
         return collects(self.config.method, epoch)
@@ -71,20 +91,23 @@ def make_plan(cfg: DictConfig, config: TrainConfig) -> Plan:
 
 
 def load_schedule(config: TrainConfig) -> Callable[[int, int, int], float]:
-    """Bind the schedule function that YAML names to its values, and try it once.
+    """Bind the schedule function that YAML names to its values, and try it in every epoch.
 
     Raises:
-        ConfigError: no such function, or it does not take these values.
+        ConfigError: no such function, it does not take these values, or a rate is not a number.
     """
     values = dict(config.schedule)
     target = values.pop("_target_", None)
     try:
         function = functools.partial(pkgutil.resolve_name(str(target)), **values)
-        rate = function(0, 0, 1)
+        rates = [function(epoch, 0, 1) for epoch in range(config.epochs)]
     except Exception as error:  # whatever a user's own function raises is a fault of the setting
-        raise ConfigError("schedule", target, f"cannot be used: {error}") from error
-    if not isinstance(rate, float):
-        raise ConfigError("schedule", target, f"gave {rate!r} for the first step, not a float")
+        null = [name for name, value in values.items() if value is None]
+        reason = f"{', '.join(null)} is null with method={config.method.name}" if null else error
+        raise ConfigError("schedule", target, f"cannot be used: {reason}") from error
+    for epoch, rate in enumerate(rates, start=1):
+        if not isinstance(rate, int | float) or not 0 <= rate < math.inf:
+            raise ConfigError("schedule", target, f"gave the rate {rate!r} in epoch {epoch}")
     return function
 
 
@@ -138,7 +161,6 @@ def state_keys(plan: Plan, fingerprint: str) -> list[str]:
     running = hashlib.sha256(configs.digest(shaping).encode())
     keys = [running.hexdigest()[:16]]
     for epoch in range(plan.config.epochs):
-        rates = plan.rates(epoch)
-        running.update(struct.pack(f"<{len(rates)}d?", *rates, plan.collects(epoch)))
+        running.update(plan._epoch_bytes(epoch))
         keys.append(running.hexdigest()[:16])
     return keys

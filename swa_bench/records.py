@@ -3,12 +3,14 @@
 Every path in the results folder is named here. Nothing here imports torch.
 """
 
+import contextlib
 import csv
 import importlib.metadata
 import io
 import json
 import logging
 import subprocess
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,9 @@ EPOCH_COLUMNS = [
     "n_averaged",
     "seconds",
 ]
+
+# What tables and figures read of a record, beside its result.
+NEEDED = "dataset model method budget seed identity path_sha256 variant device".split()
 
 Record = dict[str, Any]
 
@@ -61,10 +66,8 @@ def check_writable(folder: Path) -> None:
     parent = folder
     while not parent.exists() and parent != parent.parent:
         parent = parent.parent
-    probe = parent / ".swa-bench-write-test"
     try:
-        probe.touch()
-        probe.unlink()
+        tempfile.TemporaryFile(dir=parent).close()
     except OSError as error:
         reason = error.strerror
         raise SwaBenchError(
@@ -73,16 +76,26 @@ def check_writable(folder: Path) -> None:
 
 
 def write_epochs(folder: Path, rows: list[dict[str, Any]]) -> None:
-    """Write epochs.csv: a row an epoch, empty where nothing was measured."""
+    """Write epochs.csv: a row an epoch, empty where nothing was measured.
+
+    Rows of later epochs that the file holds already stay: a shorter run of the same walk, or one
+    that trains it again, takes nothing away from a longer one.
+    """
+    path = folder / "epochs.csv"
+    later: list[dict[str, Any]] = []
+    if path.exists():
+        with contextlib.suppress(ValueError, KeyError, TypeError), path.open(newline="") as file:
+            later = [row for row in csv.DictReader(file) if int(row["epoch"]) > len(rows)]
     text = io.StringIO()
     writer = csv.DictWriter(text, EPOCH_COLUMNS, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
-    _write(folder / "epochs.csv", text.getvalue())
+    writer.writerows([*rows, *later])
+    _write(path, text.getvalue())
 
 
 def write_cell(
     config: TrainConfig,
+    path_sha256: str,
     result: dict[str, Any],
     rows: list[dict[str, Any]],
     train_images: int,
@@ -92,6 +105,7 @@ def write_cell(
 
     Args:
         config: the cell's own configuration, resolved for its budget.
+        path_sha256: of the cell's rates and copies: plan.path_sha256.
         result: errors and losses of the last epoch, and what identifies the weights.
         rows: the walk's epochs up to the cell's last.
         train_images: size of the training set.
@@ -107,6 +121,7 @@ def write_cell(
         "epochs": config.epochs,
         "seed": config.seed,
         "identity": identity(config),
+        "path_sha256": path_sha256,
         "result": result,
         **provenance,
         "timing": {
@@ -137,6 +152,8 @@ def read_cell(path: Path) -> Record | None:
         if record["format"] != RECORD_FORMAT:
             raise ValueError(f"its format is {record['format']}, not {RECORD_FORMAT}")
         float(record["result"]["test_error_pct"])
+        for name in NEEDED:
+            record[name]
     except (OSError, ValueError, KeyError, TypeError) as error:
         log.warning("Record %s is damaged (%s): left out.", path, error)
         return None
@@ -144,9 +161,10 @@ def read_cell(path: Path) -> Record | None:
     return record
 
 
-def is_recorded(cell: TrainConfig) -> bool:
-    """Whether a sound record of the cell is on disk."""
-    return read_cell(cell_path(cell)) is not None
+def is_recorded(cell: TrainConfig, path_sha256: str) -> bool:
+    """Whether a sound record of the cell is on disk, with the rates and copies of this plan."""
+    record = read_cell(cell_path(cell))
+    return record is not None and record["path_sha256"] == path_sha256
 
 
 def read_cells(folders: Iterable[Path]) -> list[Record]:

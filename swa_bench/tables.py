@@ -98,7 +98,7 @@ def cells_frame(records: Iterable[Record]) -> pd.DataFrame:
             "variant": variant_text(record["variant"]),
             "method": record["method"],
             "budget": float(record["budget"]),
-            "identity": record["identity"],
+            "identity": f"{record['identity']}/{record['path_sha256'][:6]}",
             "seed": record["seed"],
             "error": float(record["result"]["test_error_pct"]),
         }

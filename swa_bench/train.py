@@ -1,6 +1,7 @@
 """swa-train: compose, check, plan, walk, record, and show the cells beside the published ones."""
 
 import csv
+import dataclasses
 import logging
 import os
 import re
@@ -39,7 +40,7 @@ def train(cfg: DictConfig) -> None:
         print_plan(plan, summary)
         return
     records.check_writable(Path(config.results_dir))
-    if not config.force and all(map(records.is_recorded, plan.cells)):
+    if not config.force and not plan.missing():
         log.info("Finished already (force=true trains it again): %s", records.run_folder(config))
         print_cells(plan)
         return
@@ -47,8 +48,8 @@ def train(cfg: DictConfig) -> None:
     from .data import to_device
     from .progress import Progress
 
-    log.info("%s", summary)
     arrays = sources.load_arrays(config.dataset)
+    log.info("%s", summary)
     fingerprint = arrays.fingerprint()
     provenance = {
         "variant": variant(cfg, config),
@@ -57,7 +58,7 @@ def train(cfg: DictConfig) -> None:
         "versions": device.versions() | records.code_version(),
     }
     walk.run(
-        Plan(plan.config, plan.steps_per_epoch, plan.schedule, plan.cells, branches(cfg, plan)),
+        dataclasses.replace(plan, branches=branches(cfg, plan)),
         to_device(arrays, config, target),
         fingerprint,
         provenance,
@@ -115,12 +116,25 @@ def print_cells(plan: Plan) -> None:
 
 
 def variant(cfg: DictConfig, config: TrainConfig) -> dict[str, Any]:
-    """How a run's recipe differs from the published one, as {option: value}; {} if it does not."""
-    choices = HydraConfig.get().runtime.choices
-    published = compose([f"{name}={choices[name]}" for name in ("model", "dataset", "method")])
-    mine, reference = _raw(cfg), _raw(published)
-    mine["precision"] = config.precision.value
-    return configs.differences(configs.shaping(mine), configs.shaping(reference))
+    """How a run's recipe differs from the published one, as {option: value}; {} if it does not.
+
+    The published recipe is the shipped one of that name, also where a user has an own file for it;
+    a method of the user's own is held against SWA if it averages and against SGD if not.
+    """
+    method = config.method.name
+    if method not in ("sgd", "swa", "swa_cyclic"):
+        method = "swa" if config.method.average else "sgd"
+    names = [f"model={config.model.name}", f"dataset={config.dataset.name}", f"method={method}"]
+    raw = configs.shaping(_raw(cfg)) | {"precision": config.precision.value}
+    found = configs.differences(raw, configs.shaping(_raw(compose(names))))
+    resolved = configs.plain(config)
+    return {name: _lookup(resolved, name) for name in found}
+
+
+def _lookup(values: Any, name: str) -> Any:
+    for part in name.split("."):
+        values = values[part]
+    return values
 
 
 def branches(cfg: DictConfig, plan: Plan) -> frozenset[int]:
@@ -128,11 +142,12 @@ def branches(cfg: DictConfig, plan: Plan) -> frozenset[int]:
 
     A checkpoint is kept there, so that they start from it, whichever is trained first.
     """
-    own = compose([f"method={HydraConfig.get().runtime.choices['method']}"])
-    keeps_schedule = _raw(cfg.schedule) != _raw(own.schedule)
+    shipped = {method: compose([f"method={method}"]) for method in ("sgd", "swa", "swa_cyclic")}
+    own = shipped.get(plan.config.method.name)
+    keeps_schedule = own is None or _raw(cfg.schedule) != _raw(own.schedule)
     found = set()
     for method in ("sgd", "swa"):
-        default = compose([f"method={method}"])
+        default = shipped[method]
         for budget in {1.0, plan.config.budget}:
             other = cfg.copy()
             other.method, other.budget = default.method, budget
@@ -148,11 +163,15 @@ def branches(cfg: DictConfig, plan: Plan) -> frozenset[int]:
 
 
 def compose(overrides: list[str]) -> DictConfig:
-    """Compose another configuration beside the running one."""
-    if GlobalHydra.instance().is_initialized():
-        return hydra.compose("train", overrides)
-    with hydra.initialize_config_module("swa_bench.conf", version_base="1.3"):
-        return hydra.compose("train", overrides)
+    """Compose another configuration beside the running one, from the shipped files alone."""
+    running = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with hydra.initialize_config_module("swa_bench.conf", version_base="1.3"):
+            return hydra.compose("train", overrides)
+    finally:
+        if running is not None:
+            GlobalHydra.instance().initialize(running)
 
 
 def _raw(cfg: DictConfig) -> dict[str, Any]:
@@ -202,25 +221,52 @@ class SweepReport(Callback):
 _sweeps: list[SweepReport] = []
 
 
+_failed: list[SwaBenchError] = []
+
+
+def job(cfg: DictConfig) -> None:
+    """One job of Hydra; in a sweep Hydra must see it fail, a run alone is told of by main."""
+    try:
+        train(cfg)
+    except SwaBenchError as error:
+        if HydraConfig.get().mode is RunMode.MULTIRUN:
+            raise
+        _failed.append(error)
+
+
 def main() -> None:
     """The command swa-train."""
     configs.register()
-    wants_traceback = os.environ.setdefault("HYDRA_FULL_ERROR", "") == "1"
+    sys.path.append(str(Path.cwd()))  # where a user's own schedule may be
+    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would print in its own words
+    start = hydra.main(config_path="pkg://swa_bench.conf", config_name="train", version_base="1.3")
     try:
-        hydra.main(config_path="pkg://swa_bench.conf", config_name="train", version_base="1.3")(
-            train
-        )()
+        start(job)()
+        if _failed:
+            raise _failed.pop()
     except (SwaBenchError, HydraException, OmegaConfBaseException) as error:
         if wants_traceback:
             raise
-        if _sweeps and _sweeps[0].failures:  # said already, job by job
-            _sweeps[0].report()
-        else:
+        if not _report_failed_sweep():
             print(f"swa-train: {explain(error)}", file=sys.stderr)
         sys.exit(error.exit_code if isinstance(error, SwaBenchError) else 2)
     except KeyboardInterrupt:
         sys.exit("swa-train: interrupted; start it again to go on from the last checkpoint")
+    except BrokenPipeError:  # a reader such as head has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception:
+        _report_failed_sweep()
+        raise
+
+
+def _report_failed_sweep() -> bool:
+    """Print the table of a sweep in which a job failed, and say whether there was one."""
+    if _sweeps and _sweeps[0].failures:
+        _sweeps[0].report()
+        return True
+    return False
 
 
 def explain(error: Exception) -> str:
@@ -231,6 +277,9 @@ def explain(error: Exception) -> str:
         options = re.findall(r"^\t([\w.-]+)$", text.split("Config search path")[0], re.MULTILINE)
         choices = ", ".join(options) or "nothing is there"
         return f"{missing[1]}={missing[2]}: no such option; choose one of {choices}"
+    several = re.match(r"Ambiguous value for argument '(.+)'", text)
+    if several:
+        return f"{several[1]}: several values make a sweep: add -m"
     unknown = re.match(r"Could not override '(.+)'\.", text)
     if unknown:
         return f"{unknown[1]}: no such option; swa-train --cfg job shows all"

@@ -104,20 +104,23 @@ def run(
     walk = Walk(plan, data, state_keys(plan, fingerprint), state, provenance, progress)
     for folder in (records.run_folder(config), records.checkpoint_folder(config)):
         remove_leftovers(folder)
+    end = config.epochs
     if not config.force:
-        _go_on(walk)
+        missing = [cell.epochs for cell in plan.missing()]
+        end = max(missing, default=0)
+        _go_on(walk, min(missing, default=0))
     train_model = torch.compile(model) if config.compile else model
     assert isinstance(train_model, nn.Module)
     saved_at = time.monotonic()
     previous: Path | None = None
     with progress:
-        while state.epoch < config.epochs:
+        while state.epoch < end:
             _epoch(walk, train_model)
             done = state.epoch
             records.write_epochs(records.run_folder(config), state.rows)
             progress.epoch_done(state.rows[-1])
             _record(walk)
-            keep = done in plan.branches or done == config.epochs
+            keep = done in plan.branches or done == end
             if keep or time.monotonic() - saved_at >= config.checkpoints.every_s:
                 path = _save(walk)
                 _drop_passed(walk, keeping=(path, previous))
@@ -125,11 +128,10 @@ def run(
     _drop_passed(walk, keeping=())
 
 
-def _go_on(walk: Walk) -> None:
-    """Start from the furthest checkpoint; write again what a kill may have kept from the disk."""
+def _go_on(walk: Walk, first_missing: int) -> None:
+    """Start from the furthest checkpoint before the end of the first cell that is missing."""
     config, state = walk.config, walk.state
-    missing = [cell.epochs for cell in walk.plan.cells if not records.is_recorded(cell)]
-    keys = walk.keys[: min(missing, default=config.epochs) + 1]
+    keys = walk.keys[: first_missing + 1]
     path = checkpoints.load_newest(records.checkpoint_folder(config), config.seed, keys, state)
     if path is None:
         return
@@ -143,6 +145,9 @@ def _epoch(walk: Walk, train_model: nn.Module) -> None:
     """Train the next epoch, collect, evaluate, and append its row."""
     plan, config, data, state = walk.plan, walk.config, walk.data, walk.state
     epoch = state.epoch
+    here = {name: walk.provenance[name] for name in ("device", "versions")}
+    if not state.origins or any(state.origins[-1][name] != here[name] for name in here):
+        state.origins.append({"from_epoch": epoch + 1, **here})
     started = time.perf_counter()
     rates = plan.rates(epoch)
     walk.progress.epoch_starts(epoch, rates[-1])
@@ -221,7 +226,7 @@ def _check_finite(walk: Walk, what: str, value: float) -> None:
 def _record(walk: Walk) -> None:
     """Write the cells that end with the state's epoch and are not recorded yet."""
     for cell in walk.plan.cells_at(walk.state.epoch):
-        if walk.config.force or not records.is_recorded(cell):
+        if walk.config.force or cell in walk.plan.missing():
             path = _record_cell(walk, cell)
             log.info("Recorded %s", path)
 
@@ -244,7 +249,9 @@ def _record_cell(walk: Walk, cell: TrainConfig) -> Path:
         "weights_sha256": weights_sha256(weights),
     }
     images = len(walk.data.train_labels)
-    return records.write_cell(cell, result, state.rows, images, walk.provenance)
+    provenance = {**walk.provenance, "origins": state.origins}
+    path_sha256 = walk.plan.path_sha256(state.epoch)
+    return records.write_cell(cell, path_sha256, result, state.rows, images, provenance)
 
 
 def weights_sha256(weights: dict[str, Tensor]) -> str:

@@ -138,6 +138,21 @@ def test_running_average_is_the_mean_of_the_copies() -> None:
         assert torch.equal(value, buffers[name])
 
 
+def test_bf16_computes_in_bf16_and_keeps_float32_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "_cpu_has_bf16", lambda: True)
+    config = plan_of("model=preresnet20", "precision=bf16").config
+    seen = []
+    model = fresh_model(config, torch.device("cpu"))
+    model.conv1.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    batches = [(torch.randn(4, 3, 32, 32), torch.zeros(4, dtype=torch.long))]
+    context = device.autocast(config)
+    engine.train_epoch(model, fresh_optimizer(config, model), batches, [0.1], context)
+    engine.evaluate(model, batches, context)
+    engine.recompute_batch_norm(model, batches, context)
+    assert seen == [torch.bfloat16] * 3
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_gpu_and_cpu_take_the_same_first_step() -> None:

@@ -24,6 +24,7 @@ def write_record(folder: Path, **changes: Any) -> Path:
         "epochs": 200,
         "seed": 0,
         "identity": "0123456789ab",
+        "path_sha256": "f" * 64,
         "result": {"test_error_pct": 6.75},
         "variant": {},
         "device": "a made device",
@@ -112,7 +113,7 @@ def test_one_variant_of_two_identities_stays_apart(made: Path) -> None:
     write_record(made, seed=7, error=1.0, identity="ffffffffffff")
     summary = tables.summarise(tables.cells_frame(read_cells([made])))
     sgd = summary[(summary["method"] == "sgd") & (summary["error_mean"] < 2)]
-    assert list(sgd["variant"]) == ["identity=ffffffffffff"]
+    assert list(sgd["variant"]) == ["identity=ffffffffffff/ffffff"]
     assert list(sgd["n"]) == [1]
 
 

@@ -1,6 +1,7 @@
 """Runs from their first to their last epoch: killed, shared, extended, damaged, diverging."""
 
 import hashlib
+import importlib
 import io
 import json
 import os
@@ -16,9 +17,12 @@ import pytest
 import torch
 from conftest import TINY, SwaTrain, plan_of
 
-from swa_bench import checkpoints, sources, walk
+from swa_bench import checkpoints, device, engine, sources, walk
 from swa_bench.config import TrainConfig
+from swa_bench.data import to_device
+from swa_bench.errors import SwaBenchError
 from swa_bench.models import build_model
+from swa_bench.plan import state_keys
 
 SWA = [*TINY, "budget=1.5"]
 
@@ -82,6 +86,8 @@ def test_console_script_end_to_end(undisturbed: Path) -> None:
         assert record["config"]["epochs"] == record["epochs"]
         assert record["variant"]["model.budget_epochs"] == 4
         assert {"torch", "python", "commit", "swa_bench"} <= set(record["versions"])
+        (origin,) = record["origins"]
+        assert (origin["from_epoch"], origin["device"]) == (1, record["device"])
     printed = (undisturbed.parent / "stdout.txt").read_text()
     assert "preresnet20 swa seed 0 epoch 6/6" in printed
     assert "swa 1.5 seed 0: test error" in printed
@@ -89,13 +95,22 @@ def test_console_script_end_to_end(undisturbed: Path) -> None:
 
 
 def test_the_record_is_of_the_averaged_weights(undisturbed: Path) -> None:
-    """Their mean over the copies, taken from checkpoints of every epoch, tested independently."""
+    """The stored average, with statistics recomputed from its own stream, tested here again."""
     record = next(r for name, r in cells(undisturbed).items() if name.endswith("cell-1.5.json"))
     (path,) = undisturbed.rglob("checkpoints/seed0-epoch0006-*.pt")
     stored = torch.load(path, weights_only=True)
     assert stored["n_averaged"] == 4
-    model = build_model("preresnet20", 10)
+    model = build_model("preresnet20", 10).to(memory_format=torch.channels_last)
     model.load_state_dict({**stored["model"], **stored["average"]})
+    config = plan_of(*SWA).config
+    data = to_device(sources.load_arrays(config.dataset), config, torch.device("cpu"))
+    plain = torch.autocast("cpu", enabled=False)
+    stale = engine.evaluate(model, data.test_batches(500), plain)
+    draws = data.draw(0, 6, "recompute")
+    engine.recompute_batch_norm(model, data.train_batches(draws, 128), plain)
+    fresh = engine.evaluate(model, data.test_batches(500), plain)
+    assert record["result"]["test_loss"] == fresh.loss != stale.loss
+    assert record["result"]["test_error_pct"] == fresh.error_pct
     assert walk.weights_sha256(stored["average"]) == record["result"]["weights_sha256"]
     assert walk.weights_sha256(stored["model"]) != record["result"]["weights_sha256"]
 
@@ -245,7 +260,8 @@ def test_a_foreign_checkpoint_cannot_run_code(tmp_path: Path) -> None:
     content = (tmp_path / "evil.pt").read_bytes()
     sha256 = hashlib.sha256(content).hexdigest()[:16]
     (tmp_path / f"seed0-epoch0001-{'m' * 16}-{sha256}.pt").write_bytes(content)
-    assert checkpoints.load_newest(tmp_path, 0, ["k" * 16, "m" * 16], state) is None
+    with pytest.raises(SwaBenchError, match=r"epoch0001-m.* is whole but not of this version"):
+        checkpoints.load_newest(tmp_path, 0, ["k" * 16, "m" * 16], state)
     assert not (tmp_path / "ran").exists()
     assert good.exists()
 
@@ -304,7 +320,7 @@ def test_a_disk_that_refuses_leaves_what_was(
     assert "Going on after epoch 2" in again.err
 
 
-def test_seeds_and_precision_change_the_weights_layout_the_record(undisturbed: Path) -> None:
+def test_every_seed_has_its_own_first_weights_whatever_the_method() -> None:
     def weights(*overrides: str) -> str:
         config: TrainConfig = plan_of(*TINY, *overrides).config
         return walk.weights_sha256(walk.fresh_model(config, torch.device("cpu")).state_dict())
@@ -317,3 +333,92 @@ def test_data_fingerprint_is_in_the_record(undisturbed: Path) -> None:
     config = plan_of(*SWA).config
     expected = sources.load_arrays(config.dataset).fingerprint()
     assert {record["data_sha256"] for record in cells(undisturbed).values()} == {expected}
+
+
+SHAPING = [
+    "model=vgg16",
+    "model.normalisation.mean=[0.5,0.5,0.5]",
+    "seed=1",
+    "precision=auto",
+    "channels_last=false",
+    "compile=true",
+    "optimizer.momentum=0.8",
+    "optimizer.weight_decay=0.1",
+    "optimizer.batch_size=64",
+    "dataset.augmentation.flip=false",
+    "dataset.augmentation.padding_mode=reflect",
+]
+
+
+@pytest.mark.parametrize("option", SHAPING)
+def test_what_shapes_a_state_is_in_its_key(option: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "_cpu_has_bf16", lambda: True)
+    assert state_keys(plan_of(*TINY, option), "data")[0] != state_keys(plan_of(*TINY), "data")[0]
+
+
+def test_data_and_rates_are_in_the_keys_and_what_does_not_shape_is_not() -> None:
+    keys = state_keys(plan_of(*TINY), "data")
+    assert state_keys(plan_of(*TINY), "other data")[0] != keys[0]
+    other = ["evaluation.every=3", "results_dir=x", "checkpoints.every_s=9", "budget=1.5"]
+    assert state_keys(plan_of(*TINY, *other), "data")[:5] == keys
+    late = state_keys(plan_of(*TINY, "method.final_ratio=0.5"), "data")
+    assert [a == b for a, b in zip(keys, late, strict=True)] == [True] * 3 + [False] * 2
+
+
+def test_dropout_is_drawn_anew_each_epoch(tmp_path: Path, swa_train: SwaTrain) -> None:
+    """VGG16 in one go, and in two: what the process drew before must not matter."""
+    small = ["model=vgg16", *TINY[1:2], "dataset.train_images=64", "dataset.test_images=20"]
+    small += ["model.budget_epochs=2", "model.swa_start=1", "optimizer.batch_size=32"]
+    assert swa_train(*small, "budget=1.5", "results_dir=one").code == 0
+    assert swa_train(*small, "budget=1", "results_dir=two").code == 0
+    torch.rand(5)
+    assert "Going on after epoch 2" in swa_train(*small, "budget=1.5", "results_dir=two").err
+    assert cells(tmp_path / "one") == cells(tmp_path / "two")
+
+
+def test_a_shorter_run_takes_no_epochs_away(tmp_path: Path, swa_train: SwaTrain) -> None:
+    assert swa_train(*SWA).code == 0
+    before = epochs(tmp_path / "results")
+    assert swa_train(*TINY, "budget=0.75").code == 0
+    pd.testing.assert_frame_equal(
+        epochs(tmp_path / "results").drop(columns="seconds"), before.drop(columns="seconds")
+    )
+
+
+def test_a_changed_schedule_is_another_walk(
+    tmp_path: Path, swa_train: SwaTrain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The working folder holds a schedule; its code changes, its YAML does not."""
+    folder = tmp_path / "my" / "schedule"
+    folder.mkdir(parents=True)
+    (folder / "step.yaml").write_text("_target_: step_rates.step\nfirst: ${model.learning_rate}\n")
+    code = "def step(epoch, step, steps_per_epoch, *, first):\n    return first * {drop} ** epoch\n"
+    arguments = ["--config-dir", "my", *TINY, "method=sgd", "schedule=step"]
+    weights = []
+    for drop in ("0.5", "0.1"):
+        (tmp_path / "step_rates.py").write_text(code.format(drop=drop))
+        monkeypatch.delitem(sys.modules, "step_rates", raising=False)
+        importlib.invalidate_caches()
+        monkeypatch.setattr(sys, "dont_write_bytecode", True)
+        outcome = swa_train(*arguments)
+        assert outcome.code == 0, outcome.err
+        assert "Finished already" not in outcome.err
+        (record,) = cells(tmp_path / "results").values()
+        weights.append(record["result"]["weights_sha256"])
+    assert weights[0] != weights[1]
+    assert record["variant"]["schedule.first"] == 0.1
+    assert list(epochs(tmp_path / "results", "sgd")["learning_rate"]) == pytest.approx(
+        [0.1, 0.01, 0.001, 0.0001]
+    )
+
+
+def test_a_users_own_model_file_is_held_against_the_shipped_one(
+    tmp_path: Path, swa_train: SwaTrain
+) -> None:
+    folder = tmp_path / "my" / "model"
+    folder.mkdir(parents=True)
+    recipe = (Path(__file__).parent.parent / "conf" / "model" / "preresnet20.yaml").read_text()
+    (folder / "mine.yaml").write_text(recipe.replace("weight_decay: 3e-4", "weight_decay: 1e-2"))
+    assert swa_train("--config-dir", "my", "model=mine", *TINY[1:], "method=sgd").code == 0
+    (record,) = cells(tmp_path / "results").values()
+    assert record["variant"]["model.weight_decay"] == 0.01
