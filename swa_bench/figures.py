@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from . import tables
 from .errors import SwaBenchError
 from .records import EPOCH_COLUMNS, Record
+from .summary import variant_text
 
 # Okabe and Ito's colours, told apart by the colour-blind; line styles tell them apart in grey.
 STYLES = (("#0072B2", "-"), ("#D55E00", "--"), ("#009E73", "-."), ("#CC79A7", ":"))
@@ -100,7 +101,7 @@ def _caption(records: list[Record]) -> str:
     lines = [f"{model} on {dataset}: mean over seeds, band ± 1 sample standard deviation"]
     if record["dataset"] not in tables.PAPER_DATASETS:
         lines.append("A demonstration: NOT comparable with the paper")
-    lines.append(tables.variant_text(record["variant"]) or "the published recipe")
+    lines.append(variant_text(record["variant"]) or "the published recipe")
     lines.append("; ".join(sorted({record["device"] for record in records})))
     return "\n".join(textwrap.fill(line, 100) for line in lines)
 
@@ -114,7 +115,7 @@ def write_figures(records: list[Record], folder: Path) -> list[Path]:
     groups: dict[tuple[str, str, str], list[Record]] = {}
     for record in records:
         if (record["path"].parent / "epochs.csv").exists():
-            variant = tables.variant_text(record["variant"])
+            variant = variant_text(record["variant"])
             groups.setdefault((record["dataset"], record["model"], variant), []).append(record)
     written: list[Path] = []
     for (dataset, model, _), group in sorted(groups.items()):

@@ -98,7 +98,7 @@ def print_plan(plan: Plan, summary: str) -> None:
 
 def print_cells(plan: Plan) -> None:
     """The run's own cells; then, unless a sweep will end with it, the row of the table so far."""
-    from . import tables
+    from . import summary, tables
 
     config = plan.config
     for cell in plan.cells:
@@ -111,8 +111,8 @@ def print_cells(plan: Plan) -> None:
     if HydraConfig.get().mode is RunMode.MULTIRUN:
         return
     found = records.read_cells([Path(config.results_dir) / config.dataset.name / config.model.name])
-    summary = tables.summarise(tables.cells_frame(found))
-    print(tables.make_table(config.dataset.name, summary, [config.model.name]).text())
+    cells = summary.summarise(summary.cells_frame(found))
+    print(tables.make_table(config.dataset.name, cells, [config.model.name]).text())
 
 
 def variant(cfg: DictConfig, config: TrainConfig) -> dict[str, Any]:
@@ -208,12 +208,12 @@ class SweepReport(Callback):
         """Print the table of each data set that has records."""
         if self.config is None or self.config.dry_run:
             return
-        from . import tables
+        from . import summary, tables
 
         found = records.read_cells([Path(self.config.results_dir)])
-        summary = tables.summarise(tables.cells_frame(found))
-        for dataset in tables.datasets_of(summary) if found else []:
-            print(tables.make_table(dataset, summary).text())
+        cells = summary.summarise(summary.cells_frame(found))
+        for dataset in tables.datasets_of(cells) if found else []:
+            print(tables.make_table(dataset, cells).text())
         if self.failures:
             print(f"swa-train: {self.failures} jobs failed, see above", file=sys.stderr)
 

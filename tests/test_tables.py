@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from swa_bench import figures, tables
+from swa_bench import figures, summary, tables
 from swa_bench.records import EPOCH_COLUMNS, read_cells
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -63,7 +63,7 @@ def test_golden_tables(made: Path, tmp_path: Path) -> None:
 
 def test_mean_std_and_welch_by_hand() -> None:
     """6.5, 6.7, 6.9: mean 6.7, std 0.2. Against 6.75 ± 0.16 (n=3), by Welch's formulae."""
-    compared = tables.compare(tables.Cell(6.7, 0.2, 3), tables.Cell(6.75, 0.16, 3))
+    compared = summary.compare(summary.Cell(6.7, 0.2, 3), summary.Cell(6.75, 0.16, 3))
     va, vb = 0.2**2 / 3, 0.16**2 / 3
     t = (6.7 - 6.75) / math.sqrt(va + vb)
     degrees = (va + vb) ** 2 / (va**2 / 2 + vb**2 / 2)
@@ -84,15 +84,15 @@ def test_mean_std_and_welch_by_hand() -> None:
 
 
 def test_verdicts() -> None:
-    theirs = tables.Cell(6.36, 0.18, 3)
-    assert tables.compare(tables.Cell(5.0, 0.1, 3), theirs)["verdict"] == "lower"
-    assert tables.compare(tables.Cell(8.0, 0.1, 3), theirs)["verdict"] == "higher"
-    assert tables.compare(tables.Cell(6.0, math.nan, 1), theirs)["verdict"] == "one seed: no test"
-    assert tables.compare(tables.Cell(6.0, 0.1, 3), None)["verdict"] == "nothing published"
+    theirs = summary.Cell(6.36, 0.18, 3)
+    assert summary.compare(summary.Cell(5.0, 0.1, 3), theirs)["verdict"] == "lower"
+    assert summary.compare(summary.Cell(8.0, 0.1, 3), theirs)["verdict"] == "higher"
+    assert summary.compare(summary.Cell(6.0, math.nan, 1), theirs)["verdict"] == "one seed: no test"
+    assert summary.compare(summary.Cell(6.0, 0.1, 3), None)["verdict"] == "nothing published"
 
 
 def test_published_figures() -> None:
-    figures_ = tables.published()
+    figures_ = summary.published()
     assert len(figures_) == 2 * 4 * 4
     cell = figures_["cifar10", "wrn28_10", "swa", 1.5]
     assert (round(cell.mean, 2), cell.std, cell.n) == (3.21, 0.05, 3)
@@ -101,8 +101,8 @@ def test_published_figures() -> None:
 def test_a_seed_counts_once_and_precisions_stay_apart(made: Path) -> None:
     write_record(made / "again", seed=2, error=6.90)
     write_record(made, seed=5, error=9.0, identity="bf16bf16bf16", variant={"precision": "bf16"})
-    summary = tables.summarise(tables.cells_frame(read_cells([made])))
-    sgd = summary[(summary["method"] == "sgd") & (summary["model"] == "vgg16")]
+    cells = summary.summarise(summary.cells_frame(read_cells([made])))
+    sgd = cells[(cells["method"] == "sgd") & (cells["model"] == "vgg16")]
     by_variant = {row["variant"]: (row["error_mean"], row["n"]) for _, row in sgd.iterrows()}
     assert by_variant[""] == (pytest.approx(6.7), 3)
     assert by_variant["precision=bf16"] == (9.0, 1)
@@ -111,8 +111,8 @@ def test_a_seed_counts_once_and_precisions_stay_apart(made: Path) -> None:
 def test_one_variant_of_two_identities_stays_apart(made: Path) -> None:
     """As when a default was changed between two versions of the project."""
     write_record(made, seed=7, error=1.0, identity="ffffffffffff")
-    summary = tables.summarise(tables.cells_frame(read_cells([made])))
-    sgd = summary[(summary["method"] == "sgd") & (summary["error_mean"] < 2)]
+    cells = summary.summarise(summary.cells_frame(read_cells([made])))
+    sgd = cells[(cells["method"] == "sgd") & (cells["error_mean"] < 2)]
     assert list(sgd["variant"]) == ["identity=ffffffffffff/ffffff"]
     assert list(sgd["n"]) == [1]
 
