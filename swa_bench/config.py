@@ -3,6 +3,7 @@
 Values stand in conf/*.yaml only; this file holds types. Nothing here imports torch.
 """
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -273,9 +274,14 @@ def _require(name: str, value: object, good: bool, expected: str) -> None:
 
 def plain(config: TrainConfig) -> dict[str, Any]:
     """The configuration as nested dicts of plain values, for records and hashes."""
-    container = OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
-    assert isinstance(container, dict)
-    return {str(key): value for key, value in container.items()}
+    values: dict[str, Any] = _names_for_enums(dataclasses.asdict(config))
+    return values
+
+
+def _names_for_enums(values: Any) -> Any:
+    if isinstance(values, dict):
+        return {key: _names_for_enums(value) for key, value in values.items()}
+    return values.name if isinstance(values, Enum) else values
 
 
 def shaping(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from . import config as configs
 from .config import MethodConfig, TrainConfig
 from .errors import ConfigError
-from .records import is_recorded
+from .records import cell_path, read_cell
 
 # Raised when a change of the code changes what a configuration computes.
 ENGINE_FORMAT = 1
@@ -57,8 +57,12 @@ class Plan:
         return [cell for cell in self.cells if cell.epochs == epochs]
 
     def missing(self) -> list[TrainConfig]:
-        """The cells that have no record on disk yet."""
-        return [cell for cell in self.cells if not is_recorded(cell, self.path_sha256(cell.epochs))]
+        """The cells that have no sound record with this plan's rates and copies on disk."""
+        return [cell for cell in self.cells if not self._is_recorded(cell)]
+
+    def _is_recorded(self, cell: TrainConfig) -> bool:
+        record = read_cell(cell_path(cell))
+        return record is not None and record["path_sha256"] == self.path_sha256(cell.epochs)
 
     def path_sha256(self, epochs: int) -> str:
         """Digest of all rates and copies up to a number of epochs.

@@ -161,12 +161,6 @@ def read_cell(path: Path) -> Record | None:
     return record
 
 
-def is_recorded(cell: TrainConfig, path_sha256: str) -> bool:
-    """Whether a sound record of the cell is on disk, with the rates and copies of this plan."""
-    record = read_cell(cell_path(cell))
-    return record is not None and record["path_sha256"] == path_sha256
-
-
 def read_cells(folders: Iterable[Path]) -> list[Record]:
     """All sound records below the folders, in the order of their paths; each knows its `path`."""
     found = []

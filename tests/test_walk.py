@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import TINY, SwaTrain, plan_of
+from test_sources import make_archive
 
 from swa_bench import checkpoints, device, engine, sources, walk
 from swa_bench.config import TrainConfig
@@ -422,3 +423,25 @@ def test_a_users_own_model_file_is_held_against_the_shipped_one(
     assert swa_train("--config-dir", "my", "model=mine", *TINY[1:], "method=sgd").code == 0
     (record,) = cells(tmp_path / "results").values()
     assert record["variant"]["model.weight_decay"] == 0.01
+
+
+def test_cyclical_swa_averages_at_the_ends_of_cycles(tmp_path: Path, swa_train: SwaTrain) -> None:
+    """Cycles of 2 epochs of 3 steps that end with epochs 3 and 5; the rate falls 0.05 -> 0.01."""
+    assert swa_train(*TINY, "method=swa_cyclic", "budget=1.25").code == 0
+    rows = epochs(tmp_path / "results", "swa_cyclic")
+    assert list(rows["n_averaged"]) == [0, 0, 1, 1, 2]
+    # At each epoch's last step: half a cycle, then a whole one.
+    assert list(rows["learning_rate"]) == pytest.approx([0.1, 0.03, 0.01, 0.03, 0.01])
+
+
+def test_cifar100_through_the_command(
+    tmp_path: Path, swa_train: SwaTrain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_archive(tmp_path / "data", monkeypatch)
+    small = ["dataset=cifar100", "dataset.source=local", "dataset.train_images=200"]
+    small += ["dataset.test_images=100", "model=preresnet20", "model.budget_epochs=1"]
+    outcome = swa_train(*small, "method=sgd")
+    assert outcome.code == 0, outcome.err
+    assert "preresnet20 (278,132 parameters) on cifar100" in outcome.err
+    (record,) = cells(tmp_path / "results").values()
+    assert record["config"]["dataset"]["classes"] == 100
