@@ -30,6 +30,7 @@ class Progress:
             BarColumn(bar_width=None),
             TextColumn("{task.fields[status]}"),
             TimeRemainingColumn(compact=True),
+            TextColumn("left"),
             console=self.console,
             disable=not self.console.is_terminal,
         )
