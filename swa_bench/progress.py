@@ -58,7 +58,7 @@ class Progress:
     def images_done(self, images: int) -> None:
         """Called after each optimiser step with the number of its images."""
         self.images += images
-        status = f"epoch {self.epoch}/{self.epochs} {self.last} {self.images_per_s():,.0f} images/s"
+        status = f"epoch {self.epoch}/{self.epochs} {self.last}{self.images_per_s():,.0f} images/s"
         self.bar.update(self.task, completed=self.images, status=status)
         if time.monotonic() - self.printed > LINE_EVERY_S:
             done = (self.images - 1) % self.train_images + 1
@@ -70,15 +70,16 @@ class Progress:
 
     def epoch_done(self, row: dict[str, Any]) -> None:
         """Called with the row of the epoch that has just ended."""
-        self.last = f"lr {row['learning_rate']:.4g} loss {row['train_loss']:.3f}"
-        self.last += f" train error {row['train_error_pct']:.2f} %"
+        last = f"lr {row['learning_rate']:.4g} loss {row['train_loss']:.3f}"
+        last += f" train error {row['train_error_pct']:.2f} %"
         for name, key in (("test", "test_error_pct"), ("SWA", "swa_test_error_pct")):
             if row[key] is not None:
-                self.last += f" {name} {row[key]:.2f} %"
+                last += f" {name} {row[key]:.2f} %"
+        self.last = f"{last} "
         left = (self.epochs - row["epoch"]) * self.train_images / max(self.images_per_s(), 1e-9)
         self._line(
             f"{self.title} epoch {row['epoch']}/{self.epochs} {self.last}"
-            f" {self.train_images / row['train_seconds']:,.0f} images/s {duration(left)} left"
+            f"{self.train_images / row['train_seconds']:,.0f} images/s {duration(left)} left"
         )
 
     def _line(self, text: str) -> None:

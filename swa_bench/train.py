@@ -41,7 +41,10 @@ def train(cfg: DictConfig) -> None:
         return
     records.check_writable(Path(config.results_dir))
     if not config.force and not plan.missing():
-        log.info("Finished already (force=true trains it again): %s", records.run_folder(config))
+        folder = records.run_folder(config)
+        log.info(
+            "Finished already, on this or another device (force=true trains again): %s", folder
+        )
         print_cells(plan)
         return
     from . import sources, walk
@@ -218,9 +221,8 @@ class SweepReport(Callback):
             print(f"swa-train: {self.failures} jobs failed, see above", file=sys.stderr)
 
 
+# What main tells of after Hydra is done: its sweep, or its one failed run.
 _sweeps: list[SweepReport] = []
-
-
 _failed: list[SwaBenchError] = []
 
 

@@ -218,8 +218,8 @@ def _check_finite(walk: Walk, what: str, value: float) -> None:
         return
     raise SwaBenchError(
         f"The {what} of epoch {walk.state.epoch} is {value} ({walk.config.model.name}, seed "
-        f"{walk.config.seed}, model.learning_rate={walk.config.model.learning_rate}): stopped. The "
-        f"last good checkpoint stays in {records.checkpoint_folder(walk.config)}."
+        f"{walk.config.seed}, model.learning_rate={walk.config.model.learning_rate}): stopped. "
+        f"Earlier checkpoints stay in {records.checkpoint_folder(walk.config)}."
     )
 
 

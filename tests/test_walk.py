@@ -5,6 +5,7 @@ import importlib
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -132,14 +133,16 @@ def test_killed_and_started_again_ends_with_the_same_bits(
             if found:
                 break
             time.sleep(0.02)
-        time.sleep(0.1 * kill_at)
+        time.sleep(0.03 * kill_at)
     finally:
         os.kill(process.pid, signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
     assert cells(tmp_path / "results").keys() < cells(undisturbed).keys()
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert f"Going on after epoch {kill_at}" in done.stderr
+    resumed = re.search(r"Going on after epoch (\d)", done.stderr)
+    assert resumed is not None
+    assert int(resumed[1]) >= kill_at
     assert cells(tmp_path / "results") == cells(undisturbed)
     pd.testing.assert_frame_equal(
         epochs(tmp_path / "results").drop(columns="seconds"),
@@ -289,7 +292,7 @@ def test_the_last_good_checkpoint_is_kept(
     outcome = swa_train(*TINY, *own)
     assert outcome.code == 1
     assert "training loss of epoch 4" in outcome.err
-    assert "last good checkpoint" in outcome.err
+    assert "Earlier checkpoints stay in results/runs/" in outcome.err
     mended = swa_train(*TINY, *own[:-1], "+schedule.at=99")
     assert mended.code == 0
     assert "Going on after epoch 3" in mended.err
