@@ -48,12 +48,11 @@ class Progress:
     ) -> None:
         self.bar.stop()
 
-    def epoch_starts(self, epoch: int, learning_rate: float) -> None:
-        """Called with the epoch from 0 and its last learning rate."""
+    def epoch_starts(self, epoch: int) -> None:
+        """Called with the epoch from 0."""
         if not self.images:  # a resumed run has less to do
             self.bar.update(self.task, total=(self.epochs - epoch) * self.train_images)
         self.epoch = epoch + 1
-        self.learning_rate = learning_rate
 
     def images_done(self, images: int) -> None:
         """Called after each optimiser step with the number of its images."""

@@ -150,7 +150,7 @@ def _epoch(walk: Walk, train_model: nn.Module) -> None:
         state.origins.append({"from_epoch": epoch + 1, **here})
     started = time.perf_counter()
     rates = plan.rates(epoch)
-    walk.progress.epoch_starts(epoch, rates[-1])
+    walk.progress.epoch_starts(epoch)
     # Dropout draws from the global generators; evaluation cannot disturb what is seeded anew.
     torch.manual_seed(stream_seed(config.seed, epoch, "dropout"))
     batches = data.train_batches(
