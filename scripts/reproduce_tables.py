@@ -42,11 +42,6 @@ class Row:
         states = {key for plan in self.missing for key in state_keys(plan, self.dataset)[1:]}
         return sum(plan.config.epochs for plan in self.missing), len(states)
 
-    def seconds(self, image_s: float) -> float:
-        """Estimated time of the missing runs, shared epochs once."""
-        alone, shared = self.epochs()
-        return sum(estimate.run_seconds(plan, image_s) for plan in self.missing) * shared / alone
-
 
 def plan_grid(overrides: list[str]) -> list[Row]:
     """Compose every run of the grid and see which of them have all their records."""
@@ -85,7 +80,8 @@ def show(rows: list[Row]) -> None:
             config = row.missing[0].config
             if row.model not in speeds:
                 speeds[row.model] = estimate.seconds_per_image(config)
-            seconds = row.seconds(speeds[row.model])
+            apart = sum(estimate.run_seconds(plan, speeds[row.model]) for plan in row.missing)
+            seconds = apart * shared / alone
             total += seconds
             cost = duration(seconds)
         lines.append(

@@ -68,11 +68,7 @@ def save(folder: Path, seed: int, key: str, state: State) -> Path:
     content = buffer.getvalue()
     sha256 = hashlib.sha256(content).hexdigest()[:16]
     path = folder / f"{_stem(seed, state.epoch, key)}-{sha256}.pt"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, content)
-    except OSError as error:
-        raise SwaBenchError(f"checkpoint {path} could not be written: {error.strerror}") from error
+    write_atomically(path, content)
     for same in find_all(folder, seed, {state.epoch: key}):
         if same != path:
             same.unlink(missing_ok=True)

@@ -1,6 +1,7 @@
 """Records -> pictures. Nothing here imports torch. `swa-figures --help` lists the options."""
 
 import argparse
+import io
 import logging
 import sys
 import textwrap
@@ -13,6 +14,7 @@ from matplotlib.figure import Figure
 
 from . import tables
 from .errors import SwaBenchError
+from .files import write_atomically
 from .records import EPOCH_COLUMNS, Record
 from .summary import variant_text
 
@@ -122,11 +124,9 @@ def write_figures(records: list[Record], folder: Path) -> list[Path]:
         stem = f"{dataset}-{model}-learning-curves"
         taken = sum(path.stem.startswith(stem) for path in written)
         path = folder / (f"{stem}-{taken + 1}.png" if taken else f"{stem}.png")
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            learning_curves(group).savefig(path, dpi=120)
-        except OSError as error:
-            raise SwaBenchError(f"{path} could not be written: {error.strerror}") from error
+        picture = io.BytesIO()
+        learning_curves(group).savefig(picture, dpi=120)
+        write_atomically(path, picture.getvalue())
         written.append(path)
     return written
 

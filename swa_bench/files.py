@@ -5,15 +5,25 @@ import tempfile
 import time
 from pathlib import Path
 
+from .errors import SwaBenchError
+
 SUFFIX = ".part"
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file, flush it to the disk, and only then give it its name.
+    """Write a file, flush it to the disk, and only then give it its name; make its folder.
 
     Raises:
-        OSError: it could not be written; what stood under the name before still does.
+        SwaBenchError: it could not be written; what stood under the name before still does.
     """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write_and_rename(path, content)
+    except OSError as error:
+        raise SwaBenchError(f"{path} could not be written: {error.strerror}") from error
+
+
+def _write_and_rename(path: Path, content: bytes) -> None:
     descriptor, temporary = tempfile.mkstemp(SUFFIX, f".{path.name}.", path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -25,6 +35,20 @@ def write_atomically(path: Path, content: bytes) -> None:
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def check_writable(setting: str, folder: Path) -> None:
+    """Raise SwaBenchError, naming the setting, if no file can be made under a folder; make none."""
+    parent = folder
+    while not parent.exists() and parent != parent.parent:
+        parent = parent.parent
+    try:
+        tempfile.TemporaryFile(dir=parent).close()
+    except OSError as error:
+        reason = error.strerror
+        raise SwaBenchError(
+            f"{setting}={folder}: cannot write to {parent} ({reason}); choose another"
+        ) from error
 
 
 def remove_leftovers(folder: Path, older_than_s: float = 3600) -> None:

