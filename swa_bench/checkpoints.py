@@ -6,11 +6,12 @@ tensors, numbers and text only, and is read with weights_only=True, so that a fo
 run code.
 """
 
+import contextlib
 import hashlib
 import io
 import logging
 import pickle
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,30 @@ def find_all(folder: Path, seed: int, keys: Mapping[int, str]) -> list[Path]:
     return [path for path in folder.glob("*.pt") if path.stem.rsplit("-", 1)[0] in stems]
 
 
+def limit_size(results: Path, limit_bytes: float, keep: Container[Path | None]) -> int:
+    """Delete checkpoints until all below a folder fit into a limit; return the bytes they take.
+
+    Those that were not written or gone on from for the longest time go first. What they would
+    save is then trained again: no result is lost.
+
+    Args:
+        keep: files that stay even so.
+    """
+    found = []
+    for path in results.rglob("checkpoints/*.pt"):
+        with contextlib.suppress(FileNotFoundError):  # another run has just deleted it
+            found.append((path.stat().st_mtime, path.stat().st_size, path))
+    total = sum(size for _, size, _ in found)
+    for _, size, path in sorted(found):
+        if total <= limit_bytes:
+            break
+        if path not in keep:
+            log.info("checkpoints.max_gb=%g: deleted %s", limit_bytes / 1e9, path)
+            path.unlink(missing_ok=True)
+            total -= size
+    return total
+
+
 def load_newest(folder: Path, seed: int, keys: list[str], state: State) -> Path | None:
     """Fill `state` from the furthest sound checkpoint among keys[1:], and return its file.
 
@@ -98,6 +123,7 @@ def load_newest(folder: Path, seed: int, keys: list[str], state: State) -> Path 
         content = path.read_bytes()
         if hashlib.sha256(content).hexdigest()[:16] == path.stem.rsplit("-", 1)[1]:
             _load(path, content, state)
+            path.touch()  # used: see limit_size
             return path
         reason = "its SHA-256 is not that in its name"
         log.warning("Checkpoint %s is damaged (%s): using the one before it.", path, reason)

@@ -110,6 +110,7 @@ class EvaluationConfig:
 @dataclass
 class CheckpointsConfig:
     every_s: float = MISSING
+    max_gb: float = MISSING
 
 
 @dataclass
@@ -126,6 +127,9 @@ class TrainConfig:
     precision: Precision = MISSING
     channels_last: bool = MISSING
     compile: bool = MISSING
+    deterministic: bool = MISSING
+    cuda_graphs: bool = MISSING
+    seeds_together: int = MISSING
     device: Device = MISSING
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     checkpoints: CheckpointsConfig = field(default_factory=CheckpointsConfig)
@@ -141,6 +145,8 @@ NOT_SHAPING = [
     "budget",
     "epochs",
     "record_budgets",
+    "cuda_graphs",
+    "seeds_together",
     "device",
     "evaluation",
     "checkpoints",
@@ -180,6 +186,12 @@ def to_config(cfg: DictConfig) -> TrainConfig:
     assert isinstance(config, TrainConfig)
     check(config)
     return config
+
+
+def seed_block(config: TrainConfig) -> range:
+    """The seeds that are trained together: 0, 1 and 2 for each of these if seeds_together is 3."""
+    first = config.seed // config.seeds_together * config.seeds_together
+    return range(first, first + config.seeds_together)
 
 
 def at_budget(cfg: DictConfig, budget: float) -> TrainConfig:
@@ -226,6 +238,7 @@ def check(config: TrainConfig) -> None:
     for name, count in (
         ("optimizer.batch_size", optimizer.batch_size),
         ("method.decay_epochs", method.decay_epochs),
+        ("seeds_together", config.seeds_together),
         ("evaluation.batch_size", config.evaluation.batch_size),
         ("evaluation.every", config.evaluation.every),
         ("evaluation.average_every", config.evaluation.average_every),
@@ -246,6 +259,8 @@ def check(config: TrainConfig) -> None:
         _require(f"model.normalisation.{name}", values, good, "must be three positive numbers")
     every_s = config.checkpoints.every_s
     _require("checkpoints.every_s", every_s, every_s >= 0, "must be 0 or more seconds")
+    max_gb = config.checkpoints.max_gb
+    _require("checkpoints.max_gb", max_gb, max_gb > 0, "must be a positive number of 1e9 bytes")
     if method.average:
         _check_averaging(config)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,8 +21,7 @@ def stream_seed(seed: int, epoch: int, purpose: str) -> int:
     return int(entropy.generate_state(1, np.uint64)[0] >> np.uint64(1))  # torch takes 63 bits
 
 
-@dataclass(frozen=True)
-class Draws:
+class Draws(NamedTuple):
     """The random choices of one pass over the training set, one entry an image, in its order.
 
     Attributes:
@@ -34,6 +34,10 @@ class Draws:
     row: Tensor
     column: Tensor
     flip: Tensor
+
+    def at(self, which: Tensor | slice) -> "Draws":
+        """The choices of some places of the order."""
+        return Draws(*(choices[which] for choices in self))
 
 
 @dataclass(frozen=True)
@@ -74,12 +78,12 @@ class DeviceData:
     def train_batches(self, draws: Draws, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Augmented, normalised batches (B, 3, 32, 32), labels (B,); the last may be smaller."""
         for start in range(0, len(draws.order), batch_size):
-            batch = slice(start, start + batch_size)
-            index = draws.order[batch]
-            images = crop(
-                self.train_images, index, draws.row[batch], draws.column[batch], draws.flip[batch]
-            )
-            yield self._to_float(images), self.train_labels[index]
+            yield self.train_batch(draws.at(slice(start, start + batch_size)))
+
+    def train_batch(self, draws: Draws) -> tuple[Tensor, Tensor]:
+        """The augmented, normalised images (B, 3, 32, 32) and labels (B,) of B draws."""
+        images = crop(self.train_images, *draws)
+        return self._to_float(images), self.train_labels[draws.order]
 
     def test_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Normalised test images in their order."""

@@ -35,7 +35,10 @@ def decide(config: TrainConfig) -> torch.device:
         tf32 = config.precision is Precision.tf32
         torch.backends.cuda.matmul.allow_tf32 = tf32
         torch.backends.cudnn.allow_tf32 = tf32
-        torch.backends.cudnn.benchmark = True  # as the authors: shapes do not change
+        # As the authors: shapes do not change, so cuDNN may try which of its kernels is fastest.
+        torch.backends.cudnn.benchmark = not config.deterministic
+        torch.use_deterministic_algorithms(config.deterministic)
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # asked for by the line above
     return torch.device(config.device.value)
 
 

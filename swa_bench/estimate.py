@@ -1,42 +1,62 @@
 """How long a run will take on this device, from a few timed steps."""
 
+import dataclasses
 import time
 
+import numpy as np
 import torch
 
-from . import device, engine
-from .config import TrainConfig
+from .checkpoints import State
+from .config import Device, TrainConfig
+from .data import to_device
+from .engine import Trainer
 from .plan import Plan
-from .walk import fresh_model, fresh_optimizer
+from .sources import Arrays
+from .walk import fresh_model, fresh_optimizer, make_trainer
 
 # A pass without gradients costs about a third of a training pass.
 FORWARD_SHARE = 1 / 3
 
 
+def random_arrays(config: TrainConfig, images: int) -> Arrays:
+    """A training set of noise, for timing; its test set is empty."""
+    random = np.random.default_rng(0)
+    pixels = random.integers(256, size=(images, 32, 32, 3), dtype=np.uint8)
+    labels = random.integers(config.dataset.classes, size=images)
+    return Arrays(pixels, labels, pixels[:0], labels[:0])
+
+
+def trainer_on_noise(config: TrainConfig, steps: int) -> Trainer:
+    """A fresh trainer as a run of this configuration has it, with an epoch of so many steps."""
+    target = torch.device(config.device.value)
+    data = to_device(random_arrays(config, steps * config.optimizer.batch_size), config, target)
+    model = fresh_model(config, target)
+    return make_trainer(config, State(model, fresh_optimizer(config, model)), data)
+
+
+def train_epoch(trainer: Trainer) -> float:
+    """Seconds that an epoch at a rate near zero takes."""
+    started = time.perf_counter()
+    draws = trainer.feed.data.draw(0, 0, "train")
+    trainer.begin_epoch(draws, [1e-6] * len(trainer.sizes), dropout_seed=0)
+    for size in trainer.sizes:
+        trainer.step(size)
+    trainer.score()  # waits for the device
+    return time.perf_counter() - started
+
+
 def seconds_per_image(config: TrainConfig) -> float:
-    """Time training steps on random images, the first ones not counted.
+    """Time training steps on noise, the first ones not counted.
 
     A CPU is timed with a quarter of the batch, so that the largest net answers within seconds.
     """
-    target = torch.device(config.device.value)
-    on_gpu = target.type == "cuda"
+    on_gpu = config.device is Device.cuda
     size = config.optimizer.batch_size if on_gpu else max(1, config.optimizer.batch_size // 4)
-    layout = torch.channels_last if config.channels_last else torch.contiguous_format
-    images = torch.randn(size, 3, 32, 32, device=target).contiguous(memory_format=layout)
-    labels = torch.randint(config.dataset.classes, (size,), device=target)
-    model = fresh_model(config, target)
-    optimizer = fresh_optimizer(config, model)
-
-    def train(steps: int) -> float:
-        started = time.perf_counter()
-        batches = [(images, labels)] * steps
-        rates = [1e-4] * steps
-        engine.train_epoch(model, optimizer, batches, rates, device.autocast(config))
-        return time.perf_counter() - started
-
+    optimizer = dataclasses.replace(config.optimizer, batch_size=size)
     steps = 30 if on_gpu else 1
-    train(steps=10 if on_gpu else 1)
-    return train(steps) / (steps * size)
+    trainer = trainer_on_noise(dataclasses.replace(config, optimizer=optimizer), steps)
+    train_epoch(trainer)
+    return train_epoch(trainer) / (steps * size)
 
 
 def run_seconds(plan: Plan, image_s: float) -> float:

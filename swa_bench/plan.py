@@ -160,7 +160,8 @@ def state_keys(plan: Plan, fingerprint: str) -> list[str]:
         "model": [recipe["name"], values["dataset"]["classes"], recipe["normalisation"]],
         "data": [fingerprint, values["dataset"]["augmentation"]],
     }
-    for name in ("optimizer", "seed", "precision", "channels_last", "compile", "device"):
+    arithmetic = ("precision", "channels_last", "compile", "deterministic", "device")
+    for name in ("optimizer", "seed", *arithmetic):
         shaping[name] = values[name]
     running = hashlib.sha256(configs.digest(shaping).encode())
     keys = [running.hexdigest()[:16]]

@@ -16,8 +16,10 @@ LINE_EVERY_S = 60
 class Progress:
     """Reports on one run; used as a context manager around its epochs."""
 
-    def __init__(self, config: TrainConfig, train_images: int) -> None:
-        self.title = f"{config.model.name} {config.method.name} seed {config.seed}"
+    def __init__(self, config: TrainConfig, seeds: list[int], train_images: int) -> None:
+        self.run = f"{config.model.name} {config.method.name}"
+        self.title = f"{self.run} seed {', '.join(map(str, seeds))}"
+        self.seeds = 1  # trained at the same time
         self.epochs = config.epochs
         self.train_images = train_images
         self.console = Console(soft_wrap=True, highlight=False)
@@ -48,10 +50,11 @@ class Progress:
     ) -> None:
         self.bar.stop()
 
-    def epoch_starts(self, epoch: int) -> None:
-        """Called with the epoch from 0."""
-        if not self.images:  # a resumed run has less to do
-            self.bar.update(self.task, total=(self.epochs - epoch) * self.train_images)
+    def epoch_starts(self, epoch: int, seeds: int) -> None:
+        """Called with the epoch from 0, and how many seeds are trained at the same time."""
+        self.seeds = seeds
+        left = (self.epochs - epoch) * self.train_images * seeds  # a resumed run has less to do
+        self.bar.update(self.task, total=self.images + left)
         self.epoch = epoch + 1
 
     def images_done(self, images: int) -> None:
@@ -60,24 +63,26 @@ class Progress:
         status = f"epoch {self.epoch}/{self.epochs} {self.last}{self.images_per_s():,.0f} images/s"
         self.bar.update(self.task, completed=self.images, status=status)
         if time.monotonic() - self.printed > LINE_EVERY_S:
-            done = (self.images - 1) % self.train_images + 1
-            self._line(f"{self.title} {status}, {done:,} of {self.train_images:,} images")
+            total = self.train_images * self.seeds
+            done = (self.images - 1) % total + 1
+            self._line(f"{self.title} {status}, {done:,} of {total:,} images")
 
     def images_per_s(self) -> float:
         """Images trained on a second since the run was started, evaluation included."""
         return self.images / max(time.monotonic() - self.started, 1e-9)
 
-    def epoch_done(self, row: dict[str, Any]) -> None:
-        """Called with the row of the epoch that has just ended."""
+    def epoch_done(self, seed: int, row: dict[str, Any]) -> None:
+        """Called with the row of a seed's epoch that has just ended."""
         last = f"lr {row['learning_rate']:.4g} loss {row['train_loss']:.3f}"
         last += f" train error {row['train_error_pct']:.2f} %"
         for name, key in (("test", "test_error_pct"), ("SWA", "swa_test_error_pct")):
             if row[key] is not None:
                 last += f" {name} {row[key]:.2f} %"
         self.last = f"{last} "
-        left = (self.epochs - row["epoch"]) * self.train_images / max(self.images_per_s(), 1e-9)
+        images = (self.epochs - row["epoch"]) * self.train_images * self.seeds
+        left = images / max(self.images_per_s(), 1e-9)
         self._line(
-            f"{self.title} epoch {row['epoch']}/{self.epochs} {self.last}"
+            f"{self.run} seed {seed} epoch {row['epoch']}/{self.epochs} {self.last}"
             f"{self.train_images / row['train_seconds']:,.0f} images/s {duration(left)} left"
         )
 

@@ -35,23 +35,24 @@ def train(cfg: DictConfig) -> None:
     from . import device  # torch takes seconds to import: only when a run is to be done
 
     target = device.decide(config)
-    plan = make_plan(cfg, config)
-    summary = describe(plan, device.device_name(target))
+    plans = {seed: seed_plan(cfg, config, seed) for seed in configs.seed_block(config)}
     if config.dry_run:
-        print_plan(plan, summary)
+        print_plan(plans[config.seed], describe(list(plans.values()), device.device_name(target)))
         return
     check_writable("results_dir", Path(config.results_dir))
-    if not config.force and not plan.missing():
+    to_do = [plan for plan in plans.values() if config.force or plan.missing()]
+    if not to_do:
         folder = records.run_folder(config)
         log.info(
             "Finished already, on this or another device (force=true trains again): %s", folder
         )
-        print_cells(plan)
+        print_cells([plans[config.seed]])
         return
     from . import sources, walk
     from .data import to_device
     from .progress import Progress
 
+    summary = describe(to_do, device.device_name(target))
     arrays = sources.load_arrays(config.dataset)
     log.info("%s", summary)
     fingerprint = arrays.fingerprint()
@@ -62,24 +63,32 @@ def train(cfg: DictConfig) -> None:
         "versions": device.versions() | records.code_version(),
     }
     walk.run(
-        dataclasses.replace(plan, branches=branches(cfg, plan)),
+        [dataclasses.replace(plan, branches=branches(cfg, plan)) for plan in to_do],
         to_device(arrays, config, target),
         fingerprint,
         provenance,
-        Progress(config, len(arrays.train_labels)),
+        Progress(config, [plan.config.seed for plan in to_do], len(arrays.train_labels)),
     )
-    print_cells(plan)
+    print_cells(to_do)
 
 
-def describe(plan: Plan, device_name: str) -> str:
+def seed_plan(cfg: DictConfig, config: TrainConfig, seed: int) -> Plan:
+    """The plan of a configuration with another seed."""
+    other = cfg.copy()
+    other.seed = seed
+    return make_plan(other, dataclasses.replace(config, seed=seed))
+
+
+def describe(plans: list[Plan], device_name: str) -> str:
     """Two lines on what is about to run, with all that `auto` has picked."""
     from . import walk
 
-    config = plan.config
+    config = plans[0].config
+    seeds = ", ".join(str(plan.config.seed) for plan in plans)
     return (
         f"{config.model.name} ({walk.count_parameters(config):,} parameters) on "
-        f"{config.dataset.name}, {config.method.name}, seed {config.seed}: {config.epochs} epochs, "
-        f"{config.epochs * plan.steps_per_epoch:,} steps\n"
+        f"{config.dataset.name}, {config.method.name}, seed {seeds}: {config.epochs} epochs, "
+        f"{config.epochs * plans[0].steps_per_epoch:,} steps\n"
         f"on {config.device.value} ({device_name}), precision {config.precision.value}"
     )
 
@@ -100,12 +109,12 @@ def print_plan(plan: Plan, summary: str) -> None:
     print(f"{summary}, about {duration(seconds)} here from epoch 1", file=sys.stderr)
 
 
-def print_cells(plan: Plan) -> None:
-    """The run's own cells; then, unless a sweep will end with it, the row of the table so far."""
+def print_cells(plans: list[Plan]) -> None:
+    """The runs' own cells; then, unless a sweep will end with it, the row of the table so far."""
     from . import summary, tables
 
-    config = plan.config
-    for cell in plan.cells:
+    config = plans[0].config
+    for cell in (cell for plan in plans for cell in plan.cells):
         record = records.read_cell(records.cell_path(cell))
         assert record is not None
         print(
@@ -142,7 +151,7 @@ def _lookup(values: Any, name: str) -> Any:
 
 
 def branches(cfg: DictConfig, plan: Plan) -> frozenset[int]:
-    """After how many epochs the other methods of a published row leave this walk.
+    """After how many epochs the unfinished methods of a published row leave this walk.
 
     A checkpoint is kept there, so that they start from it, whichever is trained first.
     """
@@ -154,14 +163,17 @@ def branches(cfg: DictConfig, plan: Plan) -> frozenset[int]:
         default = shipped[method]
         for budget in {1.0, plan.config.budget}:
             other = cfg.copy()
-            other.method, other.budget = default.method, budget
+            other.method, other.budget, other.seed = default.method, budget, plan.config.seed
             if not keeps_schedule:
                 other.schedule = default.schedule
             try:
-                leaves = divergence(plan, make_plan(other, configs.to_config(other)))
+                config = configs.to_config(other)
             except ConfigError:  # such as a budget that ends before swa_start
                 continue
-            if leaves:  # not at epoch 0, and not never
+            config.precision, config.device = plan.config.precision, plan.config.device
+            other_plan = make_plan(other, config)
+            leaves = divergence(plan, other_plan)
+            if leaves and other_plan.missing():  # not at epoch 0, not never, and not done
                 found.add(leaves)
     return frozenset(found)
 

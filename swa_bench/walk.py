@@ -11,6 +11,7 @@ import hashlib
 import logging
 import math
 import time
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from . import checkpoints, device, engine, records
 from .checkpoints import State
-from .config import TrainConfig
+from .config import Device, TrainConfig
 from .data import DeviceData, stream_seed
 from .errors import ConfigError, SwaBenchError
 from .files import remove_leftovers
@@ -33,14 +34,21 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass
 class Walk:
-    """A run in progress: its plan and data, its state, and what its records say of it."""
+    """A run in progress: its plan and data, its state, and what its records say of it.
+
+    Attributes:
+        end: epochs after which nothing is left to record.
+        previous: the last checkpoint written here, None before the first.
+    """
 
     plan: Plan
     data: DeviceData
     keys: list[str]
     state: State
     provenance: dict[str, Any]
-    progress: Progress
+    end: int = 0
+    saved_at: float = field(default_factory=time.monotonic)
+    previous: Path | None = None
 
     @property
     def config(self) -> TrainConfig:
@@ -79,53 +87,84 @@ def fresh_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.SGD:
         lr=config.model.learning_rate,
         momentum=optimizer.momentum,
         weight_decay=optimizer.weight_decay,
+        fused=config.device is Device.cuda,  # takes its rate from the device
     )
 
 
 def run(
-    plan: Plan,
+    plans: list[Plan],
     data: DeviceData,
     fingerprint: str,
     provenance: dict[str, Any],
     progress: Progress,
 ) -> None:
-    """Walk to the end of the plan, writing epochs.csv, cells and checkpoints on the way.
+    """Walk to the end of each plan, writing epochs.csv, cells and checkpoints on the way.
 
     Args:
+        plans: of one recipe and several seeds, which take their steps in turn: see Trainer.
         fingerprint: SHA-256 of the data set.
         provenance: parts of the records that the walk does not know itself.
 
     Raises:
-        SwaBenchError: the loss is no longer finite, or the disk refuses a file.
+        SwaBenchError: a loss is no longer finite (the other walks end first), or the disk
+            refuses a file.
     """
+    walks = [_start(plan, data, fingerprint, provenance) for plan in plans]
+    trainers = {walk.config.seed: make_trainer(walk.config, walk.state, data) for walk in walks}
+    going = list(walks)
+    failures: list[NotFiniteError] = []
+    with progress:
+        while going := [walk for walk in going if walk.state.epoch < walk.end]:
+            epoch = min(walk.state.epoch for walk in going)
+            together = [walk for walk in going if walk.state.epoch == epoch]
+            started = time.perf_counter()
+            scores = _train_epoch(together, trainers, progress)
+            seconds = (time.perf_counter() - started) / len(together)
+            for walk, score in zip(together, scores, strict=True):
+                try:
+                    _end_epoch(walk, score, seconds)
+                except NotFiniteError as error:
+                    failures.append(error)
+                    going.remove(walk)
+                else:
+                    progress.epoch_done(walk.config.seed, walk.state.rows[-1])
+            _limit_store(walks)
+    log.info("%s", _limit_store(walks))
+    if failures:
+        raise failures[0]
+
+
+def _start(plan: Plan, data: DeviceData, fingerprint: str, provenance: dict[str, Any]) -> Walk:
+    """A walk at the furthest of its stored states, or before its first epoch."""
     config = plan.config
     model = fresh_model(config, data.train_images.device)
     state = State(model, fresh_optimizer(config, model))
-    walk = Walk(plan, data, state_keys(plan, fingerprint), state, provenance, progress)
+    walk = Walk(plan, data, state_keys(plan, fingerprint), state, provenance, end=config.epochs)
     for folder in (records.run_folder(config), records.checkpoint_folder(config)):
         remove_leftovers(folder)
-    end = config.epochs
     if not config.force:
         missing = [cell.epochs for cell in plan.missing()]
-        end = max(missing, default=0)
+        walk.end = max(missing, default=0)
         _go_on(walk, min(missing, default=0))
-    train_model = torch.compile(model) if config.compile else model
-    assert isinstance(train_model, nn.Module)
-    saved_at = time.monotonic()
-    previous: Path | None = None
-    with progress:
-        while state.epoch < end:
-            _epoch(walk, train_model)
-            done = state.epoch
-            records.write_epochs(records.run_folder(config), state.rows)
-            progress.epoch_done(state.rows[-1])
-            _record(walk)
-            keep = done in plan.branches or done == end
-            if keep or time.monotonic() - saved_at >= config.checkpoints.every_s:
-                path = _save(walk)
-                _drop_passed(walk, keeping=(path, previous))
-                saved_at, previous = time.monotonic(), path
-    _drop_passed(walk, keeping=())
+    if state.epoch >= walk.end:
+        _drop_passed(walk, keeping=())
+    return walk
+
+
+def make_trainer(config: TrainConfig, state: State, data: DeviceData) -> engine.Trainer:
+    """What trains a state's model, as the configuration asks for."""
+    # Of two sizes of batches, the smaller last one has a graph of its own.
+    model = torch.compile(state.model, dynamic=False) if config.compile else state.model
+    assert isinstance(model, nn.Module)
+    graphs = config.cuda_graphs and config.device is Device.cuda
+    return engine.Trainer(
+        model,
+        state.optimizer,
+        data,
+        config.optimizer.batch_size,
+        device.autocast(config),
+        graphs,
+    )
 
 
 def _go_on(walk: Walk, first_missing: int) -> None:
@@ -141,41 +180,71 @@ def _go_on(walk: Walk, first_missing: int) -> None:
     _record(walk)
 
 
-def _epoch(walk: Walk, train_model: nn.Module) -> None:
-    """Train the next epoch, collect, evaluate, and append its row."""
-    plan, config, data, state = walk.plan, walk.config, walk.data, walk.state
+def _train_epoch(
+    walks: list[Walk], trainers: dict[int, engine.Trainer], progress: Progress
+) -> list[engine.Score]:
+    """Train the next epoch, which is the same for all walks, their steps in turn."""
+    epoch = walks[0].state.epoch
+    progress.epoch_starts(epoch, len(walks))
+    taking_turns = [trainers[walk.config.seed] for walk in walks]
+    for walk, trainer in zip(walks, taking_turns, strict=True):
+        seed = walk.config.seed
+        draws = walk.data.draw(seed, epoch, "train")
+        trainer.begin_epoch(draws, walk.plan.rates(epoch), stream_seed(seed, epoch, "dropout"))
+    for size in taking_turns[0].sizes:
+        for trainer in taking_turns:
+            trainer.step(size)
+        progress.images_done(size * len(walks))
+    return [trainer.score() for trainer in taking_turns]
+
+
+def _end_epoch(walk: Walk, score: engine.Score, train_seconds: float) -> None:
+    """Collect, evaluate, record and store a state whose next epoch has been trained.
+
+    Args:
+        train_seconds: this walk's share of the time.
+    """
+    plan, state = walk.plan, walk.state
     epoch = state.epoch
+    started = time.perf_counter()
     here = {name: walk.provenance[name] for name in ("device", "versions")}
     if not state.origins or any(state.origins[-1][name] != here[name] for name in here):
         state.origins.append({"from_epoch": epoch + 1, **here})
-    started = time.perf_counter()
-    rates = plan.rates(epoch)
-    walk.progress.epoch_starts(epoch)
-    # Dropout draws from the global generators; evaluation cannot disturb what is seeded anew.
-    torch.manual_seed(stream_seed(config.seed, epoch, "dropout"))
-    batches = data.train_batches(
-        data.draw(config.seed, epoch, "train"), config.optimizer.batch_size
-    )
-    score = engine.train_epoch(
-        train_model,
-        state.optimizer,
-        batches,
-        rates,
-        device.autocast(config),
-        walk.progress.images_done,
-    )
-    train_seconds = time.perf_counter() - started
     state.epoch += 1
     _check_finite(walk, "training loss", score.loss)
     if plan.collects(epoch):
         state.average = update_average(state.average, state.n_averaged, state.model)
         state.n_averaged += 1
     row: dict[str, Any] = dict.fromkeys(records.EPOCH_COLUMNS)
-    row |= {"epoch": state.epoch, "learning_rate": rates[-1], "n_averaged": state.n_averaged}
+    rate = plan.rates(epoch)[-1]
+    row |= {"epoch": state.epoch, "learning_rate": rate, "n_averaged": state.n_averaged}
     row |= {"train_loss": score.loss, "train_error_pct": score.error_pct}
     state.rows.append(row)
     _evaluate(walk)
-    row |= {"seconds": time.perf_counter() - started, "train_seconds": train_seconds}
+    seconds = train_seconds + time.perf_counter() - started
+    row |= {"seconds": seconds, "train_seconds": train_seconds}
+    records.write_epochs(records.run_folder(walk.config), state.rows)
+    _record(walk)
+    _store(walk)
+
+
+def _limit_store(walks: list[Walk]) -> str:
+    """Keep all checkpoints together within their limit, and say how much they take."""
+    config = walks[0].config
+    results, limit_gb = config.results_dir, config.checkpoints.max_gb
+    own = {walk.previous for walk in walks}
+    size = checkpoints.limit_size(Path(results), limit_gb * 1e9, own)
+    return f"Checkpoints: {size / 1e9:.2f} GB in {results} (checkpoints.max_gb={limit_gb:g})"
+
+
+def _store(walk: Walk) -> None:
+    """Write a checkpoint where one is due, and delete those that are of no more use."""
+    config, done = walk.config, walk.state.epoch
+    keep = done in walk.plan.branches or done == walk.end
+    if keep or time.monotonic() - walk.saved_at >= config.checkpoints.every_s:
+        path = _save(walk)
+        _drop_passed(walk, keeping=() if done == walk.end else (path, walk.previous))
+        walk.saved_at, walk.previous = time.monotonic(), path
 
 
 def _evaluate(walk: Walk) -> None:
@@ -213,10 +282,14 @@ def _test(walk: Walk, model: nn.Module) -> engine.Score:
     return engine.evaluate(model, batches, device.autocast(walk.config))
 
 
+class NotFiniteError(SwaBenchError):
+    """A walk's loss is infinite or not a number."""
+
+
 def _check_finite(walk: Walk, what: str, value: float) -> None:
     if math.isfinite(value):
         return
-    raise SwaBenchError(
+    raise NotFiniteError(
         f"The {what} of epoch {walk.state.epoch} is {value} ({walk.config.model.name}, seed "
         f"{walk.config.seed}, model.learning_rate={walk.config.model.learning_rate}): stopped. "
         f"Earlier checkpoints stay in {records.checkpoint_folder(walk.config)}."

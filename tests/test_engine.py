@@ -1,14 +1,17 @@
 """One step's numbers, the optimiser's arithmetic, evaluation, exact batch-norm statistics."""
 
+import dataclasses
 import math
 
 import pytest
 import torch
 from conftest import plan_of
 from torch import nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.nn import functional as F
 
-from swa_bench import device, engine, sources
+from swa_bench import device, engine, estimate, sources, walk
+from swa_bench.checkpoints import State
 from swa_bench.data import to_device
 from swa_bench.methods import load_average, update_average
 from swa_bench.models import build_model
@@ -25,11 +28,10 @@ def test_first_steps_are_pinned() -> None:
     data = to_device(sources.load_arrays(config.dataset), config, torch.device("cpu"))
     model = fresh_model(config, torch.device("cpu"))
     optimizer = fresh_optimizer(config, model)
-    batches = list(data.train_batches(data.draw(0, 0, "train"), 128))
     losses = []
-    for batch in batches:
-        score = engine.train_epoch(model, optimizer, [batch], [0.1], device.autocast(config))
-        losses.append(score.loss)
+    for images, labels in data.train_batches(data.draw(0, 0, "train"), 128):
+        loss, _ = engine.sgd_step(model, optimizer, images, labels, device.autocast(config))
+        losses.append(loss.item())
     assert losses == pytest.approx(PINNED_LOSSES, rel=1e-4)
 
 
@@ -50,7 +52,8 @@ def test_sgd_is_the_authors() -> None:
         for w, v, g in zip(expected, velocity, gradients, strict=True):
             v.mul_(0.9).add_(g.double()).add_(w, alpha=5e-4)
             w.sub_(rate * v)
-        engine.train_epoch(model, optimizer, [(images, labels)], [rate], PLAIN)
+        optimizer.param_groups[0]["lr"] = rate
+        engine.sgd_step(model, optimizer, images, labels, PLAIN)
     for ours, theirs in zip(model.parameters(), expected, strict=True):
         torch.testing.assert_close(ours.double(), theirs, rtol=1e-5, atol=1e-7)
 
@@ -148,11 +151,74 @@ def test_bf16_computes_in_bf16_and_keeps_float32_weights(monkeypatch: pytest.Mon
     model.conv1.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
     batches = [(torch.randn(4, 3, 32, 32), torch.zeros(4, dtype=torch.long))]
     context = device.autocast(config)
-    engine.train_epoch(model, fresh_optimizer(config, model), batches, [0.1], context)
+    engine.sgd_step(model, fresh_optimizer(config, model), *batches[0], context)
     engine.evaluate(model, batches, context)
     engine.recompute_batch_norm(model, batches, context)
     assert seen == [torch.bfloat16] * 3
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("name", ["cpu", "cuda"])
+def test_a_step_asks_the_device_for_nothing(name: str) -> None:
+    """To read a value of a tensor that only pretends to be there is an error.
+
+    Without a GPU there is no backward pass even for such tensors, so there the step ends before it.
+    """
+    config = plan_of("model=vgg16_bn", "dataset=cifar10_mini").config
+    real = to_device(estimate.random_arrays(config, 48), config, torch.device("cpu"))
+    target = torch.device(name)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode, target:
+        tensors = {
+            field: mode.from_tensor(value).to(target)
+            for field, value in vars(real).items()
+            if isinstance(value, torch.Tensor)
+        }
+        feed = engine.Feed(dataclasses.replace(real, **tensors), steps=2)
+        with pytest.raises(DataDependentOutputException):
+            feed.rate.item()
+        model = build_model("vgg16_bn", 10)
+        optimizer = torch.optim.SGD(model.parameters(), 0.1, 0.9, weight_decay=5e-4, fused=True)
+        optimizer.param_groups[0]["lr"] = feed.rate
+        for size in (32, 16):
+            images, labels = feed.next(size)
+            if name == "cpu":
+                loss, logits = engine.sgd_step(model, optimizer, images, labels, PLAIN)
+            else:
+                logits = model(images)
+                loss = F.cross_entropy(logits, labels)
+            feed.tally.add(loss, logits, labels)
+        assert feed.tally.loss.device.type == name
+
+
+def test_a_trainers_epoch_is_its_steps_by_hand() -> None:
+    """Batches of 20, 20 and 8; the rates differ. Counters on the device find the same images."""
+    config = plan_of("model=preresnet20", "dataset=cifar10_mini", "optimizer.batch_size=20").config
+    cpu = torch.device("cpu")
+    data = to_device(estimate.random_arrays(config, 48), config, cpu)
+    rates, draws = [0.1, 0.05, 0.025], data.draw(0, 0, "train")
+    models = [fresh_model(config, cpu) for _ in range(2)]
+    trainer = walk.make_trainer(config, State(models[0], fresh_optimizer(config, models[0])), data)
+    for _ in range(2):
+        trainer.begin_epoch(draws, rates, dropout_seed=0)
+        for size in trainer.sizes:
+            trainer.step(size)
+    score = trainer.score()
+
+    optimizer = fresh_optimizer(config, models[1])
+    models[1].train()
+    losses, wrong = 0.0, 0
+    for epoch in range(2):
+        batches = data.train_batches(draws, 20)
+        for rate, (images, labels) in zip(rates, batches, strict=True):
+            optimizer.param_groups[0]["lr"] = rate
+            loss, logits = engine.sgd_step(models[1], optimizer, images, labels, PLAIN)
+            if epoch == 1:
+                losses += loss.item() * len(labels)
+                wrong += int((logits.argmax(1) != labels).sum())
+    for ours, theirs in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    assert score.loss == pytest.approx(losses / 48, rel=1e-6)
+    assert score.error_pct == pytest.approx(100 * wrong / 48)
 
 
 @pytest.mark.gpu
@@ -172,5 +238,7 @@ def test_gpu_and_cpu_take_the_same_first_step() -> None:
         model = fresh_model(config, target)
         optimizer = fresh_optimizer(config, model)
         context = torch.autocast(name, enabled=False)
-        losses[name] = engine.train_epoch(model, optimizer, batches, [0.1] * 2, context).loss
+        optimizer.param_groups[0]["lr"] = 0.1
+        steps = [engine.sgd_step(model, optimizer, *batch, context) for batch in batches]
+        losses[name] = sum(loss.item() for loss, _ in steps)
     assert losses["cuda"] == pytest.approx(losses["cpu"], rel=1e-4)

@@ -4,6 +4,7 @@ import hashlib
 import importlib
 import io
 import json
+import math
 import os
 import re
 import signal
@@ -168,13 +169,14 @@ def test_sharing_and_extending_change_no_bit(
     # The other order, in another folder: SWA leaves the branching point for SGD.
     other = ["results_dir=other"]
     assert swa_train(*SWA, *other).code == 0
+    assert len(list((tmp_path / "other").rglob("seed0-epoch0002-*.pt"))) == 1
     shared = swa_train(*TINY, "method=sgd", *other)
     assert "Going on after epoch 2" in shared.err
     sgd = {name: r for name, r in cells(tmp_path / "other").items() if name.startswith("sgd")}
     assert sgd == alone
-    # What is kept: the branching point and the two ends.
+    # What is kept: the two ends; where they part is of no more use.
     kept = sorted(path.name[:16] for path in (tmp_path / "other").rglob("*.pt"))
-    assert kept == ["seed0-epoch0002-", "seed0-epoch0004-", "seed0-epoch0006-"]
+    assert kept == ["seed0-epoch0004-", "seed0-epoch0006-"]
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path: Path, swa_train: SwaTrain) -> None:
@@ -369,15 +371,70 @@ def test_data_and_rates_are_in_the_keys_and_what_does_not_shape_is_not() -> None
     assert [a == b for a, b in zip(keys, late, strict=True)] == [True] * 3 + [False] * 2
 
 
+# VGG16 has dropout, whose random numbers seeds that train together must not share.
+DROPOUT = ["model=vgg16", *TINY[1:2], "dataset.train_images=64", "dataset.test_images=20"]
+DROPOUT += ["model.budget_epochs=2", "model.swa_start=1", "optimizer.batch_size=24"]
+
+
 def test_dropout_is_drawn_anew_each_epoch(tmp_path: Path, swa_train: SwaTrain) -> None:
     """VGG16 in one go, and in two: what the process drew before must not matter."""
-    small = ["model=vgg16", *TINY[1:2], "dataset.train_images=64", "dataset.test_images=20"]
-    small += ["model.budget_epochs=2", "model.swa_start=1", "optimizer.batch_size=32"]
-    assert swa_train(*small, "budget=1.5", "results_dir=one").code == 0
-    assert swa_train(*small, "budget=1", "results_dir=two").code == 0
+    assert swa_train(*DROPOUT, "budget=1.5", "results_dir=one").code == 0
+    assert swa_train(*DROPOUT, "budget=1", "results_dir=two").code == 0
     torch.rand(5)
-    assert "Going on after epoch 2" in swa_train(*small, "budget=1.5", "results_dir=two").err
+    assert "Going on after epoch 2" in swa_train(*DROPOUT, "budget=1.5", "results_dir=two").err
     assert cells(tmp_path / "one") == cells(tmp_path / "two")
+
+
+def test_seeds_together_change_no_bit(tmp_path: Path, swa_train: SwaTrain) -> None:
+    """Seeds 2 and 3 as a block, seed 3 with a head start; then each alone."""
+    together = ["seeds_together=2", "results_dir=together", "budget=1.5"]
+    assert swa_train(*DROPOUT, "seed=3", "results_dir=together", "budget=0.5").code == 0
+    outcome = swa_train(*DROPOUT, "seed=3", *together)
+    assert outcome.code == 0, outcome.err
+    assert "seed 2, 3: 3 epochs" in outcome.err
+    assert "swa 1.5 seed 2: test error" in outcome.out
+    for seed in (2, 3):
+        arguments = [f"seed={seed}", "results_dir=alone", "budget=1.5"]
+        assert swa_train(*DROPOUT, *arguments).code == 0
+    both, alone = cells(tmp_path / "together"), cells(tmp_path / "alone")
+    assert len(alone) == 6  # of 1, 1.25 and 1.5 budgets
+    for name, record in alone.items():
+        assert both[name]["config"].pop("seeds_together") == 2
+        assert record["config"].pop("seeds_together") == 1
+        assert both[name] == record
+    assert "Finished already" in swa_train(*DROPOUT, "seed=2", *together).err
+
+
+def test_a_seed_that_fails_does_not_stop_the_others(
+    tmp_path: Path, swa_train: SwaTrain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fresh_model = walk.fresh_model
+
+    def broken_for_seed_0(config: TrainConfig, target: torch.device) -> torch.nn.Module:
+        model = fresh_model(config, target)
+        if config.seed == 0:
+            next(model.parameters()).data.fill_(math.nan)
+        return model
+
+    monkeypatch.setattr(walk, "fresh_model", broken_for_seed_0)
+    outcome = swa_train(*TINY, "method=sgd", "seeds_together=2")
+    assert outcome.code == 1
+    assert "training loss of epoch 1 is nan (preresnet20, seed 0" in outcome.err
+    (name,) = cells(tmp_path / "results")
+    assert name.startswith("sgd-seed1-")
+
+
+def test_the_store_keeps_within_its_limit(tmp_path: Path, swa_train: SwaTrain) -> None:
+    """A state of this net is about 2.2 MB; those of seed 0 are older than seed 1's."""
+    assert swa_train(*SWA).code == 0
+    outcome = swa_train(*SWA, "seed=1", "checkpoints.max_gb=0.004")
+    assert outcome.code == 0, outcome.err
+    assert "checkpoints.max_gb=0.004: deleted" in outcome.err
+    left = list((tmp_path / "results").rglob("*.pt"))
+    assert [path.name[:16] for path in left] == ["seed1-epoch0006-"]
+    size = sum(path.stat().st_size for path in left) / 1e9
+    assert f"Checkpoints: {size:.2f} GB in results/runs (checkpoints.max_gb=0.004)" in outcome.err
+    assert size < 0.004
 
 
 def test_a_shorter_run_takes_no_epochs_away(tmp_path: Path, swa_train: SwaTrain) -> None:
