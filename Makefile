@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test tables figures reproduce-tables clean
+.PHONY: quickstart test tables figures bench reproduce-tables clean
 
 quickstart: .venv/installed
 	$(BIN)/swa-train +experiment=quickstart
@@ -21,6 +21,10 @@ tables: .venv/installed
 
 figures: .venv/installed
 	@$(BIN)/swa-figures
+
+# ARGS may name networks and options: make bench ARGS="--models vgg16"
+bench: .venv/installed
+	@$(BIN)/python scripts/bench.py $(ARGS)
 
 # ARGS are options of swa-train for every run: make reproduce-tables ARGS="precision=bf16"
 reproduce-tables: .venv/installed

@@ -1,7 +1,7 @@
 """Training steps, evaluation, and the recomputation of batch-norm statistics."""
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -209,6 +209,21 @@ class Trainer:
         """Loss and error of the batches as they were trained on; waits for the device."""
         with torch.cuda.stream(self.stream):
             return self.feed.tally.score()
+
+
+def train_epoch(
+    trainers: list[Trainer], on_images: Callable[[int], None] = lambda images: None
+) -> list[Score]:
+    """Take all steps of an epoch that every trainer has begun, in turn.
+
+    Args:
+        on_images: called with the number of images that another round of steps has taken.
+    """
+    for size in trainers[0].sizes:
+        for trainer in trainers:
+            trainer.step(size)
+        on_images(size * len(trainers))
+    return [trainer.score() for trainer in trainers]
 
 
 @torch.no_grad()

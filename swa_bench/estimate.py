@@ -9,7 +9,7 @@ import torch
 from .checkpoints import State
 from .config import Device, TrainConfig
 from .data import to_device
-from .engine import Trainer
+from .engine import Trainer, train_epoch
 from .plan import Plan
 from .sources import Arrays
 from .walk import fresh_model, fresh_optimizer, make_trainer
@@ -34,14 +34,13 @@ def trainer_on_noise(config: TrainConfig, steps: int) -> Trainer:
     return make_trainer(config, State(model, fresh_optimizer(config, model)), data)
 
 
-def train_epoch(trainer: Trainer) -> float:
-    """Seconds that an epoch at a rate near zero takes."""
+def epoch_seconds(trainers: list[Trainer]) -> float:
+    """How long an epoch of all of them together takes, at a rate near zero."""
     started = time.perf_counter()
-    draws = trainer.feed.data.draw(0, 0, "train")
-    trainer.begin_epoch(draws, [1e-6] * len(trainer.sizes), dropout_seed=0)
-    for size in trainer.sizes:
-        trainer.step(size)
-    trainer.score()  # waits for the device
+    for trainer in trainers:
+        draws = trainer.feed.data.draw(0, 0, "train")
+        trainer.begin_epoch(draws, [1e-6] * len(trainer.sizes), dropout_seed=0)
+    train_epoch(trainers)  # waits for the device
     return time.perf_counter() - started
 
 
@@ -54,9 +53,9 @@ def seconds_per_image(config: TrainConfig) -> float:
     size = config.optimizer.batch_size if on_gpu else max(1, config.optimizer.batch_size // 4)
     optimizer = dataclasses.replace(config.optimizer, batch_size=size)
     steps = 30 if on_gpu else 1
-    trainer = trainer_on_noise(dataclasses.replace(config, optimizer=optimizer), steps)
-    train_epoch(trainer)
-    return train_epoch(trainer) / (steps * size)
+    trainers = [trainer_on_noise(dataclasses.replace(config, optimizer=optimizer), steps)]
+    epoch_seconds(trainers)
+    return epoch_seconds(trainers) / (steps * size)
 
 
 def run_seconds(plan: Plan, image_s: float) -> float:

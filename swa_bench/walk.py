@@ -191,11 +191,7 @@ def _train_epoch(
         seed = walk.config.seed
         draws = walk.data.draw(seed, epoch, "train")
         trainer.begin_epoch(draws, walk.plan.rates(epoch), stream_seed(seed, epoch, "dropout"))
-    for size in taking_turns[0].sizes:
-        for trainer in taking_turns:
-            trainer.step(size)
-        progress.images_done(size * len(walks))
-    return [trainer.score() for trainer in taking_turns]
+    return engine.train_epoch(taking_turns, progress.images_done)
 
 
 def _end_epoch(walk: Walk, score: engine.Score, train_seconds: float) -> None:

@@ -28,9 +28,13 @@ def test_wheel_works_from_another_directory(tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
     program = (
-        "import sys, swa_bench.train, swa_bench.tables\n"
+        "import contextlib, sys, swa_bench.train, swa_bench.tables\n"
         "assert swa_bench.train.__file__.startswith(sys.argv.pop())\n"
         "swa_bench.tables.main([])\n"
+        "sys.argv[1:] = ['--help']\n"
+        "with contextlib.suppress(SystemExit):\n"
+        "    swa_bench.train.main()\n"
+        "assert 'torch' not in sys.modules, 'it takes seconds to import'\n"
         "sys.argv[1:] = ['model=vgg16', 'dry_run=true', 'device=cpu']\n"
         "swa_bench.train.main()\n"
     )
