@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test tables figures bench reproduce-tables clean
+.PHONY: quickstart test test-gpu tables figures bench reproduce-tables clean
 
 quickstart: .venv/installed
 	$(BIN)/swa-train +experiment=quickstart
@@ -15,6 +15,10 @@ test: .venv/installed
 	$(BIN)/mypy swa_bench scripts
 	$(BIN)/mypy models
 	$(BIN)/pytest
+
+# The tests that need a GPU; the others never use one.
+test-gpu: .venv/installed
+	TEST_GPU=1 $(BIN)/pytest -m gpu
 
 tables: .venv/installed
 	@$(BIN)/swa-tables

@@ -4,6 +4,7 @@ Run by `make reproduce-tables`; arguments are options of swa-train that hold for
 Without a GPU it stops before training, unless ALLOW_CPU=1 is in the environment.
 """
 
+import math
 import os
 import subprocess
 import sys
@@ -15,9 +16,9 @@ import torch
 from hydra.errors import HydraException
 from tabulate import tabulate
 
+from swa_bench import checkpoints, device, estimate, sources
 from swa_bench import config as configs
-from swa_bench import device, estimate, sources
-from swa_bench.config import DatasetConfig, Device
+from swa_bench.config import DatasetConfig, Device, TrainConfig
 from swa_bench.errors import ConfigError, SwaBenchError
 from swa_bench.plan import Plan, make_plan, state_keys
 from swa_bench.progress import duration
@@ -71,11 +72,12 @@ def _plan(dataset: str, model: str, seed: int, method: str, overrides: list[str]
 
 def show(rows: list[Row]) -> None:
     """Print the plan: runs, epochs and the estimated time on this device."""
-    lines, total = [], 0.0
+    lines, total, epochs, saved = [], 0.0, 0, 0
     speeds: dict[str, float] = {}
     for row in rows:
         cost = "-"
         alone, shared = row.epochs()
+        epochs, saved = epochs + alone, saved + alone - shared
         if row.missing:
             config = row.missing[0].config
             if row.model not in speeds:
@@ -91,6 +93,14 @@ def show(rows: list[Row]) -> None:
     print(tabulate(lines, header, "simple"))
     missing = sum(len(row.missing) for row in rows)
     print(f"{missing} runs to train, about {duration(total)} on this device.")
+    print(f"Sharing saves {saved:,} of {epochs:,} epochs.")
+
+
+def show_store(config: TrainConfig) -> None:
+    """Print how much disk the checkpoints take and may take."""
+    size = checkpoints.limit_size(Path(config.results_dir), math.inf, ())
+    limit = f"at most checkpoints.max_gb={config.checkpoints.max_gb:g}"
+    print(f"Checkpoints: {size / 1e9:.2f} GB below {config.results_dir}, {limit}.")
 
 
 def available(dataset: DatasetConfig) -> bool:
@@ -117,6 +127,7 @@ def main(overrides: list[str]) -> int:
     if not missing:
         return _call("swa-tables")
     config = missing[0].missing[0].config
+    show_store(config)
     if config.device is Device.cpu and os.environ.get("ALLOW_CPU") != "1":
         print(
             "No GPU here: stopped before training. ALLOW_CPU=1 make reproduce-tables trains on "

@@ -199,6 +199,7 @@ class Trainer:
 
     def _replay(self, size: int) -> None:
         if size not in self.recorded:
+            self.optimizer.zero_grad(set_to_none=True)  # the graph has gradients of its own
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
                 self._step(size)  # recorded, not taken

@@ -120,15 +120,17 @@ def run(
             started = time.perf_counter()
             scores = _train_epoch(together, trainers, progress)
             seconds = (time.perf_counter() - started) / len(together)
+            stored = False
             for walk, score in zip(together, scores, strict=True):
                 try:
-                    _end_epoch(walk, score, seconds)
+                    stored |= _end_epoch(walk, score, seconds)
                 except NotFiniteError as error:
                     failures.append(error)
                     going.remove(walk)
                 else:
                     progress.epoch_done(walk.config.seed, walk.state.rows[-1])
-            _limit_store(walks)
+            if stored:
+                _limit_store(walks)
     log.info("%s", _limit_store(walks))
     if failures:
         raise failures[0]
@@ -194,8 +196,8 @@ def _train_epoch(
     return engine.train_epoch(taking_turns, progress.images_done)
 
 
-def _end_epoch(walk: Walk, score: engine.Score, train_seconds: float) -> None:
-    """Collect, evaluate, record and store a state whose next epoch has been trained.
+def _end_epoch(walk: Walk, score: engine.Score, train_seconds: float) -> bool:
+    """Collect, evaluate and record a state whose next epoch has been trained; say if it is stored.
 
     Args:
         train_seconds: this walk's share of the time.
@@ -221,7 +223,7 @@ def _end_epoch(walk: Walk, score: engine.Score, train_seconds: float) -> None:
     row |= {"seconds": seconds, "train_seconds": train_seconds}
     records.write_epochs(records.run_folder(walk.config), state.rows)
     _record(walk)
-    _store(walk)
+    return _store(walk)
 
 
 def _limit_store(walks: list[Walk]) -> str:
@@ -233,14 +235,16 @@ def _limit_store(walks: list[Walk]) -> str:
     return f"Checkpoints: {size / 1e9:.2f} GB in {results} (checkpoints.max_gb={limit_gb:g})"
 
 
-def _store(walk: Walk) -> None:
-    """Write a checkpoint where one is due, and delete those that are of no more use."""
+def _store(walk: Walk) -> bool:
+    """Write a checkpoint if one is due, and delete those that are of no more use."""
     config, done = walk.config, walk.state.epoch
     keep = done in walk.plan.branches or done == walk.end
-    if keep or time.monotonic() - walk.saved_at >= config.checkpoints.every_s:
-        path = _save(walk)
-        _drop_passed(walk, keeping=() if done == walk.end else (path, walk.previous))
-        walk.saved_at, walk.previous = time.monotonic(), path
+    if not keep and time.monotonic() - walk.saved_at < config.checkpoints.every_s:
+        return False
+    path = _save(walk)
+    _drop_passed(walk, keeping=() if done == walk.end else (path, walk.previous))
+    walk.saved_at, walk.previous = time.monotonic(), path
+    return True
 
 
 def _evaluate(walk: Walk) -> None:

@@ -1,5 +1,6 @@
 """Shared by all tests: the command in this process, configurations, and a tiny setting."""
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,9 @@ from omegaconf import DictConfig
 from swa_bench import config as configs
 from swa_bench import device, train
 from swa_bench.plan import Plan, make_plan
+
+if os.environ.get("TEST_GPU") != "1":
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # what is tested is the same on every machine
 
 # Three steps an epoch (128 + 128 + 32 images), budgets of 4 epochs, copies from epoch 3 on.
 TINY = [

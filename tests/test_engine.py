@@ -219,26 +219,3 @@ def test_a_trainers_epoch_is_its_steps_by_hand() -> None:
         assert torch.equal(ours, theirs)
     assert score.loss == pytest.approx(losses / 48, rel=1e-6)
     assert score.error_pct == pytest.approx(100 * wrong / 48)
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_gpu_and_cpu_take_the_same_first_step() -> None:
-    config = plan_of("model=preresnet20", "dataset=cifar10_mini", "dataset.train_images=256").config
-    arrays = sources.load_arrays(config.dataset)
-    losses = {}
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    for name in ("cpu", "cuda"):
-        target = torch.device(name)
-        cpu = to_device(arrays, config, torch.device("cpu"))
-        batches = [
-            (images.to(target), labels.to(target))
-            for images, labels in cpu.train_batches(cpu.draw(0, 0, "train"), 128)
-        ]
-        model = fresh_model(config, target)
-        optimizer = fresh_optimizer(config, model)
-        context = torch.autocast(name, enabled=False)
-        optimizer.param_groups[0]["lr"] = 0.1
-        steps = [engine.sgd_step(model, optimizer, *batch, context) for batch in batches]
-        losses[name] = sum(loss.item() for loss, _ in steps)
-    assert losses["cuda"] == pytest.approx(losses["cpu"], rel=1e-4)

@@ -1,0 +1,105 @@
+"""What only a GPU can show; `make test-gpu` runs these, and `make test` leaves the GPU alone."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TINY, SwaTrain, compose
+from test_walk import DROPOUT, cells
+
+from swa_bench import config as configs
+from swa_bench import device, engine, estimate, sources
+from swa_bench.config import TrainConfig
+from swa_bench.data import to_device
+from swa_bench.walk import fresh_model, fresh_optimizer
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device: see make test-gpu"),
+]
+
+# Steps on a size of batch are recorded after three, so that most of these are replayed.
+NETS = {"vgg16": [*DROPOUT, "budget=4"], "preresnet20": [*TINY, "budget=1.5"]}
+
+
+def config_of(*overrides: str) -> TrainConfig:
+    config = configs.to_config(compose(*overrides, "device=cuda"))
+    device.decide(config)
+    return config
+
+
+def weights(results: Path) -> dict[str, str]:
+    """{walk and cell: digest of its weights}; the names of walks differ in their options only."""
+    found = {}
+    for name, record in cells(results).items():
+        found[f"seed {record['seed']} {name.split('/')[1]}"] = record["result"]["weights_sha256"]
+    return found
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("net", NETS)
+def test_graphs_seeds_together_and_resume_change_no_bit(
+    tmp_path: Path, swa_train: SwaTrain, net: str, precision: str
+) -> None:
+    """Against the same steps without graphs, a seed at a time, in one go."""
+    arguments = [*NETS[net], "device=cuda", "deterministic=true", f"precision={precision}"]
+    for seed in (0, 1, 2):
+        assert swa_train(*arguments, f"seed={seed}", "cuda_graphs=false").code == 0
+    expected = weights(tmp_path / "results")
+    for folder, options in {
+        "again": ["cuda_graphs=false"],
+        "graphs": [],
+        "together": ["seeds_together=3"],
+    }.items():
+        outcome = swa_train(*arguments, f"results_dir={folder}", *options)
+        assert outcome.code == 0, outcome.err
+        found = weights(tmp_path / folder)
+        assert len(found) in (len(expected) / 3, len(expected))
+        assert {name: expected[name] for name in found} == found, folder
+    assert swa_train(*arguments, "results_dir=resumed", "budget=1").code == 0
+    assert "Going on after" in swa_train(*arguments, "results_dir=resumed").err
+    found = weights(tmp_path / "resumed")
+    assert {name: expected[name] for name in found} == found
+
+
+def test_no_step_waits_for_the_host() -> None:
+    """Eager, recorded and replayed ones."""
+    config = config_of("model=vgg16_bn", "precision=bf16")
+    trainer = estimate.trainer_on_noise(config, steps=8)
+    trainer.begin_epoch(trainer.feed.data.draw(0, 0, "train"), [0.1] * 8, dropout_seed=0)
+    for step, size in enumerate(trainer.sizes):
+        # The recording of a graph synchronises on purpose, once.
+        recording = step == engine.STEPS_BEFORE_GRAPH
+        torch.cuda.set_sync_debug_mode("default" if recording else "error")
+        trainer.step(size)
+    torch.cuda.set_sync_debug_mode("default")
+    assert trainer.score().loss > 0
+
+
+def test_vgg16_trains_in_two_gigabytes() -> None:
+    config = config_of("model=vgg16", "precision=bf16")
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    estimate.epoch_seconds([estimate.trainer_on_noise(config, steps=391)])
+    assert torch.cuda.max_memory_allocated() < 2e9
+
+
+def test_gpu_and_cpu_take_the_same_first_step() -> None:
+    config = config_of("model=preresnet20", "dataset=cifar10_mini", "dataset.train_images=256")
+    arrays = sources.load_arrays(config.dataset)
+    losses = {}
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    for name in ("cpu", "cuda"):
+        target = torch.device(name)
+        cpu = to_device(arrays, config, torch.device("cpu"))
+        batches = [
+            (images.to(target), labels.to(target))
+            for images, labels in cpu.train_batches(cpu.draw(0, 0, "train"), 128)
+        ]
+        model = fresh_model(config, target)
+        optimizer = fresh_optimizer(config, model)
+        context = torch.autocast(name, enabled=False)
+        optimizer.param_groups[0]["lr"] = 0.1
+        steps = [engine.sgd_step(model, optimizer, *batch, context) for batch in batches]
+        losses[name] = sum(loss.item() for loss, _ in steps)
+    assert losses["cuda"] == pytest.approx(losses["cpu"], rel=1e-4)
