@@ -1,12 +1,9 @@
 """The grid script: its plan, its stop without a GPU, what it starts."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 import reproduce_tables as grid
 
 from swa_bench.errors import ConfigError, SwaBenchError
