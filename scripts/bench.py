@@ -51,7 +51,8 @@ def ours(config: TrainConfig, steps: int, fused: bool = False, seeds: int = 1) -
     ]
     if config.device is Device.cuda and not fused:
         for trainer in trainers:
-            trainer.optimizer.param_groups[0] |= {"fused": False, "foreach": True}
+            # Without the fused kernel a rate on the device would be read back at every step.
+            trainer.optimizer.param_groups[0] |= {"fused": False, "foreach": True, "lr": 1e-6}
 
     def turn() -> float:
         device.decide(config)
@@ -104,8 +105,8 @@ def measure_model(name: str, overrides: list[str], rounds: int, compiled: bool) 
         for variant, (_, turn) in list(found.items()):
             try:
                 taken = turn()
-            except torch.OutOfMemoryError:
-                print(f"{name}, {variant}: does not fit into memory beside the others", flush=True)
+            except RuntimeError as error:  # such as no memory left beside the others, no compiler
+                print(f"{name}, {variant}: left out, {str(error).splitlines()[0]}", flush=True)
                 del found[variant], turn
                 continue
             if round_number:
@@ -167,7 +168,12 @@ class ByteCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Count one operation; views and new memory move nothing."""
         result = func(*args, **(kwargs or {}))
         if not func.is_view and "empty" not in func.name():
-            tensors = [x for x in tree_leaves((args, kwargs, result)) if isinstance(x, Tensor)]
+            arguments = zip(func._schema.arguments, args, strict=False)
+            changed = [value for argument, value in arguments if argument.is_write]
+            made = [] if changed else result
+            tensors = [
+                x for x in tree_leaves((args, kwargs, changed, made)) if isinstance(x, Tensor)
+            ]
             self.moved += sum(tensor.numel() * tensor.element_size() for tensor in tensors)
         return result
 

@@ -38,7 +38,8 @@ def decide(config: TrainConfig) -> torch.device:
         # As the authors: shapes do not change, so cuDNN may try which of its kernels is fastest.
         torch.backends.cudnn.benchmark = not config.deterministic
         torch.use_deterministic_algorithms(config.deterministic)
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # asked for by the line above
+        if config.deterministic and torch.__version__ < "2.11":  # asks for it; set, it slows steps
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     return torch.device(config.device.value)
 
 

@@ -90,6 +90,7 @@ class Feed:
         """Fill in an epoch's draws and the learning rate of each of its steps."""
         for buffer, new in zip(self.draws, draws, strict=True):
             buffer.copy_(new)
+        # Waits for the copies above, so that the draws' memory may be used again afterwards.
         self.rates.copy_(torch.tensor(rates))
         self.images_done.zero_()
         self.steps_done.zero_()

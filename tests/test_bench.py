@@ -21,11 +21,16 @@ def test_flops_of_a_training_epoch(model: str, tflop_an_epoch: float) -> None:
 
 def test_bytes_are_of_what_is_read_and_written() -> None:
     a = torch.ones(10, 3)
+    weight = torch.zeros(7, requires_grad=True)
+    weight.grad = torch.ones(7)
+    sgd = torch.optim.SGD([weight], 0.1, momentum=0.9, fused=True)
     with bench.ByteCounter() as counter:
         a.t()  # a view moves nothing
         b = a + 1  # reads 30 numbers of 4 bytes, writes 30
         b.mul_(2)  # reads and writes 30
-    assert counter.moved == 4 * 4 * 30
+        # Reads weight, gradient and momentum, and by its schema may write all three.
+        sgd.step()
+    assert counter.moved == 4 * (4 * 30 + 6 * 7)
 
 
 def test_shares_and_ratios() -> None:

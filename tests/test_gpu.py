@@ -80,8 +80,9 @@ def test_vgg16_trains_in_two_gigabytes() -> None:
     config = config_of("model=vgg16", "precision=bf16")
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()  # such as workspaces of other tests' streams
     estimate.epoch_seconds([estimate.trainer_on_noise(config, steps=391)])
-    assert torch.cuda.max_memory_allocated() < 2e9
+    assert torch.cuda.max_memory_allocated() - before < 2e9
 
 
 def test_gpu_and_cpu_take_the_same_first_step() -> None:
