@@ -134,6 +134,7 @@ class TrainConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     checkpoints: CheckpointsConfig = field(default_factory=CheckpointsConfig)
     results_dir: str = MISSING
+    then: list[str] = MISSING
     dry_run: bool = MISSING
     force: bool = MISSING
 
@@ -151,6 +152,7 @@ NOT_SHAPING = [
     "evaluation",
     "checkpoints",
     "results_dir",
+    "then",
     "dry_run",
     "force",
 ]

@@ -14,3 +14,7 @@ class ConfigError(SwaBenchError):
 
     def __init__(self, field: str, value: object, expected: str) -> None:
         super().__init__(f"{field}={value}: {expected}")
+
+
+class Terminated(BaseException):
+    """The process was asked to end, and has stored its state; no sweep goes on after it."""

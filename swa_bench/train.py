@@ -2,14 +2,17 @@
 
 import csv
 import dataclasses
+import functools
 import logging
 import os
 import re
+import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
+import yaml
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
@@ -20,16 +23,37 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from . import config as configs
-from . import records
+from . import processes, records
 from .config import TrainConfig
-from .errors import ConfigError, SwaBenchError
+from .errors import ConfigError, SwaBenchError, Terminated
 from .files import check_writable
 from .plan import Plan, divergence, make_plan
 
+if TYPE_CHECKING:
+    from .data import DeviceData
+
 log = logging.getLogger(__name__)
+
+METHODS = ("sgd", "swa", "swa_cyclic")  # the shipped ones
 
 
 def train(cfg: DictConfig) -> None:
+    """Do one run, then those of the methods that it names in `then`.
+
+    Raises:
+        SwaBenchError: one of them failed; the others were done even so.
+    """
+    failures = []
+    for one in [cfg, *(with_method(cfg, method) for method in cfg.then)]:
+        try:
+            train_one(one)
+        except SwaBenchError as error:
+            failures.append(error)
+    if failures:
+        raise failures[0]
+
+
+def train_one(cfg: DictConfig) -> None:
     """Do one run: train what is missing of it, or print its plan."""
     config = configs.to_config(cfg)
     from . import device  # torch takes seconds to import: only when a run is to be done
@@ -48,28 +72,40 @@ def train(cfg: DictConfig) -> None:
         )
         print_cells([plans[config.seed]])
         return
-    from . import sources, walk
-    from .data import to_device
-    from .progress import Progress
-
     summary = describe(to_do, device.device_name(target))
+    from . import sources
+    from .data import to_device
+
     arrays = sources.load_arrays(config.dataset)
     log.info("%s", summary)
-    fingerprint = arrays.fingerprint()
+    folders = [records.run_folder(plan.config) for plan in to_do]
+    with processes.alone_in(folders), processes.failures_noted(folders):
+        # While this one waited, another process may have finished some.
+        to_do = [plan for plan in to_do if config.force or plan.missing()]
+        if to_do:
+            _walk(cfg, to_do, to_device(arrays, config, target), arrays.fingerprint())
+    print_cells(to_do or [plans[config.seed]])
+
+
+def _walk(cfg: DictConfig, to_do: list[Plan], data: "DeviceData", fingerprint: str) -> None:
+    """Train what is missing."""
+    from . import device, walk
+    from .progress import Progress
+
+    config = to_do[0].config
     provenance = {
         "variant": variant(cfg, config),
         "data_sha256": fingerprint,
-        "device": device.device_name(target),
+        "device": device.device_name(data.train_images.device),
         "versions": device.versions() | records.code_version(),
     }
     walk.run(
         [dataclasses.replace(plan, branches=branches(cfg, plan)) for plan in to_do],
-        to_device(arrays, config, target),
+        data,
         fingerprint,
         provenance,
-        Progress(config, [plan.config.seed for plan in to_do], len(arrays.train_labels)),
+        Progress(config, [plan.config.seed for plan in to_do], len(data.train_labels)),
     )
-    print_cells(to_do)
 
 
 def seed_plan(cfg: DictConfig, config: TrainConfig, seed: int) -> Plan:
@@ -135,7 +171,7 @@ def variant(cfg: DictConfig, config: TrainConfig) -> dict[str, Any]:
     a method of the user's own is held against SWA if it averages and against SGD if not.
     """
     method = config.method.name
-    if method not in ("sgd", "swa", "swa_cyclic"):
+    if method not in METHODS:
         method = "swa" if config.method.average else "sgd"
     names = [f"model={config.model.name}", f"dataset={config.dataset.name}", f"method={method}"]
     raw = configs.shaping(_raw(cfg)) | {"precision": config.precision.value}
@@ -155,17 +191,11 @@ def branches(cfg: DictConfig, plan: Plan) -> frozenset[int]:
 
     A checkpoint is kept there, so that they start from it, whichever is trained first.
     """
-    shipped = {method: compose([f"method={method}"]) for method in ("sgd", "swa", "swa_cyclic")}
-    own = shipped.get(plan.config.method.name)
-    keeps_schedule = own is None or _raw(cfg.schedule) != _raw(own.schedule)
     found = set()
     for method in ("sgd", "swa"):
-        default = shipped[method]
         for budget in {1.0, plan.config.budget}:
-            other = cfg.copy()
-            other.method, other.budget, other.seed = default.method, budget, plan.config.seed
-            if not keeps_schedule:
-                other.schedule = default.schedule
+            other = with_method(cfg, method)
+            other.budget, other.seed = budget, plan.config.seed
             try:
                 config = configs.to_config(other)
             except ConfigError:  # such as a budget that ends before swa_start
@@ -176,6 +206,21 @@ def branches(cfg: DictConfig, plan: Plan) -> frozenset[int]:
             if leaves and other_plan.missing():  # not at epoch 0, not never, and not done
                 found.add(leaves)
     return frozenset(found)
+
+
+def with_method(cfg: DictConfig, method: str) -> DictConfig:
+    """The same with a shipped method, and with its schedule if cfg's came with its own method."""
+    other, default = cfg.copy(), _shipped(method)
+    other.method = default.method
+    own = cfg.method.name
+    if own in METHODS and _raw(cfg.schedule) == _raw(_shipped(own).schedule):
+        other.schedule = default.schedule
+    return other
+
+
+@functools.cache
+def _shipped(method: str) -> DictConfig:
+    return compose([f"method={method}"])
 
 
 def compose(overrides: list[str]) -> DictConfig:
@@ -241,6 +286,9 @@ _failed: list[SwaBenchError] = []
 
 def job(cfg: DictConfig) -> None:
     """One job of Hydra; in a sweep Hydra must see it fail, a run alone is told of by main."""
+    configs.register()  # a launcher may have started a process for it
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))  # where a user's own schedule may be
     try:
         train(cfg)
     except SwaBenchError as error:
@@ -252,7 +300,6 @@ def job(cfg: DictConfig) -> None:
 def main() -> None:
     """The command swa-train."""
     configs.register()
-    sys.path.append(str(Path.cwd()))  # where a user's own schedule may be
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would print in its own words
     start = hydra.main(config_path="pkg://swa_bench.conf", config_name="train", version_base="1.3")
@@ -260,12 +307,15 @@ def main() -> None:
         start(job)()
         if _failed:
             raise _failed.pop()
-    except (SwaBenchError, HydraException, OmegaConfBaseException) as error:
+    except (SwaBenchError, HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         if wants_traceback:
             raise
         if not _report_failed_sweep():
             print(f"swa-train: {explain(error)}", file=sys.stderr)
         sys.exit(error.exit_code if isinstance(error, SwaBenchError) else 2)
+    except Terminated:
+        print("swa-train: ended as asked; start it again to go on", file=sys.stderr)
+        sys.exit(128 + signal.SIGTERM)
     except KeyboardInterrupt:
         sys.exit("swa-train: interrupted; start it again to go on from the last checkpoint")
     except BrokenPipeError:  # a reader such as head has seen enough
@@ -286,6 +336,8 @@ def _report_failed_sweep() -> bool:
 
 def explain(error: Exception) -> str:
     """One or two lines that name the field, the value and the choices."""
+    if isinstance(error, yaml.MarkedYAMLError):
+        return f"{error.problem_mark or 'a YAML file'}: {error.problem}".strip()
     text = str(error)
     missing = re.match(r"(?:In '.*': )?Could not find '(.+)/(.*)'", text)
     if missing:

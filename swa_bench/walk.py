@@ -27,6 +27,7 @@ from .files import remove_leftovers
 from .methods import load_average, update_average
 from .models import build_model
 from .plan import Plan, state_keys
+from .processes import sigterm_noted
 from .progress import Progress
 
 log = logging.getLogger(__name__)
@@ -108,12 +109,13 @@ def run(
     Raises:
         SwaBenchError: a loss is no longer finite (the other walks end first), or the disk
             refuses a file.
+        Terminated: the process was asked to end.
     """
     walks = [_start(plan, data, fingerprint, provenance) for plan in plans]
     trainers = {walk.config.seed: make_trainer(walk.config, walk.state, data) for walk in walks}
     going = list(walks)
     failures: list[NotFiniteError] = []
-    with progress:
+    with progress, sigterm_noted() as end_request:
         while going := [walk for walk in going if walk.state.epoch < walk.end]:
             epoch = min(walk.state.epoch for walk in going)
             together = [walk for walk in going if walk.state.epoch == epoch]
@@ -129,8 +131,12 @@ def run(
                     going.remove(walk)
                 else:
                     progress.epoch_done(walk.config.seed, walk.state.rows[-1])
+            if end_request.made:
+                for walk in going:
+                    stored |= _store(walk, now=True)
             if stored:
                 _limit_store(walks)
+            end_request.check()
     log.info("%s", _limit_store(walks))
     if failures:
         raise failures[0]
@@ -235,11 +241,12 @@ def _limit_store(walks: list[Walk]) -> str:
     return f"Checkpoints: {size / 1e9:.2f} GB in {results} (checkpoints.max_gb={limit_gb:g})"
 
 
-def _store(walk: Walk) -> bool:
+def _store(walk: Walk, now: bool = False) -> bool:
     """Write a checkpoint if one is due, and delete those that are of no more use."""
     config, done = walk.config, walk.state.epoch
     keep = done in walk.plan.branches or done == walk.end
-    if not keep and time.monotonic() - walk.saved_at < config.checkpoints.every_s:
+    due = keep or time.monotonic() - walk.saved_at >= config.checkpoints.every_s
+    if not (due or now) or not done:
         return False
     path = _save(walk)
     _drop_passed(walk, keeping=() if done == walk.end else (path, walk.previous))
