@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test test-gpu tables figures bench reproduce-tables clean
+.PHONY: quickstart test test-gpu tables figures report bench reproduce-tables status clean
 
 quickstart: .venv/installed
 	$(BIN)/swa-train +experiment=quickstart
@@ -26,9 +26,16 @@ tables: .venv/installed
 figures: .venv/installed
 	@$(BIN)/swa-figures
 
+report: .venv/installed
+	@$(BIN)/swa-report
+
 # ARGS may name networks and options: make bench ARGS="--models vgg16"
 bench: .venv/installed
 	@$(BIN)/python scripts/bench.py $(ARGS)
+
+# What is done, running, failed and missing, from what is on disk.
+status: .venv/installed
+	@$(BIN)/swa-status
 
 # ARGS are options of swa-train for every run: make reproduce-tables ARGS="precision=bf16"
 reproduce-tables: .venv/installed

@@ -22,11 +22,9 @@ from swa_bench.config import DatasetConfig, Device, TrainConfig
 from swa_bench.errors import ConfigError, SwaBenchError
 from swa_bench.plan import Plan, make_plan, state_keys
 from swa_bench.progress import duration
+from swa_bench.status import METHODS, SEEDS, read_row
 from swa_bench.tables import PAPER_DATASETS, PAPER_MODELS
 from swa_bench.train import explain
-
-SEEDS = (0, 1, 2)
-METHODS = ("swa", "sgd")
 
 
 @dataclass
@@ -35,6 +33,7 @@ class Row:
 
     dataset: str
     model: str
+    config: TrainConfig
     finished: int = 0
     missing: list[Plan] = field(default_factory=list)
 
@@ -50,49 +49,55 @@ def plan_grid(overrides: list[str]) -> list[Row]:
     with hydra.initialize_config_module("swa_bench.conf", version_base="1.3"):
         for dataset in PAPER_DATASETS:
             for model in PAPER_MODELS:
-                row = Row(dataset, model)
-                for seed in SEEDS:
-                    for method in METHODS:
-                        plan = _plan(dataset, model, seed, method, overrides)
-                        if plan.missing():
-                            row.missing.append(plan)
-                        else:
-                            row.finished += 1
-                rows.append(row)
+                grid = [(seed, method) for seed in SEEDS for method in METHODS]
+                plans = [_plan(dataset, model, *one, overrides) for one in grid]
+                missing = [plan for plan in plans if plan.missing()]
+                finished = len(plans) - len(missing)
+                rows.append(Row(dataset, model, plans[0].config, finished, missing))
     return rows
 
 
 def _plan(dataset: str, model: str, seed: int, method: str, overrides: list[str]) -> Plan:
     choice = [f"dataset={dataset}", f"model={model}", f"seed={seed}", f"method={method}"]
-    cfg = hydra.compose("train", ["+experiment=paper_tables", *choice, *overrides])
+    # How the jobs are launched does not change what they do.
+    own = [override for override in overrides if not override.startswith("hydra")]
+    cfg = hydra.compose("train", ["+experiment=paper_tables", *choice, *own])
     config = configs.to_config(cfg)
     device.decide(config)
     return make_plan(cfg, config)
 
 
-def show(rows: list[Row]) -> None:
-    """Print the plan: runs, epochs and the estimated time on this device."""
-    lines, total, epochs, saved = [], 0.0, 0, 0
+def show(rows: list[Row], elsewhere: bool) -> None:
+    """Print the plan: cells, epochs, and the time by the speed of this device.
+
+    Args:
+        elsewhere: whether other machines will train; then by the speed of what ran already.
+    """
+    lines, total, jobs, epochs, saved = [], 0.0, 0, 0, 0
     speeds: dict[str, float] = {}
     for row in rows:
-        cost = "-"
+        config = row.config
+        on_disk = read_row(Path(config.results_dir), row.dataset, row.model)
         alone, shared = row.epochs()
         epochs, saved = epochs + alone, saved + alone - shared
-        if row.missing:
-            config = row.missing[0].config
+        jobs += len({plan.config.seed for plan in row.missing})
+        cost = "-"
+        if row.missing and elsewhere:
+            a_epoch = on_disk.epoch_seconds()
+            cost = "unknown" if a_epoch is None else duration(shared * a_epoch)
+        elif row.missing:
             if row.model not in speeds:
                 speeds[row.model] = estimate.seconds_per_image(config)
             apart = sum(estimate.run_seconds(plan, speeds[row.model]) for plan in row.missing)
-            seconds = apart * shared / alone
-            total += seconds
-            cost = duration(seconds)
-        lines.append(
-            [row.dataset, row.model, row.finished, len(row.missing), shared, alone - shared, cost]
-        )
-    header = ["data set", "model", "runs finished", "missing", "epochs", "saved by sharing", "time"]
-    print(tabulate(lines, header, "simple"))
+            total += apart * shared / alone
+            cost = duration(apart * shared / alone)
+        counts = [row.finished, len(on_disk.running()), len(on_disk.failed()), len(row.missing)]
+        lines.append([row.dataset, row.model, *counts, shared, alone - shared, cost])
+    header = "data set,model,runs finished,running,failed,missing,epochs,saved by sharing,time"
+    print(tabulate(lines, header.split(","), "simple"))
     missing = sum(len(row.missing) for row in rows)
-    print(f"{missing} runs to train, about {duration(total)} on this device.")
+    time_left = "" if elsewhere else f", about {duration(total)} on this device"
+    print(f"{missing} runs to train in {jobs} jobs of one model and seed{time_left}.")
     print(f"Sharing saves {saved:,} of {epochs:,} epochs.")
 
 
@@ -121,14 +126,15 @@ def main(overrides: list[str]) -> int:
             raise ConfigError(name, value, "the grid sets it; use swa-train -m instead")
     configs.register()
     rows = plan_grid(overrides)
-    show(rows)
+    elsewhere = any(override.startswith("hydra/launcher=") for override in overrides)
+    show(rows, elsewhere)
     torch.cuda.empty_cache()  # swa-train is to have the memory
     missing = [row for row in rows if row.missing]
     if not missing:
         return _call("swa-tables")
     config = missing[0].missing[0].config
     show_store(config)
-    if config.device is Device.cpu and os.environ.get("ALLOW_CPU") != "1":
+    if not elsewhere and config.device is Device.cpu and os.environ.get("ALLOW_CPU") != "1":
         print(
             "No GPU here: stopped before training. ALLOW_CPU=1 make reproduce-tables trains on "
             "this CPU all the same; make quickstart shows the project at work in minutes."

@@ -45,6 +45,12 @@ class Precision(Enum):
     bf16 = "bf16"
 
 
+class Logger(Enum):
+    csv = "csv"
+    tensorboard = "tensorboard"
+    wandb = "wandb"
+
+
 @dataclass
 class NormalisationConfig:
     mean: list[float] = MISSING
@@ -134,6 +140,7 @@ class TrainConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     checkpoints: CheckpointsConfig = field(default_factory=CheckpointsConfig)
     results_dir: str = MISSING
+    logger: Logger = MISSING
     then: list[str] = MISSING
     dry_run: bool = MISSING
     force: bool = MISSING
@@ -152,6 +159,7 @@ NOT_SHAPING = [
     "evaluation",
     "checkpoints",
     "results_dir",
+    "logger",
     "then",
     "dry_run",
     "force",

@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from . import config as configs
-from . import processes, records
+from . import loggers, processes, records
 from .config import TrainConfig
 from .errors import ConfigError, SwaBenchError, Terminated
 from .files import check_writable
@@ -63,6 +63,7 @@ def train_one(cfg: DictConfig) -> None:
     if config.dry_run:
         print_plan(plans[config.seed], describe(list(plans.values()), device.device_name(target)))
         return
+    loggers.check_installed(config.logger)
     check_writable("results_dir", Path(config.results_dir))
     to_do = [plan for plan in plans.values() if config.force or plan.missing()]
     if not to_do:

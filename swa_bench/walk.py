@@ -24,6 +24,7 @@ from .config import Device, TrainConfig
 from .data import DeviceData, stream_seed
 from .errors import ConfigError, SwaBenchError
 from .files import remove_leftovers
+from .loggers import open_logger
 from .methods import load_average, update_average
 from .models import build_model
 from .plan import Plan, state_keys
@@ -113,6 +114,10 @@ def run(
     """
     walks = [_start(plan, data, fingerprint, provenance) for plan in plans]
     trainers = {walk.config.seed: make_trainer(walk.config, walk.state, data) for walk in walks}
+    loggers = {walk.config.seed: open_logger(walk.config) for walk in walks}
+    for walk in walks:
+        for row in walk.state.rows:
+            loggers[walk.config.seed](row)
     going = list(walks)
     failures: list[NotFiniteError] = []
     with progress, sigterm_noted() as end_request:
@@ -131,6 +136,7 @@ def run(
                     going.remove(walk)
                 else:
                     progress.epoch_done(walk.config.seed, walk.state.rows[-1])
+                    loggers[walk.config.seed](walk.state.rows[-1])
             if end_request.made:
                 for walk in going:
                     stored |= _store(walk, now=True)

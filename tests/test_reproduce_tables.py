@@ -32,9 +32,9 @@ def test_the_plan_counts_shared_epochs_once_and_stops_without_a_gpu(
     printed = capsys.readouterr().out
     rows = {tuple(line.split()[:2]): line.split()[2:] for line in printed.splitlines()[2:]}
     # A seed of VGG16 trains 300 epochs of SWA and 200 of SGD, 81 of them shared: 419.
-    assert rows["cifar10", "vgg16"][:4] == ["0", "6", str(3 * 419), str(3 * 81)]
-    assert rows["cifar100", "preresnet110"][:4] == ["0", "6", str(3 * 311), str(3 * 64)]
-    assert "48 runs to train" in printed
+    assert rows["cifar10", "vgg16"][:6] == ["0", "0", "0", "6", str(3 * 419), str(3 * 81)]
+    assert rows["cifar100", "preresnet110"][3:6] == ["6", str(3 * 311), str(3 * 64)]
+    assert "48 runs to train in 24 jobs of one model and seed, about " in printed
     # VGG16 and WRN-28-10: 81 of 500 epochs a seed, PreResNets: 64 of 375; two data sets, 3 seeds.
     assert (
         f"Sharing saves {2 * 3 * 2 * (81 + 64):,} of {2 * 3 * 2 * (500 + 375):,} epochs" in printed
