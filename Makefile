@@ -41,6 +41,10 @@ status: .venv/installed
 reproduce-tables: .venv/installed
 	@$(BIN)/python scripts/reproduce_tables.py $(ARGS)
 
+# Wheels and data sets for a node without network: make bundle ARGS="--python-version 3.12"
+bundle: .venv/installed
+	@$(BIN)/python scripts/bundle.py $(ARGS)
+
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]' --constraint constraints.txt

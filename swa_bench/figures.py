@@ -1,80 +1,98 @@
-"""Records -> pictures. Nothing here imports torch. `swa-figures --help` lists the options."""
+"""Records -> pictures. Nothing here imports torch. `swa-figures --help` lists the options.
+
+Text of records is untrusted: `printable` keeps it from being read as mathematics or breaking a
+file, `stem` from naming a file elsewhere.
+"""
 
 import argparse
 import io
 import logging
+import re
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import cycle
 from pathlib import Path
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from . import tables
+from . import rows, tables
 from .errors import SwaBenchError
 from .files import write_atomically
-from .records import EPOCH_COLUMNS, Record
-from .summary import variant_text
+from .records import Record
 
-# Okabe and Ito's colours, told apart by the colour-blind; line styles tell them apart in grey.
-STYLES = (("#0072B2", "-"), ("#D55E00", "--"), ("#009E73", "-."), ("#CC79A7", ":"))
+# Okabe and Ito's colours, told apart by the colour-blind; line styles and markers in grey.
+STYLES = (
+    ("#0072B2", "-", "o"),
+    ("#D55E00", "--", "s"),
+    ("#009E73", "-.", "^"),
+    ("#CC79A7", ":", "v"),
+)
+INK = "#1B1D21"  # of all that is neither a series nor a grid
+LOG_FROM = 4  # an axis that spans more than this factor is logarithmic
 
 
 def learning_curves(records: list[Record]) -> Figure:
-    """Test error and learning rate by epoch: a line a method, the mean over seeds.
+    """Test error and learning rate by epoch, with a caption, as swa-figures writes it.
 
     Args:
         records: cells of one data set, model and variant.
     """
     figure = Figure(figsize=(8, 6), layout="constrained")
+    draw_learning_curves(figure, records)
+    what = "mean over seeds, band ± 1 sample standard deviation"
+    figure.suptitle(caption(records, what), fontsize="small")
+    return figure
+
+
+def draw_learning_curves(figure: Figure, records: list[Record]) -> None:
+    """A line a method, the mean over seeds: test error above, learning rate below."""
     errors, rates = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-    for (label, runs), (color, line) in zip(_walks(records).items(), STYLES * 9, strict=False):
-        frames = [_read_epochs(run / "epochs.csv") for run in runs]
+    methods = [record["method"] for record in records]
+    for (label, runs), (_, line, _) in zip(_curves(records).items(), cycle(STYLES), strict=False):
+        color, marker = color_and_marker(runs[0]["method"], methods)
+        style = (color, line, marker)
+        frames = [rows.read_epochs(run["path"].parent / "epochs.csv") for run in runs]
         averages = frames[0]["swa_test_error_pct"].notna().any()
         kind = "swa_test_error_pct" if averages else "test_error_pct"
         if averages:
-            _draw(
-                errors, frames, "test_error_pct", f"{label}, last weights", color, ":", faint=True
-            )
-        _draw(errors, frames, kind, f"{label}, n={len(frames)}", color, line)
+            _draw(errors, frames, "test_error_pct", f"{label}, last weights", style, faint=True)
+        _draw(errors, frames, kind, f"{label}, n={len(frames)}", style)
         rates.plot(frames[0]["epoch"], frames[0]["learning_rate"], line, color=color)
+    _scale(errors)
     errors.set_ylabel("test error in %")
     errors.legend()
     rates.set_ylabel("learning rate")
     rates.set_yscale("log")
+    rates.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    rates.yaxis.set_minor_formatter(NullFormatter())
     rates.set_xlabel("epoch")
     for axes in (errors, rates):
-        axes.grid(alpha=0.3)
-    figure.suptitle(_caption(records), fontsize="small")
-    return figure
+        axes.grid(alpha=0.2)
 
 
-def _walks(records: list[Record]) -> dict[str, list[Path]]:
-    """Run folders by method and length, a line of the figure each."""
-    longest: dict[tuple[str, str], float] = {}
-    folders: dict[tuple[str, str], set[Path]] = {}
-    for record in records:
-        key = (record["method"], record["identity"])
-        longest[key] = max(longest.get(key, 0.0), record["budget"])
-        folders.setdefault(key, set()).add(record["path"].parent)
-    walks = {}
-    for key, runs in sorted(folders.items()):
-        budgets = f"{longest[key]:g} budget{'s' if longest[key] > 1 else ''}"
-        label = f"{tables.LABELS.get(key[0], key[0])}, {budgets}"
-        walks[f"{label}, {key[1]}" if label in walks else label] = sorted(runs)
-    return walks
+def color_and_marker(method: str, methods: Iterable[str]) -> tuple[str, str]:
+    """A method's colour and marker among those of a row: the same in all of its figures."""
+    place = sorted({"sgd", "swa", *methods}).index(method)
+    color, _, marker = STYLES[place % len(STYLES)]
+    return color, marker
 
 
-def _read_epochs(path: Path) -> pd.DataFrame:
-    try:
-        frame = pd.read_csv(path)
-        if list(frame) != EPOCH_COLUMNS:
-            raise ValueError("its columns are not those of epochs.csv")
-    except ValueError as error:  # pandas' own errors too
-        raise SwaBenchError(f"{path} is damaged: {error}. Delete it or train again.") from error
-    return frame
+def _curves(records: list[Record]) -> dict[str, list[Record]]:
+    """The walks of each line of the figure, by its label: one method, identity and length."""
+    lines: dict[tuple[str, str], list[Record]] = {}
+    for record in rows.longest_cells(records):
+        lines.setdefault((record["method"], record["identity"]), []).append(record)
+    curves = {}
+    for (method, identity), walks in sorted(lines.items()):
+        budget = max(walk["budget"] for walk in walks)
+        name = tables.LABELS.get(method, method)
+        label = printable(f"{name}, {budget:g} budget{'s' if budget > 1 else ''}")
+        curves[f"{label}, {printable(identity)}" if label in curves else label] = walks
+    return curves
 
 
 def _draw(
@@ -82,52 +100,88 @@ def _draw(
     frames: list[pd.DataFrame],
     column: str,
     label: str,
-    color: str,
-    line: str,
+    style: tuple[str, str, str],
     faint: bool = False,
 ) -> None:
     """The mean over seeds and, around it, a band of one sample standard deviation."""
+    color, line, marker = style
     by_epoch = pd.concat(frames).groupby("epoch")[column]
     mean, std = by_epoch.mean().dropna(), by_epoch.std()
-    axes.plot(mean.index, mean, line, color=color, label=label, alpha=0.5 if faint else 1.0)
-    if len(frames) > 1 and not faint:
+    if faint:
+        axes.plot(mean.index, mean, ":", color=color, label=label, alpha=0.6)
+        return
+    every = max(1, len(mean) // 8)
+    axes.plot(
+        mean.index,
+        mean,
+        line,
+        color=color,
+        label=label,
+        marker=marker,
+        markersize=4,
+        markevery=every,
+    )
+    if len(frames) > 1:
         band = std.loc[mean.index]
         axes.fill_between(
             mean.index, mean - band, mean + band, color=color, alpha=0.15, linewidth=0
         )
 
 
-def _caption(records: list[Record]) -> str:
-    record = records[0]
-    model, dataset = (tables.LABELS.get(record[key], record[key]) for key in ("model", "dataset"))
-    lines = [f"{model} on {dataset}: mean over seeds, band ± 1 sample standard deviation"]
-    if record["dataset"] not in tables.PAPER_DATASETS:
+def _scale(axes: Axes) -> None:
+    """A logarithmic axis where a linear one would press the end of the curves together."""
+    low, high = axes.dataLim.intervaly
+    if low > 0 and LOG_FROM * low < high:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def caption(records: list[Record], what: str, width: int = 100) -> str:
+    """What a figure of one row must state to be read alone, in lines of `width` characters."""
+    lines = [f"{rows.title(records)}: {what}"]
+    if records[0]["dataset"] not in tables.PAPER_DATASETS:
         lines.append("A demonstration: NOT comparable with the paper")
-    lines.append(variant_text(record["variant"]) or "the published recipe")
-    lines.append("; ".join(sorted({record["device"] for record in records})))
-    return "\n".join(textwrap.fill(line, 100) for line in lines)
+    lines += [rows.recipe(records), rows.devices(records)]
+    wrapped = (textwrap.wrap(printable(line, 4 * width), width) for line in lines)
+    return "\n".join("\n".join(part) for part in wrapped)
+
+
+def printable(text: object, at_most: int = 40) -> str:
+    """Text that matplotlib prints as it is: no mathematics between dollars, no control codes.
+
+    What is longer than `at_most` characters is cut, so that no label pushes out the axes.
+    """
+    characters = "".join(char if char.isprintable() else " " for char in str(text))
+    if len(characters) > at_most:
+        characters = characters[: at_most - 1] + "…"
+    return characters.replace("$", r"\$")
+
+
+def stem(records: list[Record], what: str, taken: Sequence[str]) -> str:
+    """Name of a row's figure without its suffix; rows of one model are counted."""
+    parts = (records[0]["dataset"], records[0]["model"], what)
+    name = (
+        "-".join(re.sub(r"[^A-Za-z0-9_]+", "_", str(part))[:40] for part in parts[:2]) + f"-{what}"
+    )
+    count = sum(re.fullmatch(rf"{name}(-\d+)?", other) is not None for other in taken)
+    return f"{name}-{count + 1}" if count else name
 
 
 def write_figures(records: list[Record], folder: Path) -> list[Path]:
     """Draw the learning curves of each data set, model and variant as PNG; return the files.
 
     Raises:
-        SwaBenchError: a file could not be written.
+        SwaBenchError: a file could not be written, or an epochs.csv is damaged.
     """
-    groups: dict[tuple[str, str, str], list[Record]] = {}
-    for record in records:
-        if (record["path"].parent / "epochs.csv").exists():
-            variant = variant_text(record["variant"])
-            groups.setdefault((record["dataset"], record["model"], variant), []).append(record)
     written: list[Path] = []
-    for (dataset, model, _), group in sorted(groups.items()):
-        stem = f"{dataset}-{model}-learning-curves"
-        taken = sum(path.stem.startswith(stem) for path in written)
-        path = folder / (f"{stem}-{taken + 1}.png" if taken else f"{stem}.png")
+    for group in rows.groups([record for record in records if rows.has_epochs(record)]):
+        name = stem(group, "learning-curves", [path.stem for path in written])
         picture = io.BytesIO()
         learning_curves(group).savefig(picture, dpi=120)
-        write_atomically(path, picture.getvalue())
-        written.append(path)
+        write_atomically(folder / f"{name}.png", picture.getvalue())
+        written.append(folder / f"{name}.png")
     return written
 
 

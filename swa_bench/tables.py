@@ -6,6 +6,7 @@ Nothing here imports torch. `swa-tables --help` lists the command's options.
 import argparse
 import logging
 import math
+import re
 import string
 import sys
 import textwrap
@@ -211,8 +212,9 @@ def write_tables(records: list[Record], folder: Path) -> list[Table]:
             "csv": part.to_csv(index=False, float_format="%.6g"),
             "tex": table.latex(),
         }
+        name = re.sub(r"[^A-Za-z0-9_-]+", "_", dataset)  # a record may come from anybody
         for suffix, text in files.items():
-            write_atomically(folder / f"{dataset}.{suffix}", text.encode())
+            write_atomically(folder / f"{name}.{suffix}", text.encode())
         tables.append(table)
     return tables
 

@@ -22,6 +22,7 @@ def test_wheel_works_from_another_directory(tmp_path: Path) -> None:
         "swa_bench/models/vgg.py",
         "swa_bench/cifar10_mini/train.png",
         "swa_bench/published/published.csv",
+        "swa_bench/report.html",
     ):
         assert name in names
     site = tmp_path / "site"

@@ -178,6 +178,15 @@ def test_learning_curves_show_means_of_seeds(tmp_path: Path) -> None:
     assert path.read_bytes()[:4] == b"\x89PNG"
 
 
+def test_a_record_cannot_name_a_file_elsewhere(tmp_path: Path) -> None:
+    path = write_record(tmp_path / "records")
+    path.write_text(path.read_text().replace('"cifar10"', '"../outside"'))
+    tables.main(["--records", str(tmp_path / "records"), "--out", str(tmp_path / "tables" / "in")])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["records", "tables"]
+    assert [path.name for path in (tmp_path / "tables").iterdir()] == ["in"]
+    assert (tmp_path / "tables" / "in" / "_outside.md").exists()
+
+
 def test_the_readmes_table_is_made_from_the_shipped_records(tmp_path: Path) -> None:
     root = Path(__file__).parent.parent
     tables.main(["--records", str(root / "results" / "shipped"), "--out", str(tmp_path)])

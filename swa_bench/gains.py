@@ -1,0 +1,95 @@
+"""The gain of averaging: test error of SGD less that of SWA, paired by seed, and the published one.
+
+Nothing here imports torch.
+"""
+
+import math
+from dataclasses import dataclass
+
+import pandas as pd
+
+from .summary import Cell, published
+from .tables import LABELS, PAPER_COLUMNS, signed
+
+BASELINE = ("sgd", 1.0)
+
+
+@dataclass(frozen=True)
+class Gain:
+    """How much lower a cell's test error is than SGD's, in percentage points.
+
+    Attributes:
+        baseline_budget: of the SGD run: 1 as in the paper, or the cell's own where that was run.
+        ours: over seeds that have both runs, the mean of the difference and its sample standard
+            deviation; None if no seed has both.
+        theirs: difference of the published means; its deviation is that of independent runs, the
+            root of the sum of squares, since the pairs are not published. None if unpublished.
+    """
+
+    method: str
+    budget: float
+    baseline_budget: float
+    ours: Cell | None
+    theirs: Cell | None
+
+
+def columns(frame: pd.DataFrame) -> list[tuple[str, float]]:
+    """The methods and budgets of a row: the paper's four, then others that it has."""
+    found = sorted(set(zip(frame["method"], frame["budget"], strict=True)))
+    return [*PAPER_COLUMNS, *(column for column in found if column not in PAPER_COLUMNS)]
+
+
+def column_label(method: str, budget: float) -> str:
+    """A column's name, such as SWA 1.25."""
+    return f"{LABELS.get(method, method)} {budget:g}"
+
+
+def gains(frame: pd.DataFrame) -> list[Gain]:
+    """The gains of one row: each averaging cell over SGD of one budget and of its own length.
+
+    Args:
+        frame: of `cells_frame`, of one data set, model and variant.
+    """
+    found = []
+    for method, budget in columns(frame):
+        if method == BASELINE[0]:
+            continue
+        for baseline in dict.fromkeys((BASELINE[1], budget)):
+            ours = _paired(_cell(frame, BASELINE[0], baseline), _cell(frame, method, budget))
+            row = (frame["dataset"].iloc[0], frame["model"].iloc[0])
+            theirs = _published((*row, BASELINE[0], baseline), (*row, method, budget))
+            if ours or theirs:
+                found.append(Gain(method, budget, baseline, ours, theirs))
+    return found
+
+
+def _cell(frame: pd.DataFrame, method: str, budget: float) -> "pd.Series[float]":
+    """Errors by seed; none where two identities share the cell, which are never mixed."""
+    part = frame[(frame["method"] == method) & (frame["budget"] == budget)]
+    errors = part.set_index("seed")["error"]
+    return errors if part["identity"].nunique() == 1 else errors.iloc[:0]
+
+
+def _paired(sgd: "pd.Series[float]", averaged: "pd.Series[float]") -> Cell | None:
+    difference = (sgd - averaged).dropna()
+    if difference.empty:
+        return None
+    return Cell(float(difference.mean()), float(difference.std()), len(difference))
+
+
+def _published(
+    sgd: tuple[str, str, str, float], averaged: tuple[str, str, str, float]
+) -> Cell | None:
+    figures = published()
+    if sgd not in figures or averaged not in figures:
+        return None
+    one, other = figures[sgd], figures[averaged]
+    return Cell(one.mean - other.mean, math.hypot(one.std, other.std), min(one.n, other.n))
+
+
+def gain_text(gain: Cell | None) -> str:
+    """A gain with its sign, as +0.34 ± 0.10 (n=3)."""
+    if gain is None:
+        return "-"
+    spread = "" if math.isnan(gain.std) else f" ± {gain.std:.2f}"
+    return f"{signed(gain.mean)}{spread} (n={gain.n})"
