@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test test-gpu tables figures report bench reproduce-tables status clean
+.PHONY: quickstart test test-gpu test-engines tables figures report bench reproduce-tables status bundle clean
 
 quickstart: .venv/installed
 	$(BIN)/swa-train +experiment=quickstart
@@ -19,6 +19,10 @@ test: .venv/installed
 # The tests that need a GPU; the others never use one.
 test-gpu: .venv/installed
 	TEST_GPU=1 $(BIN)/pytest -m gpu
+
+# Ray, and a real Slurm that is started for it, which takes root on Debian or Ubuntu.
+test-engines: .venv/engines
+	$(BIN)/pytest -m slow tests/test_engines.py
 
 tables: .venv/installed
 	@$(BIN)/swa-tables
@@ -48,6 +52,10 @@ bundle: .venv/installed
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]' --constraint constraints.txt
+	@touch $@
+
+.venv/engines: .venv/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,ray,slurm]' --constraint constraints.txt
 	@touch $@
 
 clean:

@@ -1,6 +1,7 @@
 """The typed schema of the configuration, and the checks between its fields.
 
-Values stand in conf/*.yaml only; this file holds types. Nothing here imports torch.
+Values stand in conf/*.yaml only; this file holds types. Nothing here imports torch
+before GPUs are to be counted.
 """
 
 import dataclasses
@@ -179,11 +180,22 @@ def ratio(part: float, whole: float) -> float:
     return part / whole if whole else math.nan
 
 
+def gpu_count() -> int:
+    """GPUs that this process may use: see conf/hydra/launcher/local_gpus.yaml."""
+    import torch
+
+    count: int = torch.cuda.device_count()
+    if not count:  # or every job would wait for one for ever
+        raise ConfigError("hydra.launcher.ray.init.num_gpus", 0, "no GPU was found on this machine")
+    return count
+
+
 def register() -> None:
     """Make the schema and the resolvers of conf/*.yaml known to Hydra."""
     ConfigStore.instance().store(name="schema", node=TrainConfig)
     OmegaConf.register_new_resolver("whole_epochs", whole_epochs, replace=True)
     OmegaConf.register_new_resolver("ratio", ratio, replace=True)
+    OmegaConf.register_new_resolver("gpu_count", gpu_count, replace=True)
 
 
 def to_config(cfg: DictConfig) -> TrainConfig:

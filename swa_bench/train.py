@@ -1,18 +1,24 @@
 """swa-train: compose, check, plan, walk, record, and show the cells beside the published ones."""
 
+import contextlib
 import csv
 import dataclasses
 import functools
 import logging
 import os
 import re
+import shutil
 import signal
 import sys
+import traceback
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hydra
 import yaml
+from filelock import FileLock
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
@@ -26,7 +32,7 @@ from . import config as configs
 from . import loggers, processes, records
 from .config import TrainConfig
 from .errors import ConfigError, SwaBenchError, Terminated
-from .files import check_writable
+from .files import check_writable, write_atomically
 from .plan import Plan, divergence, make_plan
 
 if TYPE_CHECKING:
@@ -35,6 +41,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 METHODS = ("sgd", "swa", "swa_cyclic")  # the shipped ones
+LAUNCHER_EXTRAS = {"ray": "ray", "submitit_slurm": "slurm"}  # of the plugins' launchers
 
 
 def train(cfg: DictConfig) -> None:
@@ -77,7 +84,8 @@ def train_one(cfg: DictConfig) -> None:
     from . import sources
     from .data import to_device
 
-    arrays = sources.load_arrays(config.dataset)
+    with _fetching_alone(config):
+        arrays = sources.load_arrays(config.dataset)
     log.info("%s", summary)
     folders = [records.run_folder(plan.config) for plan in to_do]
     with processes.alone_in(folders), processes.failures_noted(folders):
@@ -86,6 +94,18 @@ def train_one(cfg: DictConfig) -> None:
         if to_do:
             _walk(cfg, to_do, to_device(arrays, config, target), arrays.fingerprint())
     print_cells(to_do or [plans[config.seed]])
+
+
+@contextlib.contextmanager
+def _fetching_alone(config: TrainConfig) -> Iterator[None]:
+    """Of jobs that a launcher starts at once, one fetches the data set and the others wait."""
+    dataset = config.dataset
+    with contextlib.ExitStack() as held:
+        if dataset.name != "cifar10_mini" and dataset.source is not configs.Source.local:
+            # Where nothing can be written, nothing is fetched: what reads it says why.
+            with contextlib.suppress(OSError, NotImplementedError):
+                held.enter_context(FileLock(Path(dataset.root) / processes.LOCK))
+        yield
 
 
 def _walk(cfg: DictConfig, to_do: list[Plan], data: "DeviceData", fingerprint: str) -> None:
@@ -243,24 +263,54 @@ def _raw(cfg: DictConfig) -> dict[str, Any]:
 
 
 class SweepReport(Callback):
-    """Prints each failed job of a sweep as it fails, and the whole table at the sweep's end."""
+    """Prints each failed job of a sweep as it fails, and the whole table at the sweep's end.
+
+    Where a launcher does jobs in other processes, on other machines even, each has a copy of this.
+    What fails there comes back as a note below results_dir, which all of them see.
+    """
 
     def __init__(self) -> None:
         self.config: DictConfig | None = None
         self.failures = 0
+        self.folder = self.notes = Path()
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Called before the first job."""
         self.config = config
+        self.folder = Path.cwd()
+        self.notes = self.folder / config.results_dir / f".failed-{uuid.uuid4().hex}"
         _sweeps.append(self)
+
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Called before every job; a process of a launcher may have started in another folder."""
+        if self.config is not None and self not in _sweeps:
+            os.chdir(self.folder)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Called after every job; says why it failed, since Hydra tells of the first one only."""
-        if self.config is not None and job_return.status is JobStatus.FAILED:
+        if self.config is None or job_return.status is not JobStatus.FAILED:
+            return
+        error = job_return._return_value
+        job = " ".join(job_return.overrides or [])
+        line = f"swa-train: FAILED {job}: {error or type(error).__name__}"
+        if self in _sweeps:
             self.failures += 1
-            error = job_return._return_value
-            job = " ".join(job_return.overrides or [])
-            print(f"swa-train: FAILED {job}: {error or type(error).__name__}", file=sys.stderr)
+        else:
+            if not isinstance(error, SwaBenchError):
+                traceback.print_exception(error)
+            write_atomically(self.notes / f"{config.hydra.job.num}.txt", line.encode())
+            # Not every exception can travel, and none takes its traceback along.
+            told = SwaBenchError(line)
+            told.exit_code = getattr(error, "exit_code", 1)
+            job_return.return_value = told
+        print(line, file=sys.stderr)
+
+    def collect_notes(self) -> None:
+        """Print and count what failed in other processes."""
+        for path in sorted(self.notes.glob("*.txt"), key=lambda path: int(path.stem)):
+            self.failures += 1
+            print(path.read_text(), file=sys.stderr)
+        shutil.rmtree(self.notes, ignore_errors=True)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Called after the last job, if none failed."""
@@ -329,9 +379,11 @@ def main() -> None:
 
 def _report_failed_sweep() -> bool:
     """Print the table of a sweep in which a job failed, and say whether there was one."""
-    if _sweeps and _sweeps[0].failures:
-        _sweeps[0].report()
-        return True
+    for sweep in _sweeps:
+        sweep.collect_notes()
+        if sweep.failures:
+            sweep.report()
+            return True
     return False
 
 
@@ -340,6 +392,10 @@ def explain(error: Exception) -> str:
     if isinstance(error, yaml.MarkedYAMLError):
         return f"{error.problem_mark or 'a YAML file'}: {error.problem}".strip()
     text = str(error)
+    plugin = re.match(r"In 'hydra/launcher/(\w+)': Could not load 'hydra/launcher/(\w+)'", text)
+    if plugin and plugin[2] in LAUNCHER_EXTRAS:
+        extra = LAUNCHER_EXTRAS[plugin[2]]
+        return f"hydra/launcher={plugin[1]} needs an extra: pip install 'swa-bench[{extra}]'"
     missing = re.match(r"(?:In '.*': )?Could not find '(.+)/(.*)'", text)
     if missing:
         options = re.findall(r"^\t([\w.-]+)$", text.split("Config search path")[0], re.MULTILINE)
