@@ -20,9 +20,10 @@ test: .venv/installed
 test-gpu: .venv/installed
 	TEST_GPU=1 $(BIN)/pytest -m gpu
 
-# Ray, and a real Slurm that is started for it, which takes root on Debian or Ubuntu.
+# The tests that take minutes: fifty kills, Ray, and a real Slurm that is started for it, which takes
+# root on Debian or Ubuntu.
 test-engines: .venv/engines
-	$(BIN)/pytest -m slow tests/test_engines.py
+	$(BIN)/pytest -m slow
 
 tables: .venv/installed
 	@$(BIN)/swa-tables

@@ -7,11 +7,8 @@ import functools
 import logging
 import os
 import re
-import shutil
 import signal
 import sys
-import traceback
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,18 +18,16 @@ import yaml
 from filelock import FileLock
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
-from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from . import config as configs
-from . import loggers, processes, records
+from . import loggers, processes, records, sweep
 from .config import TrainConfig
 from .errors import ConfigError, SwaBenchError, Terminated
-from .files import check_writable, write_atomically
+from .files import check_writable
 from .plan import Plan, divergence, make_plan
 
 if TYPE_CHECKING:
@@ -262,76 +257,7 @@ def _raw(cfg: DictConfig) -> dict[str, Any]:
     return {str(name): value for name, value in values.items()}
 
 
-class SweepReport(Callback):
-    """Prints each failed job of a sweep as it fails, and the whole table at the sweep's end.
-
-    Where a launcher does jobs in other processes, on other machines even, each has a copy of this.
-    What fails there comes back as a note below results_dir, which all of them see.
-    """
-
-    def __init__(self) -> None:
-        self.config: DictConfig | None = None
-        self.failures = 0
-        self.folder = self.notes = Path()
-
-    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Called before the first job."""
-        self.config = config
-        self.folder = Path.cwd()
-        self.notes = self.folder / config.results_dir / f".failed-{uuid.uuid4().hex}"
-        _sweeps.append(self)
-
-    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Called before every job; a process of a launcher may have started in another folder."""
-        if self.config is not None and self not in _sweeps:
-            os.chdir(self.folder)
-
-    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        """Called after every job; says why it failed, since Hydra tells of the first one only."""
-        if self.config is None or job_return.status is not JobStatus.FAILED:
-            return
-        error = job_return._return_value
-        job = " ".join(job_return.overrides or [])
-        line = f"swa-train: FAILED {job}: {error or type(error).__name__}"
-        if self in _sweeps:
-            self.failures += 1
-        else:
-            if not isinstance(error, SwaBenchError):
-                traceback.print_exception(error)
-            write_atomically(self.notes / f"{config.hydra.job.num}.txt", line.encode())
-            # Not every exception can travel, and none takes its traceback along.
-            told = SwaBenchError(line)
-            told.exit_code = getattr(error, "exit_code", 1)
-            job_return.return_value = told
-        print(line, file=sys.stderr)
-
-    def collect_notes(self) -> None:
-        """Print and count what failed in other processes."""
-        for path in sorted(self.notes.glob("*.txt"), key=lambda path: int(path.stem)):
-            self.failures += 1
-            print(path.read_text(), file=sys.stderr)
-        shutil.rmtree(self.notes, ignore_errors=True)
-
-    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Called after the last job, if none failed."""
-        self.report()
-
-    def report(self) -> None:
-        """Print the table of each data set that has records."""
-        if self.config is None or self.config.dry_run:
-            return
-        from . import summary, tables
-
-        found = records.read_cells([Path(self.config.results_dir)])
-        cells = summary.summarise(summary.cells_frame(found))
-        for dataset in tables.datasets_of(cells) if found else []:
-            print(tables.make_table(dataset, cells).text())
-        if self.failures:
-            print(f"swa-train: {self.failures} jobs failed, see above", file=sys.stderr)
-
-
-# What main tells of after Hydra is done: its sweep, or its one failed run.
-_sweeps: list[SweepReport] = []
+# What main tells of after Hydra is done: the failure of a run that is no sweep.
 _failed: list[SwaBenchError] = []
 
 
@@ -342,6 +268,8 @@ def job(cfg: DictConfig) -> None:
         sys.path.append(str(Path.cwd()))  # where a user's own schedule may be
     try:
         train(cfg)
+    except BrokenPipeError:  # Hydra would call it an error
+        _end_unread()
     except SwaBenchError as error:
         if HydraConfig.get().mode is RunMode.MULTIRUN:
             raise
@@ -361,7 +289,7 @@ def main() -> None:
     except (SwaBenchError, HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         if wants_traceback:
             raise
-        if not _report_failed_sweep():
+        if not sweep.report_failed():
             print(f"swa-train: {explain(error)}", file=sys.stderr)
         sys.exit(error.exit_code if isinstance(error, SwaBenchError) else 2)
     except Terminated:
@@ -369,22 +297,17 @@ def main() -> None:
         sys.exit(128 + signal.SIGTERM)
     except KeyboardInterrupt:
         sys.exit("swa-train: interrupted; start it again to go on from the last checkpoint")
-    except BrokenPipeError:  # a reader such as head has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+    except BrokenPipeError:
+        _end_unread()
     except Exception:
-        _report_failed_sweep()
+        sweep.report_failed()
         raise
 
 
-def _report_failed_sweep() -> bool:
-    """Print the table of a sweep in which a job failed, and say whether there was one."""
-    for sweep in _sweeps:
-        sweep.collect_notes()
-        if sweep.failures:
-            sweep.report()
-            return True
-    return False
+def _end_unread() -> None:
+    """End without a word: a reader such as head has seen enough."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(1)
 
 
 def explain(error: Exception) -> str:

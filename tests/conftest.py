@@ -10,7 +10,7 @@ import pytest
 from omegaconf import DictConfig
 
 from swa_bench import config as configs
-from swa_bench import device, train
+from swa_bench import device, sweep, train
 from swa_bench.plan import Plan, make_plan
 
 if os.environ.get("TEST_GPU") != "1":
@@ -63,7 +63,7 @@ def swa_train(
     def run(*arguments: str) -> Outcome:
         monkeypatch.setattr(sys, "argv", ["swa-train", *arguments])
         monkeypatch.setenv("HYDRA_FULL_ERROR", "")
-        monkeypatch.setattr(train, "_sweeps", [])
+        monkeypatch.setattr(sweep, "_sweeps", [])
         code: object = 0
         try:
             train.main()

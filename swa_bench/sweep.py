@@ -1,0 +1,98 @@
+"""What a sweep tells: each failed job as it fails, and the whole table at its end."""
+
+import os
+import shutil
+import sys
+import traceback
+import uuid
+from pathlib import Path
+from typing import Any
+
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+from . import records
+from .errors import SwaBenchError
+from .files import write_atomically
+
+# The sweep of this process, for main to tell of after Hydra is done.
+_sweeps: list["SweepReport"] = []
+
+
+class SweepReport(Callback):
+    """Prints each failed job of a sweep as it fails, and the whole table at the sweep's end.
+
+    Where a launcher does jobs in other processes, on other machines even, each has a copy of this.
+    What fails there comes back as a note below results_dir, which all of them see.
+    """
+
+    def __init__(self) -> None:
+        self.config: DictConfig | None = None
+        self.failures = 0
+        self.folder = self.notes = Path()
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Called before the first job."""
+        self.config = config
+        self.folder = Path.cwd()
+        self.notes = self.folder / config.results_dir / f".failed-{uuid.uuid4().hex}"
+        _sweeps.append(self)
+
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Called before every job; a process of a launcher may have started in another folder."""
+        if self.config is not None and self not in _sweeps:
+            os.chdir(self.folder)
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        """Called after every job; says why it failed, since Hydra tells of the first one only."""
+        if self.config is None or job_return.status is not JobStatus.FAILED:
+            return
+        error = job_return._return_value
+        job = " ".join(job_return.overrides or [])
+        line = f"swa-train: FAILED {job}: {error or type(error).__name__}"
+        if self in _sweeps:
+            self.failures += 1
+        else:
+            if not isinstance(error, SwaBenchError):
+                traceback.print_exception(error)
+            write_atomically(self.notes / f"{config.hydra.job.num}.txt", line.encode())
+            # Not every exception can travel, and none takes its traceback along.
+            told = SwaBenchError(line)
+            told.exit_code = getattr(error, "exit_code", 1)
+            job_return.return_value = told
+        print(line, file=sys.stderr)
+
+    def collect_notes(self) -> None:
+        """Print and count what failed in other processes."""
+        for path in sorted(self.notes.glob("*.txt"), key=lambda path: int(path.stem)):
+            self.failures += 1
+            print(path.read_text(), file=sys.stderr)
+        shutil.rmtree(self.notes, ignore_errors=True)
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Called after the last job, if none failed."""
+        self.report()
+
+    def report(self) -> None:
+        """Print the table of each data set that has records."""
+        if self.config is None or self.config.dry_run:
+            return
+        from . import summary, tables
+
+        found = records.read_cells([Path(self.config.results_dir)])
+        cells = summary.summarise(summary.cells_frame(found))
+        for dataset in tables.datasets_of(cells) if found else []:
+            print(tables.make_table(dataset, cells).text())
+        if self.failures:
+            print(f"swa-train: {self.failures} jobs failed, see above", file=sys.stderr)
+
+
+def report_failed() -> bool:
+    """Print the table of a sweep in which a job failed, and say whether there was one."""
+    for sweep in _sweeps:
+        sweep.collect_notes()
+        if sweep.failures:
+            sweep.report()
+            return True
+    return False
