@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -62,17 +62,22 @@ def _holder(folder: Path) -> str:
 
 
 @contextlib.contextmanager
-def failures_noted(folders: list[Path]) -> Iterator[None]:
-    """Keep the traceback of what fails inside in the run folders, until a run there succeeds."""
+def failures_noted(folders: list[Path], unfinished: Callable[[], list[Path]]) -> Iterator[None]:
+    """Keep the traceback of what fails inside in run folders, until it is tried again.
+
+    Args:
+        folders: of the runs that are tried.
+        unfinished: those of them that have not ended well.
+    """
+    for folder in folders:
+        (folder / TRACEBACK).unlink(missing_ok=True)
     try:
         yield
     except Exception:
-        for folder in folders:
+        for folder in unfinished():
             with contextlib.suppress(Exception):  # a full disk must not hide the failure itself
                 write_atomically(folder / TRACEBACK, traceback.format_exc().encode())
         raise
-    for folder in folders:
-        (folder / TRACEBACK).unlink(missing_ok=True)
 
 
 class EndRequest:

@@ -82,8 +82,15 @@ def train_one(cfg: DictConfig) -> None:
     with _fetching_alone(config):
         arrays = sources.load_arrays(config.dataset)
     log.info("%s", summary)
-    folders = [records.run_folder(plan.config) for plan in to_do]
-    with processes.alone_in(folders), processes.failures_noted(folders):
+    folders = {records.run_folder(plan.config): plan for plan in to_do}
+
+    def unfinished() -> list[Path]:
+        return [folder for folder, plan in folders.items() if plan.missing()]
+
+    with (
+        processes.alone_in(list(folders)),
+        processes.failures_noted(list(folders), unfinished),
+    ):
         # While this one waited, another process may have finished some.
         to_do = [plan for plan in to_do if config.force or plan.missing()]
         if to_do:

@@ -422,6 +422,8 @@ def test_a_seed_that_fails_does_not_stop_the_others(
     assert "training loss of epoch 1 is nan (preresnet20, seed 0" in outcome.err
     (name,) = cells(tmp_path / "results")
     assert name.startswith("sgd-seed1-")
+    (noted,) = tmp_path.rglob("traceback.txt")
+    assert noted.parent.name.startswith("sgd-seed0-")
 
 
 def test_the_store_keeps_within_its_limit(tmp_path: Path, swa_train: SwaTrain) -> None:
