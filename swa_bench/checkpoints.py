@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .errors import SwaBenchError
 from .files import write_atomically
@@ -34,6 +34,7 @@ class State:
         epoch: epochs done.
         average: the running average of the collected weights, None before the first copy.
         n_averaged: how many copies it holds.
+        ensemble: of the copies' predictions on the test images: see methods.update_ensemble.
         rows: one dict of numbers an epoch (records.EPOCH_COLUMNS and train_seconds).
         origins: where the epochs were computed: from which on, device, versions.
     """
@@ -43,6 +44,7 @@ class State:
     epoch: int = 0
     average: Average | None = None
     n_averaged: int = 0
+    ensemble: Tensor | None = None
     rows: list[dict[str, Any]] = field(default_factory=list)
     origins: list[dict[str, Any]] = field(default_factory=list)
 
@@ -61,6 +63,7 @@ def save(folder: Path, seed: int, key: str, state: State) -> Path:
             "optimizer": state.optimizer.state_dict(),
             "average": state.average,
             "n_averaged": state.n_averaged,
+            "ensemble": state.ensemble,
             "rows": state.rows,
             "origins": state.origins,
         },
@@ -136,7 +139,7 @@ def _load(path: Path, content: bytes, state: State) -> None:
         stored = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
         state.model.load_state_dict(stored["model"])
         state.optimizer.load_state_dict(stored["optimizer"])
-        for name in ("epoch", "average", "n_averaged", "rows", "origins"):
+        for name in ("epoch", "average", "n_averaged", "ensemble", "rows", "origins"):
             setattr(state, name, stored[name])
     except (ValueError, KeyError, RuntimeError, EOFError, pickle.PickleError) as error:
         reason = str(error).splitlines()[0]

@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -44,6 +45,22 @@ class Precision(Enum):
     fp32 = "fp32"
     tf32 = "tf32"
     bf16 = "bf16"
+
+
+class Combine(Enum):
+    """What is made of the collected copies of the weights, and is the method's result."""
+
+    none = "none"  # nothing: the last weights are the result
+    weights = "weights"  # their running average
+    predictions = "predictions"  # the mean of their softmax outputs
+
+
+class Keep(Enum):
+    """Which states stay on disk when a run is done: its end, its cells too, its copies too."""
+
+    ends = "ends"
+    cells = "cells"
+    copies = "copies"
 
 
 class Logger(Enum):
@@ -91,12 +108,13 @@ class DatasetConfig:
 @dataclass
 class MethodConfig:
     name: str = MISSING
-    average: bool = MISSING
+    combine: Combine = MISSING
     decay_epochs: int = MISSING
     final_ratio: float = MISSING
-    swa_start: int | None = MISSING
+    first_copy: int | None = MISSING
     swa_learning_rate: float | None = MISSING
     cycle_epochs: int | None = MISSING
+    runs_of: str | None = MISSING
     table_budget: float = MISSING
 
 
@@ -116,6 +134,7 @@ class EvaluationConfig:
 
 @dataclass
 class CheckpointsConfig:
+    keep: Keep = MISSING
     every_s: float = MISSING
     max_gb: float = MISSING
 
@@ -143,6 +162,7 @@ class TrainConfig:
     results_dir: str = MISSING
     logger: Logger = MISSING
     then: list[str] = MISSING
+    share_with: list[str] = MISSING
     dry_run: bool = MISSING
     force: bool = MISSING
 
@@ -162,6 +182,7 @@ NOT_SHAPING = [
     "results_dir",
     "logger",
     "then",
+    "share_with",
     "dry_run",
     "force",
 ]
@@ -180,6 +201,23 @@ def ratio(part: float, whole: float) -> float:
     return part / whole if whole else math.nan
 
 
+def split(epochs: int, cycles: int) -> int:
+    """Epochs of each of so many equal cycles."""
+    if cycles < 1 or epochs % cycles:
+        raise ConfigError(
+            "method.cycle_epochs", f"{epochs} / {cycles}", "a cycle must be of whole epochs"
+        )
+    return epochs // cycles
+
+
+def mid_cycle(start: int, cycle_epochs: int) -> int:
+    """Epochs done in the middle of the first cycle that begins after `start` epochs."""
+    if cycle_epochs < 2 or cycle_epochs % 2:
+        expected = "must be even: a member is taken in the middle of a cycle, after a whole epoch"
+        raise ConfigError("method.cycle_epochs", cycle_epochs, expected)
+    return start + cycle_epochs // 2
+
+
 def gpu_count() -> int:
     """GPUs that this process may use: see conf/hydra/launcher/local_gpus.yaml."""
     import torch
@@ -195,6 +233,8 @@ def register() -> None:
     ConfigStore.instance().store(name="schema", node=TrainConfig)
     OmegaConf.register_new_resolver("whole_epochs", whole_epochs, replace=True)
     OmegaConf.register_new_resolver("ratio", ratio, replace=True)
+    OmegaConf.register_new_resolver("split", split, replace=True)
+    OmegaConf.register_new_resolver("mid_cycle", mid_cycle, replace=True)
     OmegaConf.register_new_resolver("gpu_count", gpu_count, replace=True)
 
 
@@ -204,6 +244,9 @@ def to_config(cfg: DictConfig) -> TrainConfig:
         config = OmegaConf.to_object(cfg)
     except OmegaConfBaseException as error:
         message = (error.msg or str(error)).splitlines()[0]
+        of_resolver = re.search(r": (\S+)=(.*?): (.*)", message)
+        if message.startswith(ConfigError.__name__) and of_resolver:
+            raise ConfigError(*of_resolver.groups()) from None
         raise ConfigError(error.full_key or "config", "(unresolved)", message) from error
     assert isinstance(config, TrainConfig)
     check(config)
@@ -283,24 +326,29 @@ def check(config: TrainConfig) -> None:
     _require("checkpoints.every_s", every_s, every_s >= 0, "must be 0 or more seconds")
     max_gb = config.checkpoints.max_gb
     _require("checkpoints.max_gb", max_gb, max_gb > 0, "must be a positive number of 1e9 bytes")
-    if method.average:
-        _check_averaging(config)
+    if method.runs_of is not None:
+        whole = config.budget == int(config.budget)
+        expected = f"{method.name} counts whole runs of one budget each: choose 1, 2, 3, ..."
+        _require("budget", config.budget, whole, expected)
+    if method.combine is not Combine.none and method.runs_of in (None, method.name):
+        _check_copies(config)
 
 
-def _check_averaging(config: TrainConfig) -> None:
+def _check_copies(config: TrainConfig) -> None:
     method = config.method
     for name, value in (
-        ("method.swa_start", method.swa_start),
+        ("method.first_copy", method.first_copy),
         ("method.cycle_epochs", method.cycle_epochs),
     ):
-        _require(name, value, value is not None and value >= 1, "must be 1 or more to average")
-    assert method.swa_start is not None
+        _require(name, value, value is not None and value >= 1, "must be 1 or more to take copies")
+    assert method.first_copy is not None
     _require(
-        "method.swa_start",
-        method.swa_start,
-        method.swa_start <= config.epochs,
+        "method.first_copy",
+        method.first_copy,
+        method.first_copy <= config.epochs,
         f"the run ends after epoch {config.epochs} (budget={config.budget:g} of "
-        f"{config.model.budget_epochs} epochs): choose a swa_start up to that, or a larger budget",
+        f"{config.model.budget_epochs} epochs): choose an earlier first copy (model.swa_start "
+        "for SWA), or a larger budget",
     )
 
 

@@ -229,18 +229,28 @@ def train_epoch(
 
 
 @torch.no_grad()
+def predict(model: nn.Module, batches: Batches, autocast: torch.autocast) -> tuple[Tensor, Tensor]:
+    """Log-probabilities (N, classes), float32, of a model in evaluation mode, and labels (N,)."""
+    model.eval()
+    found = []
+    for images, labels in batches:
+        with autocast:
+            logits = model(images)
+        found.append((F.log_softmax(logits.float(), dim=1), labels))
+    predictions, labels = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return predictions, labels
+
+
+def score(predictions: Tensor, labels: Tensor) -> Score:
+    """Score log-probabilities (N, classes); the loss is the negative log-likelihood, its mean."""
+    loss = F.nll_loss(predictions.double(), labels)
+    wrong = (predictions.argmax(1) != labels).sum()
+    return Score(loss.item(), 100.0 * wrong.item() / len(labels))
+
+
 def evaluate(model: nn.Module, batches: Batches, autocast: torch.autocast) -> Score:
     """Score a model in evaluation mode."""
-    model.eval()
-    tally = None
-    for images, labels in batches:
-        tally = tally or _Tally(images.device)
-        with autocast:
-            logits = model(images).float()
-        tally.add(F.cross_entropy(logits, labels), logits, labels)
-        tally.images += len(labels)
-    assert tally is not None
-    return tally.score()
+    return score(*predict(model, batches, autocast))
 
 
 def batch_norms(model: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:

@@ -1,5 +1,8 @@
-"""What is made of the collected copies of the weights: their running average."""
+"""What is made of the copies: the average of their weights, the mean of their predictions."""
 
+import math
+
+import torch
 from torch import Tensor, nn
 
 Average = dict[str, Tensor]
@@ -31,3 +34,20 @@ def load_average(model: nn.Module, average: Average) -> None:
     """Set the model's parameters to the average; its buffers keep their values."""
     for name, parameter in model.named_parameters():
         parameter.data.copy_(average[name])
+
+
+def update_ensemble(ensemble: Tensor | None, predictions: Tensor) -> Tensor:
+    """Add a member's probabilities to their sum; both are logarithms, so that none becomes 0.
+
+    Args:
+        ensemble: float64 (N, classes), of the members so far; None before the first.
+        predictions: log-probabilities (N, classes) of the next one.
+    """
+    if ensemble is None:
+        return predictions.double()
+    return torch.logaddexp(ensemble, predictions.double())
+
+
+def ensemble_predictions(ensemble: Tensor, members: int) -> Tensor:
+    """Logarithm of the mean of the members' softmax outputs (N, classes), float32."""
+    return (ensemble - math.log(members)).float()

@@ -14,19 +14,18 @@ from omegaconf import DictConfig
 from . import config as configs
 from .config import MethodConfig, TrainConfig
 from .errors import ConfigError
-from .records import cell_path, read_cell
+from .records import cell_path, read_cell, read_predictions
 
 # Raised when a change of the code changes what a configuration computes.
-ENGINE_FORMAT = 1
+ENGINE_FORMAT = 2
 
 
 def collects(method: MethodConfig, epoch: int) -> bool:
-    """Whether the weights after `epoch` (from 0) enter the average (S: train.py)."""
-    if not method.average:
+    """Whether a copy of the weights is taken after `epoch` (from 0; S: train.py, M: fge.py)."""
+    if method.first_copy is None or method.cycle_epochs is None:
         return False
-    assert method.swa_start is not None and method.cycle_epochs is not None
-    since_start = epoch + 1 - method.swa_start
-    return since_start >= 0 and since_start % method.cycle_epochs == 0
+    since_first = epoch + 1 - method.first_copy
+    return since_first >= 0 and since_first % method.cycle_epochs == 0
 
 
 @dataclass(frozen=True)
@@ -38,6 +37,7 @@ class Plan:
         steps_per_epoch: optimiser steps, the smaller last batch included.
         schedule: (epoch, step, steps_per_epoch) -> learning rate.
         cells: the configurations of the cells that it records, shortest first.
+        with_predictions: whether a cell is missing if its predictions are.
         branches: numbers of epochs done after which another method of the seed leaves this walk.
     """
 
@@ -45,6 +45,7 @@ class Plan:
     steps_per_epoch: int
     schedule: Callable[[int, int, int], float]
     cells: list[TrainConfig]
+    with_predictions: bool = False
     branches: frozenset[int] = field(default_factory=frozenset)
 
     def rates(self, epoch: int) -> list[float]:
@@ -62,7 +63,9 @@ class Plan:
 
     def _is_recorded(self, cell: TrainConfig) -> bool:
         record = read_cell(cell_path(cell))
-        return record is not None and record["path_sha256"] == self.path_sha256(cell.epochs)
+        if record is None or record["path_sha256"] != self.path_sha256(cell.epochs):
+            return False
+        return not self.with_predictions or read_predictions(cell_path(cell)) is not None
 
     def path_sha256(self, epochs: int) -> str:
         """Digest of all rates and copies up to a number of epochs.
@@ -79,7 +82,7 @@ class Plan:
         return struct.pack(f"<{len(rates)}d?", *rates, self.collects(epoch))
 
     def collects(self, epoch: int) -> bool:
-        """Whether the weights after this epoch (from 0) enter the average."""
+        """Whether a copy of the weights is taken after this epoch (from 0)."""
         return collects(self.config.method, epoch)
 
 
@@ -128,7 +131,7 @@ def find_cells(cfg: DictConfig, config: TrainConfig) -> list[TrainConfig]:
             continue
         try:
             cell = configs.at_budget(cfg, budget)
-        except ConfigError:  # such as a budget that ends before swa_start
+        except ConfigError:  # such as a budget that ends before the first copy
             continue
         cell.precision, cell.device = config.precision, config.device
         if configs.identity(cell) == configs.identity(config):

@@ -5,6 +5,7 @@ Every path in the results folder is named here. Nothing here imports torch.
 
 import contextlib
 import csv
+import hashlib
 import importlib.metadata
 import io
 import json
@@ -13,6 +14,8 @@ import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from .config import TrainConfig, identity, plain
 from .files import write_atomically
@@ -29,6 +32,8 @@ EPOCH_COLUMNS = [
     "test_error_pct",
     "swa_test_loss",
     "swa_test_error_pct",
+    "ensemble_test_loss",
+    "ensemble_test_error_pct",
     "n_averaged",
     "seconds",
 ]
@@ -77,12 +82,41 @@ def write_epochs(folder: Path, rows: list[dict[str, Any]]) -> None:
     write_atomically(path, text.getvalue().encode())
 
 
+def predictions_path(record: Path) -> Path:
+    """The predictions of a cell, beside its record: cell-1.json -> predictions-1.npy."""
+    return record.with_name(f"predictions-{record.stem.removeprefix('cell-')}.npy")
+
+
+def write_predictions(config: TrainConfig, predictions: np.ndarray) -> str:
+    """Write a cell's log-probabilities (M, classes) of the test images; return their SHA-256."""
+    content = io.BytesIO()
+    np.save(content, predictions)
+    write_atomically(predictions_path(cell_path(config)), content.getvalue())
+    return _sha256(content.getvalue())
+
+
+def read_predictions(path: Path) -> np.ndarray | None:
+    """The predictions of a record, float32 (M, classes), or None if they are lost or damaged."""
+    record = read_cell(path)
+    try:
+        content = predictions_path(path).read_bytes()
+    except OSError:
+        return None
+    if record is None or record["result"].get("predictions_sha256") != _sha256(content):
+        return None
+    predictions: np.ndarray = np.load(io.BytesIO(content), allow_pickle=False)
+    return predictions
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
 def write_cell(
     config: TrainConfig,
     path_sha256: str,
     result: dict[str, Any],
-    rows: list[dict[str, Any]],
-    train_images: int,
+    timing: dict[str, float],
     provenance: dict[str, Any],
 ) -> Path:
     """Write the record of a finished cell.
@@ -91,11 +125,9 @@ def write_cell(
         config: the cell's own configuration, resolved for its budget.
         path_sha256: of the cell's rates and copies: plan.path_sha256.
         result: errors and losses of the last epoch, and what identifies the weights.
-        rows: the walk's epochs up to the cell's last.
-        train_images: size of the training set.
+        timing: `seconds` of all its epochs, and `images_per_s` of their training.
         provenance: variant, data, device, versions: see walk.py.
     """
-    train_seconds = sum(row["train_seconds"] for row in rows)
     record: Record = {
         "format": RECORD_FORMAT,
         "dataset": config.dataset.name,
@@ -108,10 +140,7 @@ def write_cell(
         "path_sha256": path_sha256,
         "result": result,
         **provenance,
-        "timing": {
-            "seconds": round(sum(row["seconds"] for row in rows), 3),
-            "images_per_s": round(len(rows) * train_images / train_seconds, 1),
-        },
+        "timing": timing,
         "config": plain(config),
     }
     path = cell_path(config)

@@ -5,6 +5,8 @@ step counted from 0; a YAML file in conf/schedule/ (or beside the user's own cod
 `_target_` and gives its own values.
 """
 
+import math
+
 
 def authors(
     epoch: int,
@@ -46,18 +48,18 @@ def cyclic(
     learning_rate: float,
     decay_epochs: int,
     final_ratio: float,
-    swa_start: int,
+    first_copy: int,
     cycle_epochs: int,
     cycle_first: float,
     cycle_last: float,
 ) -> float:
-    """Equation 1 of the paper from epoch swa_start - cycle_epochs on; before it, `authors`.
+    """Equation 1 of the paper from epoch first_copy - cycle_epochs on; before it, `authors`.
 
     With c iterations a cycle and i counted from 1 at the first cycle's first iteration:
     t = ((i - 1) mod c + 1) / c and rate = (1 - t) * cycle_first + t * cycle_last. So a cycle ends,
-    at its lowest rate, with epoch swa_start (1-based) and every cycle_epochs epochs after it.
+    at its lowest rate, with epoch first_copy (1-based) and every cycle_epochs epochs after it.
     """
-    first_epoch = swa_start - cycle_epochs
+    first_epoch = first_copy - cycle_epochs
     if epoch < first_epoch:
         return authors(
             epoch,
@@ -71,3 +73,49 @@ def cyclic(
     iteration = (epoch - first_epoch) * steps_per_epoch + step
     t = (iteration % iterations + 1) / iterations
     return (1.0 - t) * cycle_first + t * cycle_last
+
+
+def fge(
+    epoch: int,
+    step: int,
+    steps_per_epoch: int,
+    *,
+    learning_rate: float,
+    decay_epochs: int,
+    final_ratio: float,
+    first_copy: int,
+    cycle_epochs: int,
+    cycle_high: float,
+    cycle_low: float,
+) -> float:
+    """A triangle a cycle, from epoch first_copy - cycle_epochs / 2 on; before it, `authors`.
+
+    With t the part of the cycle that lies before a step, from 0, the rate is linear from cycle_high
+    (t = 0) to cycle_low (t = 1/2) and back (FGE authors' utils.cyclic_learning_rate). So the first
+    middle of a cycle is the end of epoch first_copy (1-based), the next cycle_epochs later.
+    """
+    first_epoch = first_copy - cycle_epochs // 2
+    if epoch < first_epoch:
+        return authors(
+            epoch,
+            step,
+            steps_per_epoch,
+            learning_rate=learning_rate,
+            decay_epochs=decay_epochs,
+            final_ratio=final_ratio,
+        )
+    t = ((epoch - first_epoch) % cycle_epochs + step / steps_per_epoch) / cycle_epochs
+    down = 1.0 - abs(1.0 - 2.0 * t)
+    return (1.0 - down) * cycle_high + down * cycle_low
+
+
+def snapshot(
+    epoch: int, step: int, steps_per_epoch: int, *, learning_rate: float, cycle_epochs: int
+) -> float:
+    """Half a cosine a cycle, from learning_rate down to nearly 0 (arXiv 1704.00109, equation 2).
+
+    With c iterations a cycle and i counted from 1: learning_rate / 2 * (cos(pi * ((i - 1) mod c)
+    / c) + 1). A cycle ends with every cycle_epochs-th epoch.
+    """
+    t = (epoch % cycle_epochs + step / steps_per_epoch) / cycle_epochs
+    return learning_rate / 2.0 * (math.cos(math.pi * t) + 1.0)

@@ -3,7 +3,6 @@
 import contextlib
 import csv
 import dataclasses
-import functools
 import logging
 import os
 import re
@@ -11,31 +10,32 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import hydra
 import yaml
 from filelock import FileLock
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from . import config as configs
 from . import loggers, processes, records, sweep
+from .compose import branches, over_runs, variant, with_method
 from .config import TrainConfig
-from .errors import ConfigError, SwaBenchError, Terminated
+from .errors import SwaBenchError, Terminated
 from .files import check_writable
-from .plan import Plan, divergence, make_plan
+from .plan import Plan, make_plan
 
 if TYPE_CHECKING:
+    import torch
+
     from .data import DeviceData
 
 log = logging.getLogger(__name__)
 
-METHODS = ("sgd", "swa", "swa_cyclic")  # the shipped ones
 LAUNCHER_EXTRAS = {"ray": "ray", "submitit_slurm": "slurm"}  # of the plugins' launchers
 
 
@@ -61,10 +61,48 @@ def train_one(cfg: DictConfig) -> None:
     from . import device  # torch takes seconds to import: only when a run is to be done
 
     target = device.decide(config)
-    plans = {seed: seed_plan(cfg, config, seed) for seed in configs.seed_block(config)}
+    if over_runs(config):
+        train_runs(cfg, config)
+    elif config.dry_run:
+        plans = [seed_plan(cfg, config, seed) for seed in configs.seed_block(config)]
+        summary = describe(plans, device.device_name(target))
+        print_plan(next(plan for plan in plans if plan.config.seed == config.seed), summary)
+    else:
+        print_cells(train_walk(cfg, config, target))
+
+
+def train_runs(cfg: DictConfig, config: TrainConfig) -> None:
+    """Do the runs that an ensemble is made of, then record it."""
+    from . import device, ensembles
+
+    runs = {run.config.seed: run for run in ensembles.runs(cfg, config)}
     if config.dry_run:
-        print_plan(plans[config.seed], describe(list(plans.values()), device.device_name(target)))
+        train_one(runs[config.seed].cfg)
         return
+    cells = ensembles.cells(cfg, config)
+    # Its own seed first, so that jobs of several seeds do not wait for each other.
+    for seed in [config.seed, *(seed for seed in runs if seed != config.seed)]:
+        run = runs[seed]
+        train_walk(run.cfg, run.config, device.decide(run.config), predictions=True)
+    for cell in cells:
+        ensembles.record(cell, runs, variant(cfg, config))
+    print_cells(cells)
+
+
+def train_walk(
+    cfg: DictConfig, config: TrainConfig, target: "torch.device", predictions: bool = False
+) -> list[TrainConfig]:
+    """Train what is missing of a run and of those that go with it; return its own cells.
+
+    Args:
+        predictions: whether a cell without its predictions is missing too.
+    """
+    from . import device
+
+    plans = {
+        seed: dataclasses.replace(seed_plan(cfg, config, seed), with_predictions=predictions)
+        for seed in configs.seed_block(config)
+    }
     loggers.check_installed(config.logger)
     check_writable("results_dir", Path(config.results_dir))
     to_do = [plan for plan in plans.values() if config.force or plan.missing()]
@@ -73,8 +111,7 @@ def train_one(cfg: DictConfig) -> None:
         log.info(
             "Finished already, on this or another device (force=true trains again): %s", folder
         )
-        print_cells([plans[config.seed]])
-        return
+        return plans[config.seed].cells
     summary = describe(to_do, device.device_name(target))
     from . import sources
     from .data import to_device
@@ -95,7 +132,7 @@ def train_one(cfg: DictConfig) -> None:
         to_do = [plan for plan in to_do if config.force or plan.missing()]
         if to_do:
             _walk(cfg, to_do, to_device(arrays, config, target), arrays.fingerprint())
-    print_cells(to_do or [plans[config.seed]])
+    return [cell for plan in to_do or [plans[config.seed]] for cell in plan.cells]
 
 
 @contextlib.contextmanager
@@ -168,12 +205,12 @@ def print_plan(plan: Plan, summary: str) -> None:
     print(f"{summary}, about {duration(seconds)} here from epoch 1", file=sys.stderr)
 
 
-def print_cells(plans: list[Plan]) -> None:
-    """The runs' own cells; then, unless a sweep will end with it, the row of the table so far."""
+def print_cells(cells: list[TrainConfig]) -> None:
+    """A run's own cells; then, unless a sweep will end with it, the row of the table so far."""
     from . import summary, tables
 
-    config = plans[0].config
-    for cell in (cell for plan in plans for cell in plan.cells):
+    config = cells[0]
+    for cell in cells:
         record = records.read_cell(records.cell_path(cell))
         assert record is not None
         print(
@@ -183,85 +220,8 @@ def print_cells(plans: list[Plan]) -> None:
     if HydraConfig.get().mode is RunMode.MULTIRUN:
         return
     found = records.read_cells([Path(config.results_dir) / config.dataset.name / config.model.name])
-    cells = summary.summarise(summary.cells_frame(found))
-    print(tables.make_table(config.dataset.name, cells, [config.model.name]).text())
-
-
-def variant(cfg: DictConfig, config: TrainConfig) -> dict[str, Any]:
-    """How a run's recipe differs from the published one, as {option: value}; {} if it does not.
-
-    The published recipe is the shipped one of that name, also where a user has an own file for it;
-    a method of the user's own is held against SWA if it averages and against SGD if not.
-    """
-    method = config.method.name
-    if method not in METHODS:
-        method = "swa" if config.method.average else "sgd"
-    names = [f"model={config.model.name}", f"dataset={config.dataset.name}", f"method={method}"]
-    raw = configs.shaping(_raw(cfg)) | {"precision": config.precision.value}
-    found = configs.differences(raw, configs.shaping(_raw(compose(names))))
-    resolved = configs.plain(config)
-    return {name: _lookup(resolved, name) for name in found}
-
-
-def _lookup(values: Any, name: str) -> Any:
-    for part in name.split("."):
-        values = values[part]
-    return values
-
-
-def branches(cfg: DictConfig, plan: Plan) -> frozenset[int]:
-    """After how many epochs the unfinished methods of a published row leave this walk.
-
-    A checkpoint is kept there, so that they start from it, whichever is trained first.
-    """
-    found = set()
-    for method in ("sgd", "swa"):
-        for budget in {1.0, plan.config.budget}:
-            other = with_method(cfg, method)
-            other.budget, other.seed = budget, plan.config.seed
-            try:
-                config = configs.to_config(other)
-            except ConfigError:  # such as a budget that ends before swa_start
-                continue
-            config.precision, config.device = plan.config.precision, plan.config.device
-            other_plan = make_plan(other, config)
-            leaves = divergence(plan, other_plan)
-            if leaves and other_plan.missing():  # not at epoch 0, not never, and not done
-                found.add(leaves)
-    return frozenset(found)
-
-
-def with_method(cfg: DictConfig, method: str) -> DictConfig:
-    """The same with a shipped method, and with its schedule if cfg's came with its own method."""
-    other, default = cfg.copy(), _shipped(method)
-    other.method = default.method
-    own = cfg.method.name
-    if own in METHODS and _raw(cfg.schedule) == _raw(_shipped(own).schedule):
-        other.schedule = default.schedule
-    return other
-
-
-@functools.cache
-def _shipped(method: str) -> DictConfig:
-    return compose([f"method={method}"])
-
-
-def compose(overrides: list[str]) -> DictConfig:
-    """Compose another configuration beside the running one, from the shipped files alone."""
-    running = GlobalHydra.instance().hydra
-    GlobalHydra.instance().clear()
-    try:
-        with hydra.initialize_config_module("swa_bench.conf", version_base="1.3"):
-            return hydra.compose("train", overrides)
-    finally:
-        if running is not None:
-            GlobalHydra.instance().initialize(running)
-
-
-def _raw(cfg: DictConfig) -> dict[str, Any]:
-    values = OmegaConf.to_container(cfg, resolve=False, enum_to_str=True)
-    assert isinstance(values, dict)
-    return {str(name): value for name, value in values.items()}
+    rows = summary.summarise(summary.cells_frame(found))
+    print(tables.make_table(config.dataset.name, rows, [config.model.name]).text())
 
 
 # What main tells of after Hydra is done: the failure of a run that is no sweep.

@@ -18,20 +18,29 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import checkpoints, device, engine, records
+from . import checkpoints, device, engine, metrics, records
 from .checkpoints import State
-from .config import Device, TrainConfig
+from .config import Combine, Device, Keep, TrainConfig
 from .data import DeviceData, stream_seed
 from .errors import ConfigError, SwaBenchError
 from .files import remove_leftovers
 from .loggers import open_logger
-from .methods import load_average, update_average
+from .methods import ensemble_predictions, load_average, update_average, update_ensemble
 from .models import build_model
 from .plan import Plan, state_keys
 from .processes import sigterm_noted
 from .progress import Progress
 
 log = logging.getLogger(__name__)
+
+# What is tested, by the first part of its columns in epochs.csv: the weights as they are, the
+# average of the copies, their ensemble. And which of these is a method's result.
+WEIGHTS, AVERAGE, ENSEMBLE = "test", "swa_test", "ensemble_test"
+RESULT = {
+    Combine.none: WEIGHTS,
+    Combine.weights: AVERAGE,
+    Combine.predictions: ENSEMBLE,
+}
 
 
 @dataclasses.dataclass
@@ -41,6 +50,7 @@ class Walk:
     Attributes:
         end: epochs after which nothing is left to record.
         previous: the last checkpoint written here, None before the first.
+        predictions: of the state, by what is tested, as far as they were needed.
     """
 
     plan: Plan
@@ -51,6 +61,7 @@ class Walk:
     end: int = 0
     saved_at: float = field(default_factory=time.monotonic)
     previous: Path | None = None
+    predictions: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def config(self) -> TrainConfig:
@@ -221,21 +232,34 @@ def _end_epoch(walk: Walk, score: engine.Score, train_seconds: float) -> bool:
     if not state.origins or any(state.origins[-1][name] != here[name] for name in here):
         state.origins.append({"from_epoch": epoch + 1, **here})
     state.epoch += 1
+    walk.predictions.clear()
     _check_finite(walk, "training loss", score.loss)
-    if plan.collects(epoch):
-        state.average = update_average(state.average, state.n_averaged, state.model)
-        state.n_averaged += 1
     row: dict[str, Any] = dict.fromkeys(records.EPOCH_COLUMNS)
-    rate = plan.rates(epoch)[-1]
-    row |= {"epoch": state.epoch, "learning_rate": rate, "n_averaged": state.n_averaged}
+    row |= {"epoch": state.epoch, "learning_rate": plan.rates(epoch)[-1]}
     row |= {"train_loss": score.loss, "train_error_pct": score.error_pct}
     state.rows.append(row)
+    if plan.collects(epoch):
+        _collect(walk)
+    row["n_averaged"] = state.n_averaged
     _evaluate(walk)
     seconds = train_seconds + time.perf_counter() - started
     row |= {"seconds": seconds, "train_seconds": train_seconds}
     records.write_epochs(records.run_folder(walk.config), state.rows)
     _record(walk)
     return _store(walk)
+
+
+def _collect(walk: Walk) -> None:
+    """Take a copy of the weights: into the average, and its predictions into the ensemble.
+
+    Both are kept, whichever is the method's result, so that methods of one path share all states.
+    """
+    state = walk.state
+    state.average = update_average(state.average, state.n_averaged, state.model)
+    _measure(walk, WEIGHTS)
+    state.ensemble = update_ensemble(state.ensemble, walk.predictions[WEIGHTS])
+    state.n_averaged += 1
+    _measure(walk, ENSEMBLE)
 
 
 def _limit_store(walks: list[Walk]) -> str:
@@ -250,7 +274,7 @@ def _limit_store(walks: list[Walk]) -> str:
 def _store(walk: Walk, now: bool = False) -> bool:
     """Write a checkpoint if one is due, and delete those that are of no more use."""
     config, done = walk.config, walk.state.epoch
-    keep = done in walk.plan.branches or done == walk.end
+    keep = done == walk.end or _stays(walk, done)
     due = keep or time.monotonic() - walk.saved_at >= config.checkpoints.every_s
     if not (due or now) or not done:
         return False
@@ -265,14 +289,36 @@ def _evaluate(walk: Walk) -> None:
     state, evaluation = walk.state, walk.config.evaluation
     row, cells = state.rows[-1], walk.plan.cells_at(state.epoch)
     if row["test_loss"] is None and (cells or state.epoch % evaluation.every == 0):
-        test = _test(walk, state.model)
-        _check_finite(walk, "test loss", test.loss)
-        row |= {"test_loss": test.loss, "test_error_pct": test.error_pct}
+        _measure(walk, WEIGHTS)
+    if not state.n_averaged:
+        return
     due = cells or state.epoch % evaluation.average_every == 0
-    if row["swa_test_loss"] is None and state.n_averaged and due:
-        test = _test(walk, averaged_model(walk))
-        _check_finite(walk, "test loss of the average", test.loss)
-        row |= {"swa_test_loss": test.loss, "swa_test_error_pct": test.error_pct}
+    if row["swa_test_loss"] is None and due:
+        _measure(walk, AVERAGE)
+    if row["ensemble_test_loss"] is None and cells:
+        _measure(walk, ENSEMBLE)
+
+
+def _measure(walk: Walk, what: str) -> None:
+    """Fill in loss and error of the last epoch's row."""
+    score = engine.score(_predictions(walk, what), walk.data.test_labels)
+    _check_finite(walk, f"loss of {what}", score.loss)
+    walk.state.rows[-1] |= {f"{what}_loss": score.loss, f"{what}_error_pct": score.error_pct}
+
+
+def _predictions(walk: Walk, what: str) -> Tensor:
+    """Log-probabilities (M, classes) of the test images."""
+    if what not in walk.predictions:
+        state, config = walk.state, walk.config
+        if what == ENSEMBLE:
+            assert state.ensemble is not None
+            found = ensemble_predictions(state.ensemble, state.n_averaged)
+        else:
+            model = state.model if what == WEIGHTS else averaged_model(walk)
+            batches = walk.data.test_batches(config.evaluation.batch_size)
+            found, _ = engine.predict(model, batches, device.autocast(config))
+        walk.predictions[what] = found
+    return walk.predictions[what]
 
 
 def averaged_model(walk: Walk) -> nn.Module:
@@ -288,11 +334,6 @@ def averaged_model(walk: Walk) -> nn.Module:
     batches = data.train_batches(draws, config.optimizer.batch_size)
     engine.recompute_batch_norm(model, batches, device.autocast(config))
     return model
-
-
-def _test(walk: Walk, model: nn.Module) -> engine.Score:
-    batches = walk.data.test_batches(walk.config.evaluation.batch_size)
-    return engine.evaluate(model, batches, device.autocast(walk.config))
 
 
 class NotFiniteError(SwaBenchError):
@@ -319,25 +360,34 @@ def _record(walk: Walk) -> None:
 
 def _record_cell(walk: Walk, cell: TrainConfig) -> Path:
     """Write a cell's record: of its last epoch, never of the best."""
-    state = walk.state
-    row = state.rows[-1]
-    weights = state.average if cell.method.average else state.model.state_dict()
-    assert weights is not None
-    prefix = "swa_" if cell.method.average else ""
+    state, what = walk.state, RESULT[cell.method.combine]
+    row, predictions = state.rows[-1], _predictions(walk, what)
+    weights = {WEIGHTS: state.model.state_dict(), AVERAGE: state.average, ENSEMBLE: None}[what]
     result = {
-        "test_error_pct": row[f"{prefix}test_error_pct"],
-        "test_loss": row[f"{prefix}test_loss"],
+        "test_error_pct": row[f"{what}_error_pct"],
+        "test_loss": row[f"{what}_loss"],
+        "test_ece_pct": metrics.calibration_error_pct(predictions, walk.data.test_labels),
         "train_error_pct": row["train_error_pct"],
         "train_loss": row["train_loss"],
         "n_averaged": row["n_averaged"],
         # Of the trained weights; for SWA they are no baseline: their rate never decays to 1 %.
         "last_weights": {name: row[name] for name in ("test_error_pct", "test_loss")},
-        "weights_sha256": weights_sha256(weights),
+        "weights_sha256": weights and weights_sha256(weights),
+        "predictions_sha256": records.write_predictions(cell, predictions.cpu().numpy()),
     }
-    images = len(walk.data.train_labels)
+    timing = {
+        "seconds": round(sum(row["seconds"] for row in state.rows), 3),
+        "images_per_s": _images_per_s(walk),
+    }
     provenance = {**walk.provenance, "origins": state.origins}
-    path_sha256 = walk.plan.path_sha256(state.epoch)
-    return records.write_cell(cell, path_sha256, result, state.rows, images, provenance)
+    return records.write_cell(cell, walk.plan.path_sha256(state.epoch), result, timing, provenance)
+
+
+def _images_per_s(walk: Walk) -> float:
+    """Speed of training, without evaluation."""
+    images = len(walk.state.rows) * len(walk.data.train_labels)
+    seconds: float = sum(row["train_seconds"] for row in walk.state.rows)
+    return round(images / seconds, 1)
 
 
 def weights_sha256(weights: dict[str, Tensor]) -> str:
@@ -354,12 +404,17 @@ def _save(walk: Walk) -> Path:
     return checkpoints.save(folder, walk.config.seed, walk.keys[walk.state.epoch], walk.state)
 
 
+def _stays(walk: Walk, epoch: int) -> bool:
+    """Whether the state after so many epochs is kept: for other methods, or as the user wants."""
+    plan, keep = walk.plan, walk.config.checkpoints.keep
+    of_cell = keep is not Keep.ends and bool(plan.cells_at(epoch))
+    return epoch in plan.branches or of_cell or (keep is Keep.copies and plan.collects(epoch - 1))
+
+
 def _drop_passed(walk: Walk, keeping: tuple[Path | None, ...]) -> None:
-    """Delete checkpoints that this walk has passed, but those where another method leaves it."""
+    """Delete checkpoints that this walk has passed, but those that stay."""
     passed = {
-        epoch: walk.keys[epoch]
-        for epoch in range(1, walk.state.epoch)
-        if epoch not in walk.plan.branches
+        epoch: walk.keys[epoch] for epoch in range(1, walk.state.epoch) if not _stays(walk, epoch)
     }
     folder = records.checkpoint_folder(walk.config)
     for path in checkpoints.find_all(folder, walk.config.seed, passed):

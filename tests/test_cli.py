@@ -48,9 +48,12 @@ BAD = {
     "seed=-1": "seed=-1: must be 0 or more",
     "precision=fp8": "Invalid value 'fp8', expected one of [auto, fp32, tf32, bf16]",
     "precision=tf32 device=cpu": "precision=tf32: this cpu has no such arithmetic; choose one of",
-    "method.swa_start=201": "method.swa_start=201: the run ends after epoch 200",
-    "model.swa_start=201": "method.swa_start=201: the run ends after epoch 200",
-    "method.swa_start=0": "method.swa_start=0: must be 1 or more",
+    "method.first_copy=201": "method.first_copy=201: the run ends after epoch 200",
+    "model.swa_start=201": "method.first_copy=201: the run ends after epoch 200",
+    "method=fge method.cycle_epochs=3": "method.cycle_epochs=3: must be even: a member is taken",
+    "method=snapshot model.budget_epochs=7": "method.cycle_epochs=7 / 5: a cycle must be of whole",
+    "method=fge budget=1.5": "budget=1.5: fge counts whole runs of one budget each",
+    "method.first_copy=0": "method.first_copy=0: must be 1 or more",
     "epochs=5": "epochs=5: follows from budget",
     "model.name=alexnet": "model name 'alexnet' is unknown; choose one of vgg16",
     "schedule.learning_rat=1": "schedule.learning_rat: no such option; swa-train --cfg job",
@@ -63,7 +66,7 @@ BAD = {
     "seed=0,1": "seed=0,1: several values make a sweep: add -m",
     "model.learning_rate=0": "model.learning_rate=0.0: must be a positive number",
     "dataset.recipe=cifar11": "Interpolation key 'model.swa_learning_rate.cifar11' not found",
-    "method=sgd schedule=cyclic": "schedule=swa_bench.schedules.cyclic: cannot be used: swa_start",
+    "method=sgd schedule=cyclic": "schedule=swa_bench.schedules.cyclic: cannot be used: first_copy",
     "budget=1000": "budget=1000.0: 10,000 epochs or more",
     "dataset=cifar10_mini dataset.classes=3": "dataset.classes=3: cifar10_mini has 10",
     "device=tpu": "expected one of [auto, cpu, cuda]",
@@ -110,7 +113,7 @@ def test_a_sweep_ends_with_the_table_and_says_which_jobs_failed(
     assert outcome.code == 2
     failed = [line for line in outcome.err.splitlines() if "FAILED" in line]
     assert len(failed) == 2
-    assert "method.swa_start=6: the run ends after epoch 4" in failed[0]
+    assert "method.first_copy=6: the run ends after epoch 4" in failed[0]
     assert "2 jobs failed, see above" in outcome.err
     assert "Traceback" not in outcome.err
     assert len(list(tmp_path.rglob("cell-1.json"))) == 2

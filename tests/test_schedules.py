@@ -1,5 +1,6 @@
 """Rates and copies of every model, method and epoch against the formulae, in exact fractions."""
 
+import math
 from fractions import Fraction
 
 import pytest
@@ -70,7 +71,7 @@ def test_where_the_decay_begins_and_ends() -> None:
 def test_cycle_length_and_copies_at_cycle_ends() -> None:
     """Cycles of 2 epochs of 3 steps that end with epochs 4 and 6 (1-based), by hand."""
     own = {"learning_rate": 1.0, "decay_epochs": 100, "final_ratio": 0.1}
-    own |= {"swa_start": 4, "cycle_epochs": 2, "cycle_first": 0.6, "cycle_last": 0.0}
+    own |= {"first_copy": 4, "cycle_epochs": 2, "cycle_first": 0.6, "cycle_last": 0.0}
     rates = [cyclic(epoch, step, 3, **own) for epoch in range(6) for step in range(3)]
     fall = [0.5, 0.4, 0.3, 0.2, 0.1, 0.0]  # t = 1/6, 2/6, ..., 1
     assert rates == pytest.approx([1.0] * 6 + fall + fall)
@@ -81,6 +82,48 @@ def test_swa_cyclic_collects_where_the_rate_is_lowest() -> None:
     lows = [e for e in range(160, 300) if plan.rates(e)[-1] == 0.01]
     assert lows == [e for e in range(160, 300) if plan.collects(e)] == list(range(160, 300, 2))
     assert plan.rates(161)[0] == pytest.approx(0.05 - 0.04 / 782)
+
+
+def test_fge_goes_down_and_up_from_80_percent_of_sgd() -> None:
+    """0.05 -> 0.01 -> 0.05 in cycles of 2 epochs of 391 steps, a member in the middle of each."""
+    plan, sgd = plan_of("method=fge"), plan_of("method=sgd")
+    assert all(plan.rates(e) == sgd.rates(e) for e in range(160))
+    for e in range(160, 200):
+        for step in (0, 1, 195, 390):
+            t = Fraction((e - 160) % 2 * 391 + step, 2 * 391)
+            down = 2 * t if t <= Fraction(1, 2) else 2 - 2 * t
+            expected = Fraction(5, 100) - down * Fraction(4, 100)
+            assert plan.rates(e)[step] == pytest.approx(float(expected), rel=1e-12)
+    members = [e + 1 for e in range(200) if plan.collects(e)]
+    assert members == list(range(161, 200, 2)) and len(members) == 20
+    four = plan_of("method=fge", "method.cycle_epochs=4")
+    assert [e + 1 for e in range(200) if four.collects(e)] == list(range(162, 200, 4))
+    assert four.rates(161)[-1] == pytest.approx(0.01 + 0.04 / 782) and four.rates(162)[0] == 0.01
+    preresnet = plan_of("method=fge", "model=preresnet110")
+    assert [e + 1 for e in range(150) if preresnet.collects(e)] == list(range(121, 150, 2))
+
+
+def test_swa_fge_averages_what_fge_ensembles() -> None:
+    fge, swa = plan_of("method=fge"), plan_of("method=swa_fge")
+    assert fge.path_sha256(200) == swa.path_sha256(200)
+
+
+def test_snapshot_falls_to_zero_five_times() -> None:
+    """0.05 / 2 * (cos(pi * i / c) + 1), i = 0 .. c - 1, c = 40 epochs of 391 steps."""
+    plan = plan_of("method=snapshot")
+    steps = 40 * 391
+    for e in (0, 1, 19, 20, 39, 40, 199):
+        for step in (0, 200, 390):
+            i = (e % 40) * 391 + step
+            half = math.sin(math.pi * (steps - i) / (2 * steps)) ** 2  # = (cos(pi * i / c) + 1) / 2
+            assert plan.rates(e)[step] == pytest.approx(0.05 * half, rel=1e-9, abs=1e-15)
+    assert [e + 1 for e in range(200) if plan.collects(e)] == [40, 80, 120, 160, 200]
+
+
+def test_sgd_bn_copies_the_last_weights_alone() -> None:
+    plan, sgd = plan_of("method=sgd_bn"), plan_of("method=sgd")
+    assert all(plan.rates(e) == sgd.rates(e) for e in range(200))
+    assert [e + 1 for e in range(200) if plan.collects(e)] == [200]
 
 
 def test_constant() -> None:

@@ -28,6 +28,7 @@ from swa_bench.models import build_model
 from swa_bench.plan import state_keys
 
 SWA = [*TINY, "budget=1.5"]
+ONLY_TWO = "share_with=[sgd,swa]"  # no state is left for FGE
 
 
 def untimed(record: Path) -> dict[str, Any]:
@@ -73,7 +74,8 @@ def test_console_script_end_to_end(undisturbed: Path) -> None:
         list(rows)
         == (
             "epoch learning_rate train_loss train_error_pct test_loss test_error_pct "
-            "swa_test_loss swa_test_error_pct n_averaged seconds"
+            "swa_test_loss swa_test_error_pct ensemble_test_loss ensemble_test_error_pct "
+            "n_averaged seconds"
         ).split()
     )
     assert list(rows["epoch"]) == [1, 2, 3, 4, 5, 6]
@@ -167,7 +169,7 @@ def test_sharing_and_extending_change_no_bit(
     assert swa == cells(undisturbed)
 
     # The other order, in another folder: SWA leaves the branching point for SGD.
-    other = ["results_dir=other"]
+    other = ["results_dir=other", ONLY_TWO]
     assert swa_train(*SWA, *other).code == 0
     assert len(list((tmp_path / "other").rglob("seed0-epoch0002-*.pt"))) == 1
     shared = swa_train(*TINY, "method=sgd", *other)
