@@ -17,6 +17,9 @@ MODELS: dict[str, Callable[[int], nn.Module]] = {
     "preresnet110": lambda num_classes: PreResNet(num_classes, depth=110, bottleneck=True),
     "preresnet164": lambda num_classes: PreResNet(num_classes, depth=164, bottleneck=True),
     "wrn28_10": lambda num_classes: WideResNet(num_classes, depth=28, widen_factor=10),
+    "wrn28_10_standard": lambda num_classes: WideResNet(
+        num_classes, depth=28, widen_factor=10, standard=True
+    ),
 }
 
 

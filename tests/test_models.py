@@ -8,6 +8,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from swa_bench.models import MODELS, build_model
+from swa_bench.models.wide_resnet import WideBlock
 
 PARAMETERS = {
     ("vgg16", 10): 15_245_130,
@@ -20,6 +21,9 @@ PARAMETERS = {
     ("preresnet164", 100): 1_726_388,
     ("wrn28_10", 10): 36_489_290,
     ("wrn28_10", 100): 36_546_980,
+    # As published for the net of arXiv 1605.07146 (36.5 M).
+    ("wrn28_10_standard", 10): 36_479_194,
+    ("wrn28_10_standard", 100): 36_536_884,
     # Worked out layer by layer: VGG19 adds one 3x3 convolution of 256, 512, 512 to VGG16.
     ("vgg19", 10): 15_245_130 + (9 * 256 * 256 + 256) + 2 * (9 * 512 * 512 + 512),
     # 5,504 outputs of convolutions, two batch-norm parameters each.
@@ -147,6 +151,19 @@ def test_convolutions_start_normal_with_fan_out(name: str) -> None:
             beyond = (layer.weight.abs() > 2 * layer.weight.std()).float().mean().item()
             assert beyond == pytest.approx(0.0455, abs=0.02)
             assert layer.bias is None or not layer.bias.any()
+
+
+def test_standard_wrn_has_none_of_the_quirks() -> None:
+    assert all(conv.bias is None for conv in modules("wrn28_10_standard", nn.Conv2d))
+    assert {bn.momentum for bn in modules("wrn28_10_standard", nn.BatchNorm2d)} == {0.1}
+    block = WideBlock(160, 320, stride=2, standard=True).eval()
+    assert (block.conv1.stride, block.conv2.stride) == ((2, 2), (1, 1))
+    for parameter in block.parameters():
+        nn.init.zeros_(parameter)
+    nn.init.ones_(block.shortcut.weight)
+    nn.init.ones_(block.bn1.bias)  # of zero scale: every activation is 1, whatever the input
+    out = block(torch.randn(1, 160, 4, 4))
+    assert torch.equal(out, torch.full((1, 320, 2, 2), 160.0))
 
 
 def test_linear_layers_and_wrn_keep_torchs_own_start() -> None:
