@@ -369,6 +369,21 @@ def _names_for_enums(values: Any) -> Any:
     return values.name if isinstance(values, Enum) else values
 
 
+def from_plain(values: Mapping[str, Any]) -> TrainConfig:
+    """The configuration that a record holds.
+
+    Raises:
+        ConfigError: it is of another version of the code, or has been changed.
+    """
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(TrainConfig), values)
+        assert isinstance(merged, DictConfig)
+        return to_config(merged)
+    except OmegaConfBaseException as error:
+        message = (error.msg or str(error)).splitlines()[0]
+        raise ConfigError(error.full_key or "config", "(of a record)", message) from error
+
+
 def shaping(values: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a plain configuration that shapes a walk, but for its seed and its length."""
     kept = {name: value for name, value in values.items() if name not in NOT_SHAPING}

@@ -314,19 +314,18 @@ def _predictions(walk: Walk, what: str) -> Tensor:
             assert state.ensemble is not None
             found = ensemble_predictions(state.ensemble, state.n_averaged)
         else:
-            model = state.model if what == WEIGHTS else averaged_model(walk)
+            model = state.model if what == WEIGHTS else averaged_model(config, state, walk.data)
             batches = walk.data.test_batches(config.evaluation.batch_size)
             found, _ = engine.predict(model, batches, device.autocast(config))
         walk.predictions[what] = found
     return walk.predictions[what]
 
 
-def averaged_model(walk: Walk) -> nn.Module:
+def averaged_model(config: TrainConfig, state: State, data: DeviceData) -> nn.Module:
     """A copy of the model with the averaged weights and statistics recomputed for them.
 
     The pass draws from a stream of its own, so that training does not notice it.
     """
-    state, config, data = walk.state, walk.config, walk.data
     assert state.average is not None
     model = copy.deepcopy(state.model)
     load_average(model, state.average)

@@ -1,0 +1,82 @@
+"""Exported networks: the same error as their record, from one file alone."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import TINY, SwaTrain
+
+from swa_bench import export, sources
+
+
+def cell(method: str) -> Path:
+    (path,) = Path("results").rglob(f"{method}-seed0-*/cell-1.json")
+    return path
+
+
+@pytest.mark.parametrize("method", ["sgd", "swa"])
+def test_an_exported_network_has_the_error_of_its_record(
+    swa_train: SwaTrain, tmp_path: Path, capfd: Any, method: str
+) -> None:
+    assert swa_train(*TINY, f"method={method}").code == 0
+    export.main([str(cell(method)), "net.safetensors"])
+    (tmp_path / "results").rename("gone")
+    capfd.readouterr()
+    export.main_evaluate(["net.safetensors"])
+    ours, recorded = capfd.readouterr().out.splitlines()
+    assert recorded.startswith(f"its record: {ours.removeprefix('test error ')}")
+    # The three lines of the README, by hand on the images themselves.
+    model = export.load_model("net.safetensors")
+    mini = sources.read_mini()
+    record = export.read_record(tmp_path / "net.safetensors")
+    normalisation = record["config"]["model"]["normalisation"]
+    mean, std = (torch.tensor(normalisation[name]).reshape(3, 1, 1) for name in ("mean", "std"))
+    pixels = torch.tensor(mini.test_images[:100]).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        guesses = model((pixels / 255 - mean) / std).argmax(1).numpy()
+    error_pct = 100 * (guesses != mini.test_labels[:100]).mean()
+    assert error_pct == pytest.approx(record["result"]["test_error_pct"])
+
+
+def test_members_and_cells_come_from_states_that_are_kept(swa_train: SwaTrain, capfd: Any) -> None:
+    """A budget of 1.5 passes that of 1 after epoch 4; its copies are those of epochs 3 to 6."""
+    assert swa_train(*TINY, "budget=1.5", "checkpoints.keep=copies").code == 0
+    export.main([str(cell("swa")), "one.safetensors"])
+    capfd.readouterr()
+    export.main_evaluate(["one.safetensors"])
+    ours, recorded = capfd.readouterr().out.splitlines()
+    assert recorded.startswith(f"its record: {ours.removeprefix('test error ')}")
+    export.main([str(cell("swa")), "third.safetensors", "--epoch", "3"])
+    capfd.readouterr()
+    export.main_evaluate(["third.safetensors"])
+    (ours,) = capfd.readouterr().out.splitlines()
+    rows = cell("swa").with_name("epochs.csv").read_text().splitlines()
+    error_pct = float(rows[3].split(",")[5])
+    assert ours.startswith(f"test error {error_pct:.2f} %")
+
+
+def test_what_cannot_be_exported_says_why(swa_train: SwaTrain, tmp_path: Path) -> None:
+    assert swa_train(*TINY, "method=sgd").code == 0
+    path = cell("sgd")
+    with pytest.raises(
+        SystemExit, match=r"swa-export: .*epoch 1 .*checkpoints.keep=cells or copies"
+    ):
+        export.main([str(path), "net.safetensors", "--epoch", "1"])
+    with pytest.raises(SystemExit, match=r"swa-export: nowhere.json: no sound record is there"):
+        export.main(["nowhere.json", "net.safetensors"])
+    record = json.loads(path.read_text())
+    ensemble = {"combine": "predictions", "first_copy": 4, "cycle_epochs": 1}
+    record["config"]["method"] |= ensemble
+    path.with_name("cell-2.json").write_text(json.dumps(record))
+    with pytest.raises(SystemExit, match="of an ensemble, which has no weights of its own"):
+        export.main([str(path.with_name("cell-2.json")), "net.safetensors"])
+    del record["config"]["optimizer"]["momentum"]
+    path.with_name("cell-3.json").write_text(json.dumps(record))
+    with pytest.raises(SystemExit, match=r"swa-export: .*momentum"):
+        export.main([str(path.with_name("cell-3.json")), "net.safetensors"])
+    assert not (tmp_path / "net.safetensors").exists()
+    (tmp_path / "net.safetensors").write_bytes(b"12345678")
+    with pytest.raises(SystemExit, match=r"net.safetensors was not written by swa-export"):
+        export.main_evaluate(["net.safetensors"])
