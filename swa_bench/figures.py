@@ -62,7 +62,7 @@ def draw_learning_curves(figure: Figure, records: list[Record]) -> None:
             _draw(errors, frames, "test_error_pct", f"{label}, last weights", style, faint=True)
         _draw(errors, frames, kind, f"{label}, n={len(frames)}", style)
         rates.plot(frames[0]["epoch"], frames[0]["learning_rate"], line, color=color)
-    _scale(errors)
+    log_if_wide(errors)
     errors.set_ylabel("test error in %")
     errors.legend()
     rates.set_ylabel("learning rate")
@@ -128,7 +128,7 @@ def _draw(
         )
 
 
-def _scale(axes: Axes) -> None:
+def log_if_wide(axes: Axes) -> None:
     """A logarithmic axis where a linear one would press the end of the curves together."""
     low, high = axes.dataLim.intervaly
     if low > 0 and LOG_FROM * low < high:
