@@ -11,10 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .figures import INK, color_and_marker, printable
-from .gains import BASELINE, Gain, column_label, columns, gains
+from .gains import BASELINE, Gain, columns, gains
+from .names import LABELS, column_label
 from .records import Record
 from .summary import Cell, cells_frame, published, summarise
-from .tables import LABELS
 
 CROWDED = 5  # more columns than this have upright labels
 ASIDE = 0.13  # how far from the middle of its column a marker stands

@@ -9,6 +9,7 @@ import importlib.metadata
 import io
 import json
 import logging
+import math
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
@@ -29,6 +30,8 @@ EPOCH_COLUMNS = [
     "test_error_pct",
     "swa_test_loss",
     "swa_test_error_pct",
+    "ensemble_test_loss",
+    "ensemble_test_error_pct",
     "n_averaged",
     "seconds",
 ]
@@ -146,6 +149,20 @@ def read_cells(folders: Iterable[Path]) -> list[Record]:
             if record is not None:
                 found.append({**record, "path": path})
     return found
+
+
+def value(record: Record, *names: str) -> Any:
+    """What a record says under nested names, or None: not all that is printed is needed."""
+    found: Any = record
+    for name in names:
+        found = found.get(name) if isinstance(found, dict) else None
+    return found
+
+
+def number(record: Record, *names: str) -> float:
+    """A figure of a record, or nan where it has none."""
+    found = value(record, *names)
+    return float(found) if isinstance(found, int | float) else math.nan
 
 
 def code_version() -> dict[str, Any]:

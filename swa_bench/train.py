@@ -184,7 +184,8 @@ def print_cells(plans: list[Plan]) -> None:
         return
     found = records.read_cells([Path(config.results_dir) / config.dataset.name / config.model.name])
     cells = summary.summarise(summary.cells_frame(found))
-    print(tables.make_table(config.dataset.name, cells, [config.model.name]).text())
+    for table in tables.tables_of_runs(config.dataset.name, cells, [config.model.name]):
+        print(table.text())
 
 
 def variant(cfg: DictConfig, config: TrainConfig) -> dict[str, Any]:
