@@ -3,7 +3,7 @@
 import pandas as pd
 
 from .layout import Table, labelled_rows, titled
-from .names import column_label, in_order
+from .names import column_label, columns_in_order
 from .summary import CELL, Cell, mean_and_std
 
 FIGURES = {"error": 2, "nll": 4, "ece": 2}  # with their decimals
@@ -24,16 +24,15 @@ def calibration_table(dataset: str, frame: pd.DataFrame) -> Table:
     rows, letters = labelled_rows(part)
     lines = []
     for _, label, cells in rows:
-        for method in in_order(cells["method"]):
-            of_method = cells[cells["method"] == method].sort_values("budget")
-            for cell in of_method.to_dict("records"):
-                figures = [
-                    Cell(cell[f"{figure}_mean"], cell[f"{figure}_std"], None).text(decimals)
-                    for figure, decimals in FIGURES.items()
-                ]
-                name = column_label(method, cell["budget"])
-                lines.append([label, name, *figures, str(cell["error_count"])])
-                label = ""
+        by_column = {(c["method"], c["budget"]): c for c in cells.to_dict("records")}
+        for column in columns_in_order(by_column):
+            cell = by_column[column]
+            figures = [
+                Cell(cell[f"{figure}_mean"], cell[f"{figure}_std"], None).text(decimals)
+                for figure, decimals in FIGURES.items()
+            ]
+            lines.append([label, column_label(*column), *figures, str(cell["error_count"])])
+            label = ""
     title = titled(dataset, ", calibration: mean ± sample standard deviation over n seeds")
     header = ["", "", "test error in %", "NLL", "ECE in %", "n"]
     return Table(f"{dataset}-calibration", title, header, lines, [*letters, *NOTES], part)

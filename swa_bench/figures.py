@@ -1,10 +1,12 @@
-"""Records -> pictures. Nothing here imports torch. `swa-figures --help` lists the options.
+"""Records -> curves of error by epoch and by copies. Nothing here imports torch.
 
+`swa-figures --help` lists the command's options.
 Text of records is untrusted: `printable` keeps it from being read as mathematics or breaking a
 file, `stem` from naming a file elsewhere.
 """
 
 import io
+import math
 import re
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
@@ -14,6 +16,7 @@ from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
@@ -21,7 +24,7 @@ from . import rows
 from .commands import errors_in_one_line, find_records, records_options
 from .copies import KINDS, copies_frame
 from .files import write_atomically
-from .names import LABELS, PAPER_DATASETS, in_order
+from .names import LABELS, PAPER_DATASETS, column_label, in_order
 from .records import Record
 from .summary import cells_frame, is_ensemble, summarise
 
@@ -40,6 +43,9 @@ STYLES = (
 Style = tuple[str, Any, str]
 INK = "#1B1D21"  # of all that is neither a series nor a grid
 LOG_FROM = 4  # an axis that spans more than this factor is logarithmic
+RATES_TO = 1e-4  # of the highest rate: what is lower, as at the end of a cosine, is not shown
+LEGEND_LINE_IN = 0.19
+FITS_TWICE = 6.5  # characters an inch of the figure, for two columns of a legend
 
 
 def captioned(draw: Callable[[Figure, list[Record]], None], records: list[Record]) -> Figure:
@@ -72,16 +78,22 @@ def draw_learning_curves(figure: Figure, records: list[Record]) -> None:
         _draw(errors, frames, kind, f"{label}, n={len(frames)}", style)
         first = frames[0]
         rates.plot(first["epoch"], first["learning_rate"], linestyle=line, color=color)
-    _scale(errors)
+    low, high = errors.dataLim.intervaly
+    if low > 0 and LOG_FROM * low < high:
+        errors.set_yscale("log")
+        _plain_ticks(errors.yaxis)
     errors.set_ylabel("test error in %")
-    errors.legend()
     rates.set_ylabel("learning rate")
     rates.set_yscale("log")
     rates.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     rates.yaxis.set_minor_formatter(NullFormatter())
+    low, high = rates.dataLim.intervaly
+    if low < RATES_TO * high:
+        rates.set_ylim(bottom=RATES_TO * high)
     rates.set_xlabel("epoch")
     for axes in (errors, rates):
         axes.grid(alpha=0.2)
+    _legend_below(figure, errors)
 
 
 def draw_copies(figure: Figure, records: list[Record]) -> None:
@@ -95,14 +107,12 @@ def draw_copies(figure: Figure, records: list[Record]) -> None:
     for cell in summarise(cells_frame(records)).to_dict("records"):
         if (cell["method"], cell["budget"]) == ("sgd", 1.0):
             color, _ = color_and_marker("sgd", methods)
-            label = f"{LABELS['sgd']}, 1 budget, n={cell['n']}"
+            label = f"{column_label('sgd', 1.0)}, n={cell['n']}"
             axes.axhline(cell["error_mean"], color=color, linewidth=1, label=label)
-    collecting = {label: (runs, copies_frame(runs)) for label, runs in _curves(records).items()}
-    collecting = {label: found for label, found in collecting.items() if len(found[1])}
-    for (runs, frame), (_, line, _) in zip(collecting.values(), cycle(STYLES[1:]), strict=False):
+    for runs, (_, line, _) in zip(_curves(records).values(), cycle(STYLES), strict=False):
         method = runs[0]["method"]
         color, marker = color_and_marker(method, methods)
-        own = result_column(runs[0])
+        frame, own = copies_frame(runs), result_column(runs[0])
         for column, kind in KINDS.items():
             frames = [of for _, of in frame.dropna(subset=column).groupby("seed")]
             if not frames or (is_ensemble(runs[0]) and column != own):
@@ -111,13 +121,11 @@ def draw_copies(figure: Figure, records: list[Record]) -> None:
             style = (color, line, marker)
             _draw(axes, frames, column, label, style, column != own, "n_averaged")
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    _plain_ticks(axes.xaxis)
     axes.set_xlabel("copies of the weights")
     axes.set_ylabel("test error in %")
     axes.grid(alpha=0.2)
-    axes.legend()
+    _legend_below(figure, axes)
 
 
 def result_column(record: Record) -> str:
@@ -138,10 +146,10 @@ def _curves(records: list[Record]) -> dict[str, list[Record]]:
     for record in rows.longest_cells(records):
         lines.setdefault((record["method"], record["identity"]), []).append(record)
     curves = {}
-    for (method, identity), walks in sorted(lines.items()):
-        budget = max(walk["budget"] for walk in walks)
-        name = LABELS.get(method, method)
-        label = printable(f"{name}, {budget:g} budget{'s' if budget > 1 else ''}")
+    methods = in_order(method for method, _ in lines)
+    for method, identity in sorted(lines, key=lambda line: (methods.index(line[0]), line[1])):
+        walks = lines[method, identity]
+        label = printable(column_label(method, max(walk["budget"] for walk in walks)))
         curves[f"{label}, {printable(identity)}" if label in curves else label] = walks
     return curves
 
@@ -180,14 +188,21 @@ def _draw(
         )
 
 
-def _scale(axes: Axes) -> None:
-    """A logarithmic axis where a linear one would press the end of the curves together."""
-    low, high = axes.dataLim.intervaly
-    if low > 0 and LOG_FROM * low < high:
-        axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        axes.yaxis.set_minor_formatter(NullFormatter())
+def _plain_ticks(axis: Axis) -> None:
+    """Plain numbers at 1, 2, 5, 10 and so on of a logarithmic axis."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _legend_below(figure: Figure, axes: Axes) -> None:
+    """The legend of some axes below all, where it hides no curve; the figure grows by it."""
+    handles, labels = axes.get_legend_handles_labels()
+    fits = max(map(len, labels), default=0) < FITS_TWICE * figure.get_figwidth()
+    columns = 2 if fits else 1
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, columnspacing=1.2)
+    lines = math.ceil(len(labels) / columns)
+    figure.set_figheight(figure.get_figheight() + LEGEND_LINE_IN * lines)
 
 
 def caption(records: list[Record], what: str, width: int = 100) -> str:

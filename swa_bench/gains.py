@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from .layout import signed
-from .names import PAPER_COLUMNS
+from .names import PAPER_COLUMNS, Column, columns_in_order
 from .summary import Cell, published
 
 BASELINE = ("sgd", 1.0)
@@ -36,10 +36,9 @@ class Gain:
     theirs: Cell | None
 
 
-def columns(frame: pd.DataFrame) -> list[tuple[str, float]]:
-    """The methods and budgets of a row: the paper's four, then others that it has."""
-    found = sorted(set(zip(frame["method"], frame["budget"], strict=True)))
-    return [*PAPER_COLUMNS, *(column for column in found if column not in PAPER_COLUMNS)]
+def columns(frame: pd.DataFrame) -> list[Column]:
+    """The methods and budgets of a row, and the paper's four."""
+    return columns_in_order([*PAPER_COLUMNS, *zip(frame["method"], frame["budget"], strict=True)])
 
 
 def gains(frame: pd.DataFrame) -> list[Gain]:

@@ -2,7 +2,9 @@
 
 from collections.abc import Iterable, Sequence
 
-PAPER_COLUMNS = (("sgd", 1.0), ("swa", 1.0), ("swa", 1.25), ("swa", 1.5))
+Column = tuple[str, float]  # a method and a budget
+
+PAPER_COLUMNS: tuple[Column, ...] = (("sgd", 1.0), ("swa", 1.0), ("swa", 1.25), ("swa", 1.5))
 PAPER_MODELS = ("vgg16", "preresnet110", "preresnet164", "wrn28_10")
 PAPER_DATASETS = ("cifar10", "cifar100")
 ENSEMBLES = ("independent", "snapshot", "fge")  # k budgets of them are k runs of one budget each
@@ -38,3 +40,12 @@ def in_order(found: Iterable[str], known: Sequence[str] = tuple(LABELS)) -> list
     """Names without repeats: the known ones in their order, then the others in the alphabet's."""
     names = set(found)
     return [name for name in known if name in names] + sorted(names - set(known))
+
+
+def columns_in_order(
+    found: Iterable[Column], methods: Sequence[str] = tuple(LABELS)
+) -> list[Column]:
+    """Columns without repeats, by method, of which some have a known order, and budget."""
+    columns = set(found)
+    order = in_order((method for method, _ in columns), methods)
+    return sorted(columns, key=lambda column: (order.index(column[0]), column[1]))

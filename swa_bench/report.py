@@ -59,7 +59,7 @@ VERDICTS = {
     "lower": "lower",
     "higher": "higher",
     "one seed: no test": "of one seed, which cannot be tested",
-    "no test: n not published": "beside a figure without n, which cannot be tested",
+    "no n: no test": "beside a figure without n, which cannot be tested",
 }
 
 
@@ -68,6 +68,7 @@ class Drawing:
     """A kind of figure that each row has.
 
     Attributes:
+        height_in: before its legend; a drawing with many lines sets its own.
         of_published: what is to be said of the published points, if the row has some.
     """
 
@@ -90,9 +91,9 @@ DRAWINGS = (
         "gain",
         2.3,
         draw_gains,
-        "test error of SGD (of 1 budget, if not named: SWA 1.25 and 1.5 trained longer, k budgets "
-        "of an ensemble are k runs) less that of each method, paired by seed (ensembles by their "
-        "first), mean ± s over n pairs (s: sample standard deviation)",
+        "test error of SGD (of 1 budget, if not named: others may have trained longer) less that "
+        "of each method, paired by (first) seed, mean ± s over n pairs (s: sample standard "
+        "deviation)",
         "; published: difference of the means of n=3, with no pairs known "
         "(s: root of the sum of squares)",
     ),
@@ -178,8 +179,7 @@ def _section(records: list[Record], folder: Path, taken: list[str]) -> dict[str,
         "pictures": pictures,
         "curves": bool(of["learning-curves"]),
         "gains": [
-            [gain_label(gain).replace("\n", " "), gain_text(gain.ours)]
-            + [gain_text(gain.theirs)] * comparable
+            [gain_label(gain), gain_text(gain.ours)] + [gain_text(gain.theirs)] * comparable
             for gain in found
         ],
     }
@@ -194,7 +194,7 @@ def _write_picture(drawing: Drawing, what: str, records: list[Record], path: Pat
         inline = _themed(_saved(figure, "svg", transparent=True))
         caption = figures.caption(records, what, CAPTION_CHARACTERS)
         figure.suptitle(caption, fontsize=CAPTION_SIZE)
-        figure.set_figheight(drawing.height_in + CAPTION_LINE_IN * len(caption.splitlines()))
+        figure.set_figheight(figure.get_figheight() + CAPTION_LINE_IN * len(caption.splitlines()))
         for kind in ("svg", "png"):
             content = _saved(figure, kind, dpi=200, facecolor="white")
             write_atomically(path.with_name(f"{path.name}.{kind}"), content)

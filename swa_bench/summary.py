@@ -149,7 +149,7 @@ def compare(ours: Cell, theirs: Cell | None) -> dict[str, Any]:
             ).pvalue
         )
     if theirs.n is None:
-        verdict = "no test: n not published"
+        verdict = "no n: no test"
     elif math.isnan(p_value):
         verdict = "one seed: no test"
     elif p_value >= SIGNIFICANCE:

@@ -21,13 +21,13 @@ from .names import (
     PAPER_COLUMNS,
     PAPER_DATASETS,
     PAPER_MODELS,
+    Column,
     column_label,
+    columns_in_order,
     in_order,
 )
 from .records import Record
 from .summary import SIGNIFICANCE, Cell, cells_frame, published, summarise
-
-Column = tuple[str, float]  # a method and a budget
 
 ERRORS = "test error in %, mean ± sample standard deviation over n seeds"
 COMPARED = (("swa_fge", 1.0), ("swa", 1.0), ("sgd", 1.0))  # single networks beside the ensembles
@@ -99,7 +99,7 @@ def make_table(dataset: str, summary: pd.DataFrame, models: Sequence[str] = ()) 
         models: the rows; by default the paper's and all that have runs.
     """
     part = summary[(summary["dataset"] == dataset) & ~summary["ensemble"]]
-    columns = [*PAPER_COLUMNS, *sorted(_columns(part) - set(PAPER_COLUMNS))]
+    columns = [*PAPER_COLUMNS, *columns_in_order(_columns(part) - set(PAPER_COLUMNS))]
     budgets_named = {method for method, budget in columns if budget != 1.0}
     header = [
         column_label(method, budget) if method in budgets_named else LABELS.get(method, method)
@@ -128,8 +128,7 @@ def make_ensembles_table(dataset: str, summary: pd.DataFrame, models: Sequence[s
     part = part.loc[[key in with_runs for key in zip(part["model"], part["variant"], strict=True)]]
     models = models or in_order([*(key[1] for key in of_ensembles), *own["model"]], PAPER_MODELS)
     found = _columns(part[part["ensemble"]]) | {key[2:] for key in of_ensembles}
-    methods = in_order((method for method, _ in found), ENSEMBLES)
-    columns = sorted(found, key=lambda column: (methods.index(column[0]), column[1]))
+    columns = columns_in_order(found, ENSEMBLES)
     known = _columns(part) | {key[2:] for key in theirs}
     columns += [column for column in COMPARED if column in known]
     notes = ["ensembles", "published", "fge"]

@@ -168,9 +168,9 @@ def test_learning_curves_show_means_of_seeds(tmp_path: Path) -> None:
     errors_axes, rates_axes = figure.axes
     lines = {line.get_label(): list(line.get_ydata()) for line in errors_axes.lines}
     assert lines == {
-        "SGD, 1 budget, n=2": [52.0, 42.0],
-        "SWA, 1 budget, last weights": [52.0, 42.0],
-        "SWA, 1 budget, n=2": [30.0],
+        "SGD 1, n=2": [52.0, 42.0],
+        "SWA 1, last weights": [52.0, 42.0],
+        "SWA 1, n=2": [30.0],
     }
     assert len(rates_axes.lines) == 2
     assert "NOT comparable with the paper" in figure.get_suptitle()
