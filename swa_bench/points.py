@@ -97,15 +97,16 @@ def _seed_style() -> dict[str, Any]:
 
 def _finish(axes: Axes, labels: list[list[str]], unit: str) -> None:
     """Name the lines, from the top down, and make the figure as high as they need."""
-    names = [f"{printable(name, 24)}  {printable(n, 12)}" for name, n in labels]
+    names = [f"{printable(name, 24)}, {printable(n, 12)}" for name, n in labels]
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlabel(unit)
     axes.grid(axis="x", alpha=0.2)
-    found = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    handles, said = axes.get_legend_handles_labels()
+    first = dict(zip(reversed(said), reversed(handles), strict=True))
     axes.legend(
-        found.values(),
-        found,
+        [first[name] for name in sorted(first)],
+        sorted(first),
         loc="lower center",
         bbox_to_anchor=(0.4, 1.0),
         ncols=3,

@@ -29,9 +29,8 @@ def write_record(folder: Path, **changes: Any) -> Path:
         "variant": {},
         "device": "a made device",
     }
-    error = changes.pop("error", 6.75)
-    record |= changes
-    record["result"] = {"test_error_pct": error}
+    result = {"test_error_pct": changes.pop("error", 6.75)} | changes.pop("result", {})
+    record |= changes | {"result": result}
     name = f"{record['method']}-seed{record['seed']}-{record['identity']}"
     path = folder / record["dataset"] / record["model"] / name / f"cell-{record['budget']:g}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
