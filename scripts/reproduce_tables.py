@@ -20,10 +20,10 @@ from swa_bench import checkpoints, device, estimate, sources
 from swa_bench import config as configs
 from swa_bench.config import DatasetConfig, Device, TrainConfig
 from swa_bench.errors import ConfigError, SwaBenchError
+from swa_bench.names import PAPER_DATASETS, PAPER_MODELS
 from swa_bench.plan import Plan, make_plan, state_keys
 from swa_bench.progress import duration
 from swa_bench.status import METHODS, SEEDS, read_row
-from swa_bench.tables import PAPER_DATASETS, PAPER_MODELS
 from swa_bench.train import explain
 
 

@@ -3,11 +3,10 @@
 Nothing here imports torch.
 """
 
-import math
 from dataclasses import dataclass, field
 
-from .records import Record
-from .rows import has_epochs, longest_cells, read_epochs, value
+from .records import Record, number
+from .rows import has_epochs, is_trained, longest_cells, read_epochs
 
 # Two runs hold the same figures, the same seconds even, only where one took over the other's epoch.
 SHARED = ["epoch", "learning_rate", "train_loss", "train_error_pct", "seconds"]
@@ -43,7 +42,8 @@ def cost(records: list[Record], seen: Seen) -> Cost:
     longest counts. An epoch that stands in the epochs.csv of several walks of a seed with the same
     rate, training loss, training error and seconds was trained once, and counts for the first;
     without an epochs.csv, all epochs of a walk count. Runs that have no record (killed,
-    or repeated with force=true) are not counted.
+    or repeated with force=true) are not counted, nor are ensembles of several runs, which are
+    counted themselves.
 
     Args:
         records: of one data set, model and variant.
@@ -53,7 +53,8 @@ def cost(records: list[Record], seen: Seen) -> Cost:
         SwaBenchError: an epochs.csv is damaged.
     """
     walks = longest_cells(records)
-    cells = {(r["method"], r["identity"], r["seed"], r["budget"]): r for r in records}
+    trained = filter(is_trained, records)
+    cells = {(r["method"], r["identity"], r["seed"], r["budget"]): r for r in trained}
     epochs = sum(number(walk, "epochs") for walk in walks)
     total = Cost(len(walks), sum(number(r, "epochs") for r in cells.values()), epochs, epochs, 0.0)
     speeds: dict[str, list[float]] = {}
@@ -83,9 +84,3 @@ def add(costs: list[Cost]) -> Cost:
     """The cost of several rows together; their speeds are left out."""
     names = ("runs", "epochs_by_cell", "epochs_by_run", "epochs", "hours")
     return Cost(*(sum(getattr(of, name) for of in costs) for name in names))
-
-
-def number(record: Record, *names: str) -> float:
-    """A figure of a record, or nan where it has none."""
-    found = value(record, *names)
-    return float(found) if isinstance(found, int | float) else math.nan

@@ -1,48 +1,62 @@
-"""Records -> pictures. Nothing here imports torch. `swa-figures --help` lists the options.
+"""Records -> curves of error by epoch and by copies. Nothing here imports torch.
 
+`swa-figures --help` lists the command's options.
 Text of records is untrusted: `printable` keeps it from being read as mathematics or breaking a
 file, `stem` from naming a file elsewhere.
 """
 
-import argparse
 import io
-import logging
+import math
 import re
-import sys
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from . import rows, tables
-from .errors import SwaBenchError
+from . import rows
+from .commands import errors_in_one_line, find_records, records_options
+from .copies import KINDS, copies_frame
 from .files import write_atomically
+from .names import LABELS, PAPER_DATASETS, column_label, in_order
 from .records import Record
+from .summary import cells_frame, is_ensemble, summarise
 
-# Okabe and Ito's colours, told apart by the colour-blind; line styles and markers in grey.
+# Okabe and Ito's colours, told apart by the colour-blind; line styles and markers in grey. For
+# their yellow, faint on paper, and their black, which is the ink's, stand two others.
 STYLES = (
     ("#0072B2", "-", "o"),
     ("#D55E00", "--", "s"),
     ("#009E73", "-.", "^"),
     ("#CC79A7", ":", "v"),
+    ("#56B4E9", (0, (5, 1)), "P"),
+    ("#E69F00", (0, (4, 1, 1, 1, 1, 1)), "X"),
+    ("#7F7F7F", (0, (8, 2, 2, 2)), "<"),
+    ("#8C564B", (0, (2, 1)), ">"),
 )
+Style = tuple[str, Any, str]
 INK = "#1B1D21"  # of all that is neither a series nor a grid
 LOG_FROM = 4  # an axis that spans more than this factor is logarithmic
+RATES_TO = 1e-4  # of the highest rate: what is lower, as at the end of a cosine, is not shown
+LEGEND_LINE_IN = 0.19
+FITS_TWICE = 6.5  # characters an inch of the figure, for two columns of a legend
 
 
-def learning_curves(records: list[Record]) -> Figure:
-    """Test error and learning rate by epoch, with a caption, as swa-figures writes it.
+def captioned(draw: Callable[[Figure, list[Record]], None], records: list[Record]) -> Figure:
+    """A figure with its caption, as swa-figures writes it.
 
     Args:
+        draw: draw_learning_curves or draw_copies.
         records: cells of one data set, model and variant.
     """
     figure = Figure(figsize=(8, 6), layout="constrained")
-    draw_learning_curves(figure, records)
+    draw(figure, records)
     what = "mean over seeds, band ± 1 sample standard deviation"
     figure.suptitle(caption(records, what), fontsize="small")
     return figure
@@ -56,27 +70,69 @@ def draw_learning_curves(figure: Figure, records: list[Record]) -> None:
         color, marker = color_and_marker(runs[0]["method"], methods)
         style = (color, line, marker)
         frames = [rows.read_epochs(run["path"].parent / "epochs.csv") for run in runs]
-        averages = frames[0]["swa_test_error_pct"].notna().any()
-        kind = "swa_test_error_pct" if averages else "test_error_pct"
-        if averages:
+        kind = result_column(runs[0])
+        if frames[0][kind].isna().all():
+            kind = "test_error_pct"
+        else:
             _draw(errors, frames, "test_error_pct", f"{label}, last weights", style, faint=True)
         _draw(errors, frames, kind, f"{label}, n={len(frames)}", style)
-        rates.plot(frames[0]["epoch"], frames[0]["learning_rate"], line, color=color)
+        first = frames[0]
+        rates.plot(first["epoch"], first["learning_rate"], linestyle=line, color=color)
     log_if_wide(errors)
     errors.set_ylabel("test error in %")
-    errors.legend()
     rates.set_ylabel("learning rate")
     rates.set_yscale("log")
     rates.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     rates.yaxis.set_minor_formatter(NullFormatter())
+    low, high = rates.dataLim.intervaly
+    if low < RATES_TO * high:
+        rates.set_ylim(bottom=RATES_TO * high)
     rates.set_xlabel("epoch")
     for axes in (errors, rates):
         axes.grid(alpha=0.2)
+    _legend_below(figure, errors)
+
+
+def draw_copies(figure: Figure, records: list[Record]) -> None:
+    """Test error against the number of copies, a line a method; SGD's final error beside it.
+
+    Args:
+        records: cells of one data set, model and variant.
+    """
+    axes = figure.subplots()
+    methods = [record["method"] for record in records]
+    for cell in summarise(cells_frame(records)).to_dict("records"):
+        if (cell["method"], cell["budget"]) == ("sgd", 1.0):
+            color, _ = color_and_marker("sgd", methods)
+            label = f"{column_label('sgd', 1.0)}, n={cell['n']}"
+            axes.axhline(cell["error_mean"], color=color, linewidth=1, label=label)
+    for runs, (_, line, _) in zip(_curves(records).values(), cycle(STYLES), strict=False):
+        method = runs[0]["method"]
+        color, marker = color_and_marker(method, methods)
+        frame, own = copies_frame(runs), result_column(runs[0])
+        for column, kind in KINDS.items():
+            frames = [of for _, of in frame.dropna(subset=column).groupby("seed")]
+            if not frames or (is_ensemble(runs[0]) and column != own):
+                continue
+            label = printable(f"{LABELS.get(method, method)}, {kind}, n={len(frames)}")
+            style = (color, line, marker)
+            _draw(axes, frames, column, label, style, column != own, "n_averaged")
+    axes.set_xscale("log")
+    _plain_ticks(axes.xaxis)
+    axes.set_xlabel("copies of the weights")
+    axes.set_ylabel("test error in %")
+    axes.grid(alpha=0.2)
+    _legend_below(figure, axes)
+
+
+def result_column(record: Record) -> str:
+    """The column of epochs.csv that a method's result comes from, if it collects copies."""
+    return "ensemble_test_error_pct" if is_ensemble(record) else "swa_test_error_pct"
 
 
 def color_and_marker(method: str, methods: Iterable[str]) -> tuple[str, str]:
     """A method's colour and marker among those of a row: the same in all of its figures."""
-    place = sorted({"sgd", "swa", *methods}).index(method)
+    place = in_order(["sgd", "swa", *methods]).index(method)
     color, _, marker = STYLES[place % len(STYLES)]
     return color, marker
 
@@ -87,10 +143,10 @@ def _curves(records: list[Record]) -> dict[str, list[Record]]:
     for record in rows.longest_cells(records):
         lines.setdefault((record["method"], record["identity"]), []).append(record)
     curves = {}
-    for (method, identity), walks in sorted(lines.items()):
-        budget = max(walk["budget"] for walk in walks)
-        name = tables.LABELS.get(method, method)
-        label = printable(f"{name}, {budget:g} budget{'s' if budget > 1 else ''}")
+    methods = in_order(method for method, _ in lines)
+    for method, identity in sorted(lines, key=lambda line: (methods.index(line[0]), line[1])):
+        walks = lines[method, identity]
+        label = printable(column_label(method, max(walk["budget"] for walk in walks)))
         curves[f"{label}, {printable(identity)}" if label in curves else label] = walks
     return curves
 
@@ -100,13 +156,14 @@ def _draw(
     frames: list[pd.DataFrame],
     column: str,
     label: str,
-    style: tuple[str, str, str],
+    style: Style,
     faint: bool = False,
+    x: str = "epoch",
 ) -> None:
     """The mean over seeds and, around it, a band of one sample standard deviation."""
     color, line, marker = style
-    by_epoch = pd.concat(frames).groupby("epoch")[column]
-    mean, std = by_epoch.mean().dropna(), by_epoch.std()
+    by_x = pd.concat(frames).groupby(x)[column]
+    mean, std = by_x.mean().dropna(), by_x.std()
     if faint:
         axes.plot(mean.index, mean, ":", color=color, label=label, alpha=0.6)
         return
@@ -114,7 +171,7 @@ def _draw(
     axes.plot(
         mean.index,
         mean,
-        line,
+        linestyle=line,
         color=color,
         label=label,
         marker=marker,
@@ -133,15 +190,30 @@ def log_if_wide(axes: Axes) -> None:
     low, high = axes.dataLim.intervaly
     if low > 0 and LOG_FROM * low < high:
         axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        axes.yaxis.set_minor_formatter(NullFormatter())
+        _plain_ticks(axes.yaxis)
+
+
+def _plain_ticks(axis: Axis) -> None:
+    """Plain numbers at 1, 2, 5, 10 and so on of a logarithmic axis."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _legend_below(figure: Figure, axes: Axes) -> None:
+    """The legend of some axes below all, where it hides no curve; the figure grows by it."""
+    handles, labels = axes.get_legend_handles_labels()
+    fits = max(map(len, labels), default=0) < FITS_TWICE * figure.get_figwidth()
+    columns = 2 if fits else 1
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, columnspacing=1.2)
+    lines = math.ceil(len(labels) / columns)
+    figure.set_figheight(figure.get_figheight() + LEGEND_LINE_IN * lines)
 
 
 def caption(records: list[Record], what: str, width: int = 100) -> str:
     """What a figure of one row must state to be read alone, in lines of `width` characters."""
     lines = [f"{rows.title(records)}: {what}"]
-    if records[0]["dataset"] not in tables.PAPER_DATASETS:
+    if records[0]["dataset"] not in PAPER_DATASETS:
         lines.append("A demonstration: NOT comparable with the paper")
     lines += [rows.recipe(records), rows.devices(records)]
     wrapped = (textwrap.wrap(printable(line, 4 * width), width) for line in lines)
@@ -170,37 +242,34 @@ def stem(records: list[Record], what: str, taken: Sequence[str]) -> str:
 
 
 def write_figures(records: list[Record], folder: Path) -> list[Path]:
-    """Draw the learning curves of each data set, model and variant as PNG; return the files.
+    """Draw each data set, model and variant as PNG: learning curves, copies; return the files.
 
     Raises:
         SwaBenchError: a file could not be written, or an epochs.csv is damaged.
     """
     written: list[Path] = []
-    for group in rows.groups([record for record in records if rows.has_epochs(record)]):
-        name = stem(group, "learning-curves", [path.stem for path in written])
-        picture = io.BytesIO()
-        learning_curves(group).savefig(picture, dpi=120)
-        write_atomically(folder / f"{name}.png", picture.getvalue())
-        written.append(folder / f"{name}.png")
+    for group in rows.groups(records):
+        curves = [record for record in group if rows.has_epochs(record)]
+        copies = [] if copies_frame(group).empty else group
+        for name, draw, of in (
+            ("learning-curves", draw_learning_curves, curves),
+            ("copies", draw_copies, copies),
+        ):
+            if of:
+                picture = io.BytesIO()
+                captioned(draw, of).savefig(picture, dpi=120)
+                path = folder / f"{stem(group, name, [path.stem for path in written])}.png"
+                write_atomically(path, picture.getvalue())
+                written.append(path)
     return written
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command swa-figures."""
-    parser = argparse.ArgumentParser(
-        "swa-figures", description="Draw learning curves from records."
-    )
-    tables.add_records_option(parser)
-    parser.add_argument(
-        "--out", default="results/figures", help="folder of the figures (%(default)s)"
-    )
-    options = parser.parse_args(arguments)
-    logging.basicConfig(format="%(message)s")
-    try:
-        records, where = tables.find_records(options.records)
+    options = records_options("swa-figures", "Draw figures from records.", arguments)
+    with errors_in_one_line("swa-figures"):
+        records, where = find_records(options.records)
         paths = write_figures(records, Path(options.out))
-    except SwaBenchError as error:
-        sys.exit(f"swa-figures: {error}")
     for path in paths:
         print(path)
     if not paths:

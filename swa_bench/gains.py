@@ -1,4 +1,4 @@
-"""The gain of averaging: test error of SGD less that of SWA, paired by seed, and the published one.
+"""The gain over SGD: its test error less a method's, paired by seed, and the published gain.
 
 Nothing here imports torch.
 """
@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from .layout import signed
+from .names import PAPER_COLUMNS, Column, columns_in_order
 from .summary import Cell, published
-from .tables import LABELS, PAPER_COLUMNS, signed
 
 BASELINE = ("sgd", 1.0)
 
@@ -19,11 +20,13 @@ class Gain:
     """How much lower a cell's test error is than SGD's, in percentage points.
 
     Attributes:
-        baseline_budget: of the SGD run: 1 as in the paper, or the cell's own where that was run.
+        baseline_budget: of the SGD run: 1 as in the paper, or the cell's own where that was run;
+            for an ensemble always 1, since k budgets of it are k runs of one budget.
         ours: over seeds that have both runs, the mean of the difference and its sample standard
             deviation; None if no seed has both.
         theirs: difference of the published means; its deviation is that of independent runs, the
-            root of the sum of squares, since the pairs are not published. None if unpublished.
+            root of the sum of squares, since the pairs are not published. None if the means or
+            their n are not published.
     """
 
     method: str
@@ -33,19 +36,15 @@ class Gain:
     theirs: Cell | None
 
 
-def columns(frame: pd.DataFrame) -> list[tuple[str, float]]:
-    """The methods and budgets of a row: the paper's four, then others that it has."""
-    found = sorted(set(zip(frame["method"], frame["budget"], strict=True)))
-    return [*PAPER_COLUMNS, *(column for column in found if column not in PAPER_COLUMNS)]
-
-
-def column_label(method: str, budget: float) -> str:
-    """A column's name, such as SWA 1.25."""
-    return f"{LABELS.get(method, method)} {budget:g}"
+def columns(frame: pd.DataFrame) -> list[Column]:
+    """The methods and budgets of a row, and the paper's four."""
+    return columns_in_order([*PAPER_COLUMNS, *zip(frame["method"], frame["budget"], strict=True)])
 
 
 def gains(frame: pd.DataFrame) -> list[Gain]:
-    """The gains of one row: each averaging cell over SGD of one budget and of its own length.
+    """The gains of one row: each cell over SGD of one budget and of its own length.
+
+    An ensemble of several runs is paired with the SGD run of its first seed.
 
     Args:
         frame: of `cells_frame`, of one data set, model and variant.
@@ -54,7 +53,8 @@ def gains(frame: pd.DataFrame) -> list[Gain]:
     for method, budget in columns(frame):
         if method == BASELINE[0]:
             continue
-        for baseline in dict.fromkeys((BASELINE[1], budget)):
+        of_ensemble = frame["ensemble"][frame["method"] == method].any()
+        for baseline in dict.fromkeys((BASELINE[1], BASELINE[1] if of_ensemble else budget)):
             ours = _paired(_cell(frame, BASELINE[0], baseline), _cell(frame, method, budget))
             row = (frame["dataset"].iloc[0], frame["model"].iloc[0])
             theirs = _published((*row, BASELINE[0], baseline), (*row, method, budget))
@@ -84,6 +84,8 @@ def _published(
     if sgd not in figures or averaged not in figures:
         return None
     one, other = figures[sgd], figures[averaged]
+    if one.n is None or other.n is None:  # of another source, whose SGD is another
+        return None
     return Cell(one.mean - other.mean, math.hypot(one.std, other.std), min(one.n, other.n))
 
 

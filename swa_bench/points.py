@@ -11,13 +11,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .figures import INK, color_and_marker, printable
-from .gains import BASELINE, Gain, column_label, columns, gains
+from .gains import BASELINE, Gain, columns, gains
+from .names import column_label
 from .records import Record
 from .summary import Cell, cells_frame, published, summarise
-from .tables import LABELS
 
-CROWDED = 5  # more columns than this have upright labels
-ASIDE = 0.13  # how far from the middle of its column a marker stands
+LINE_IN = 0.3  # height of a method and budget
+AROUND_IN = 1.1  # height of the axis below them and of the legend
+ASIDE = 0.13  # how far from the middle of its line a marker stands
 
 
 def draw_test_errors(figure: Figure, records: list[Record]) -> None:
@@ -33,17 +34,17 @@ def draw_test_errors(figure: Figure, records: list[Record]) -> None:
     axes = figure.subplots()
     labels = []
     shown = [c for c in columns(frame) if (*row, *c) in figures or _at(summary, c).size]
-    for x, column in enumerate(shown):
+    for y, column in enumerate(shown):
         cells = _at(summary, column)
         seeds = _at(frame, column)["error"]
-        axes.plot([x - 2 * ASIDE] * len(seeds), seeds, ".", **_seed_style())
+        axes.plot(seeds, [y - 2 * ASIDE] * len(seeds), ".", **_seed_style())
         for cell in cells.to_dict("records"):
             ours = Cell(cell["error_mean"], cell["error_std"], int(cell["n"]))
-            _point(axes, x - ASIDE, ours, _our_style(column[0], frame))
+            _point(axes, y - ASIDE, ours, _our_style(column[0], frame))
         if (*row, *column) in figures:
-            _point(axes, x + ASIDE, figures[*row, *column], _published_style())
+            _point(axes, y + ASIDE, figures[*row, *column], _published_style())
         n = "no runs" if cells.empty else f"n={', '.join(str(n) for n in cells['n'])}"
-        labels.append(f"{column_label(*column)}\n{n}")
+        labels.append([column_label(*column), n])
     _finish(axes, labels, "test error in %")
 
 
@@ -55,15 +56,15 @@ def draw_gains(figure: Figure, records: list[Record]) -> None:
     """Gain of each averaging method and budget over SGD, ours paired by seed, and published."""
     frame = cells_frame(records)
     axes = figure.subplots()
-    axes.axhline(0, color=INK, linewidth=0.8)
+    axes.axvline(0, color=INK, linewidth=0.8)
     shown = gains(frame)
     labels = []
-    for x, gain in enumerate(shown):
+    for y, gain in enumerate(shown):
         if gain.ours:
-            _point(axes, x - ASIDE, gain.ours, _our_style(gain.method, frame))
+            _point(axes, y - ASIDE, gain.ours, _our_style(gain.method, frame))
         if gain.theirs:
-            _point(axes, x + ASIDE, gain.theirs, _published_style())
-        labels.append(gain_label(gain) + (f"\nn={gain.ours.n}" if gain.ours else "\nno pairs"))
+            _point(axes, y + ASIDE, gain.theirs, _published_style())
+        labels.append([gain_label(gain), f"n={gain.ours.n}" if gain.ours else "no pairs"])
     _finish(axes, labels, "gain in % points")
 
 
@@ -72,18 +73,18 @@ def gain_label(gain: Gain) -> str:
     label = column_label(gain.method, gain.budget)
     if gain.baseline_budget == BASELINE[1]:
         return label
-    return f"{label} over\n{column_label(BASELINE[0], gain.baseline_budget)}"
+    return f"{label} over {column_label(BASELINE[0], gain.baseline_budget)}"
 
 
-def _point(axes: Axes, x: float, cell: Cell, style: dict[str, Any]) -> None:
+def _point(axes: Axes, y: float, cell: Cell, style: dict[str, Any]) -> None:
     """A mean with its deviation; without a bar where one seed has none."""
     spread = None if pd.isna(cell.std) else cell.std
-    axes.errorbar(x, cell.mean, spread, capsize=3, linestyle="", **style)
+    axes.errorbar(cell.mean, y, xerr=spread, capsize=3, linestyle="", **style)
 
 
 def _our_style(method: str, frame: pd.DataFrame) -> dict[str, Any]:
     color, marker = color_and_marker(method, frame["method"])
-    return {"color": color, "marker": marker, "label": lines(LABELS.get(method, method))}
+    return {"color": color, "marker": marker, "label": "ours"}
 
 
 def _published_style() -> dict[str, Any]:
@@ -94,28 +95,24 @@ def _seed_style() -> dict[str, Any]:
     return {"color": INK, "alpha": 0.55, "markersize": 4, "label": "one seed"}
 
 
-def lines(label: str) -> str:
-    """A label of several lines, each printable."""
-    return "\n".join(printable(line, 16) for line in label.split("\n"))
-
-
-def _finish(axes: Axes, labels: list[str], unit: str) -> None:
-    axes.set_xticks(
-        range(len(labels)),
-        [lines(label) for label in labels],
-        rotation=90 if len(labels) > CROWDED else 0,
-    )
-    axes.set_xlim(-0.5, len(labels) - 0.5)
-    axes.set_ylabel(unit)
-    axes.grid(axis="y", alpha=0.2)
-    found = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-    names = sorted(found, key=lambda name: name == "published")  # last; the others as drawn
+def _finish(axes: Axes, labels: list[list[str]], unit: str) -> None:
+    """Name the lines, from the top down, and make the figure as high as they need."""
+    names = [f"{printable(name, 24)}, {printable(n, 12)}" for name, n in labels]
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_xlabel(unit)
+    axes.grid(axis="x", alpha=0.2)
+    handles, said = axes.get_legend_handles_labels()
+    first = dict(zip(reversed(said), reversed(handles), strict=True))
     axes.legend(
-        [found[name] for name in names],
-        names,
+        [first[name] for name in sorted(first)],
+        sorted(first),
         loc="lower center",
-        bbox_to_anchor=(0.5, 1.0),
-        ncols=min(len(names), 4) or 1,
+        bbox_to_anchor=(0.4, 1.0),
+        ncols=3,
         columnspacing=1.2,
         handletextpad=0.3,
     )
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    figure.set_figheight(AROUND_IN + LINE_IN * len(labels))

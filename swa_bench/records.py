@@ -10,6 +10,7 @@ import importlib.metadata
 import io
 import json
 import logging
+import math
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
@@ -175,6 +176,20 @@ def read_cells(folders: Iterable[Path]) -> list[Record]:
             if record is not None:
                 found.append({**record, "path": path})
     return found
+
+
+def value(record: Record, *names: str) -> Any:
+    """What a record says under nested names, or None: not all that is printed is needed."""
+    found: Any = record
+    for name in names:
+        found = found.get(name) if isinstance(found, dict) else None
+    return found
+
+
+def number(record: Record, *names: str) -> float:
+    """A figure of a record, or nan where it has none."""
+    found = value(record, *names)
+    return float(found) if isinstance(found, int | float) else math.nan
 
 
 def code_version() -> dict[str, Any]:

@@ -5,13 +5,10 @@ and the page's own policy forbids scripts and requests. Nothing here imports tor
 `swa-report --help` lists the command's options.
 """
 
-import argparse
 import importlib.resources
 import io
-import logging
 import math
 import re
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,24 +21,17 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from . import figures, rows
+from .commands import errors_in_one_line, find_records, records_options
+from .copies import copies_frame
 from .cost import Cost, Seen, add, cost
-from .errors import SwaBenchError
 from .files import write_atomically
-from .gains import column_label, gain_text, gains
+from .gains import gain_text, gains
+from .layout import Table
+from .names import LABELS, PAPER_COLUMNS, PAPER_DATASETS, PAPER_MODELS, column_label
 from .points import draw_gains, draw_test_errors, gain_label
-from .records import Record
+from .records import Record, value
 from .summary import cells_frame, summarise
-from .tables import (
-    LABELS,
-    PAPER_COLUMNS,
-    PAPER_DATASETS,
-    PAPER_MODELS,
-    Table,
-    add_records_option,
-    datasets_of,
-    find_records,
-    make_table,
-)
+from .tables import make_tables
 
 WIDTH_IN = 4.4  # at 72 points an inch and the sizes below, legible on a phone 390 pixels wide
 CAPTION_SIZE = 6.5
@@ -69,6 +59,7 @@ VERDICTS = {
     "lower": "lower",
     "higher": "higher",
     "one seed: no test": "of one seed, which cannot be tested",
+    "no n: no test": "beside a figure without n, which cannot be tested",
 }
 
 
@@ -77,6 +68,7 @@ class Drawing:
     """A kind of figure that each row has.
 
     Attributes:
+        height_in: before its legend; a drawing with many lines sets its own.
         of_published: what is to be said of the published points, if the row has some.
     """
 
@@ -93,14 +85,15 @@ DRAWINGS = (
         2.5,
         draw_test_errors,
         "test error, mean ± s over n seeds (s: sample standard deviation)",
-        "; published: n=3",
+        "; published: n=3 (of FGE and Independent: n unknown, a draft on CIFAR-10)",
     ),
     Drawing(
         "gain",
         2.3,
         draw_gains,
-        "test error of SGD (of 1 budget, if not named: SWA 1.25 and 1.5 trained longer) less that "
-        "of SWA, paired by seed, mean ± s over n pairs (s: sample standard deviation)",
+        "test error of SGD (of 1 budget, if not named: others may have trained longer) less that "
+        "of each method, paired by (first) seed, mean ± s over n pairs (s: sample standard "
+        "deviation)",
         "; published: difference of the means of n=3, with no pairs known "
         "(s: root of the sum of squares)",
     ),
@@ -109,6 +102,13 @@ DRAWINGS = (
         5.2,
         figures.draw_learning_curves,
         "test error and learning rate, mean over n seeds, band ± s (s: sample standard deviation)",
+    ),
+    Drawing(
+        "copies",
+        2.8,
+        figures.draw_copies,
+        "test error after so many copies of the weights, of their average or ensemble, mean over "
+        "n seeds, band ± s (s: sample standard deviation)",
     ),
 )
 
@@ -140,7 +140,7 @@ def write_report(records: list[Record], where: str, folder: Path) -> Path:
         "records": records,
         "verdicts": _verdicts(summary),
         "missing": _missing(summary),
-        "tables": [make_table(name, summary) for name in datasets_of(summary)],
+        "tables": make_tables(records),
         "sections": sections,
         "cost": _cost_table(records),
         "versions": sorted({_version(record) for record in records}),
@@ -161,9 +161,11 @@ def _section(records: list[Record], folder: Path, taken: list[str]) -> dict[str,
     comparable = records[0]["dataset"] in PAPER_DATASETS
     of = {drawing.name: records for drawing in DRAWINGS}
     of["learning-curves"] = [record for record in records if rows.has_epochs(record)]
+    of["gain"] = records if found else []
+    of["copies"] = [] if copies_frame(records).empty else records
     pictures = []
     for drawing in DRAWINGS:
-        if of[drawing.name] and (found or drawing.name != "gain"):
+        if of[drawing.name]:
             path = folder / figures.stem(records, drawing.name, taken)
             taken.append(path.name)
             what = drawing.what + (drawing.of_published if comparable else "")
@@ -177,8 +179,7 @@ def _section(records: list[Record], folder: Path, taken: list[str]) -> dict[str,
         "pictures": pictures,
         "curves": bool(of["learning-curves"]),
         "gains": [
-            [gain_label(gain).replace("\n", " "), gain_text(gain.ours)]
-            + [gain_text(gain.theirs)] * comparable
+            [gain_label(gain), gain_text(gain.ours)] + [gain_text(gain.theirs)] * comparable
             for gain in found
         ],
     }
@@ -193,7 +194,7 @@ def _write_picture(drawing: Drawing, what: str, records: list[Record], path: Pat
         inline = _themed(_saved(figure, "svg", transparent=True))
         caption = figures.caption(records, what, CAPTION_CHARACTERS)
         figure.suptitle(caption, fontsize=CAPTION_SIZE)
-        figure.set_figheight(drawing.height_in + CAPTION_LINE_IN * len(caption.splitlines()))
+        figure.set_figheight(figure.get_figheight() + CAPTION_LINE_IN * len(caption.splitlines()))
         for kind in ("svg", "png"):
             content = _saved(figure, kind, dpi=200, facecolor="white")
             write_atomically(path.with_name(f"{path.name}.{kind}"), content)
@@ -257,11 +258,11 @@ def _cost_table(records: list[Record]) -> Table:
     ]
     if len(costs) > 1:
         lines.append(["All together", "", *_cost_cells(add(costs), records)])
-    return Table("Cost", header, lines, [])
+    return Table("cost", "Cost", header, lines, [])
 
 
 def _cost_cells(of: Cost, records: list[Record]) -> list[str]:
-    kinds = {str(rows.value(record, "config", "device")) for record in records}
+    kinds = {str(value(record, "config", "device")) for record in records}
     hours = {"cuda": "GPU-hours", "cpu": "CPU-hours"}.get("".join(kinds), "hours")
     time = f"{of.hours:,.2f} {hours}" if math.isfinite(of.hours) else "not recorded"
     speeds = [f"{LABELS.get(name, name)} {_count(n)}" for name, n in of.images_per_s.items()]
@@ -275,23 +276,15 @@ def _count(value: float) -> str:
 
 def _version(record: Record) -> str:
     names = ("swa_bench", "commit", "torch", "python", "platform")
-    known = {name: rows.value(record, "versions", name) for name in names}
-    parts = [f"{name} {value}" for name, value in known.items() if value is not None]
+    known = {name: value(record, "versions", name) for name in names}
+    parts = [f"{name} {said}" for name, said in known.items() if said is not None]
     return ", ".join(parts) or "an unknown version"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command swa-report."""
-    parser = argparse.ArgumentParser("swa-report", description="Turn records into one page.")
-    add_records_option(parser)
-    parser.add_argument(
-        "--out", default="results/report", help="folder of the page and its figures (%(default)s)"
-    )
-    options = parser.parse_args(arguments)
-    logging.basicConfig(format="%(message)s")
-    try:
+    options = records_options("swa-report", "Turn records into one page.", arguments)
+    with errors_in_one_line("swa-report"):
         records, where = find_records(options.records)
         path = write_report(records, where, Path(options.out))
-    except SwaBenchError as error:
-        sys.exit(f"swa-report: {error}")
     print(f"{len(records)} records from {where}; report in {path}, figures beside it")

@@ -3,14 +3,12 @@
 Nothing here imports torch.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from . import tables
 from .errors import SwaBenchError
+from .names import LABELS, PAPER_DATASETS, PAPER_MODELS, in_order
 from .records import EPOCH_COLUMNS, Record
 from .summary import variant_text
 
@@ -21,22 +19,18 @@ def groups(records: list[Record]) -> list[list[Record]]:
     for record in records:
         key = (record["dataset"], record["model"], variant_text(record["variant"]))
         found.setdefault(key, []).append(record)
+    datasets = in_order((key[0] for key in found), PAPER_DATASETS)
+    models = in_order((key[1] for key in found), PAPER_MODELS)
 
-    def place(key: tuple[str, str, str]) -> tuple[int, int, tuple[str, str, str]]:
-        return _place(key[0], tables.PAPER_DATASETS), _place(key[1], tables.PAPER_MODELS), key
+    def place(key: tuple[str, str, str]) -> tuple[int, int, str]:
+        return datasets.index(key[0]), models.index(key[1]), key[2]
 
     return [found[key] for key in sorted(found, key=place)]
 
 
-def _place(name: str, known: Sequence[str]) -> int:
-    return known.index(name) if name in known else len(known)
-
-
 def title(records: list[Record]) -> str:
     """The row that records of one data set, model and variant belong to."""
-    model, dataset = (
-        tables.LABELS.get(records[0][key], records[0][key]) for key in ("model", "dataset")
-    )
+    model, dataset = (LABELS.get(records[0][key], records[0][key]) for key in ("model", "dataset"))
     return f"{model} on {dataset}"
 
 
@@ -54,39 +48,38 @@ def longest_cells(records: list[Record]) -> list[Record]:
     """The longest cell of each walk, whose epochs.csv and timing hold those of its shorter ones.
 
     A walk that is recorded twice counts once, as in `summary.cells_frame`: the later path wins.
+    Ensembles of several runs have no walk of their own.
     """
     longest: dict[tuple[str, ...], Record] = {}
-    for record in records:
+    for record in filter(is_trained, records):
         key = tuple(str(record[k]) for k in ("dataset", "model", "method", "identity", "seed"))
         if key not in longest or record["budget"] >= longest[key]["budget"]:
             longest[key] = record
     return list(longest.values())
 
 
+def is_trained(record: Record) -> bool:
+    """Whether a record is of a run of its own, and not put together from other runs'."""
+    return "runs" not in record
+
+
 def has_epochs(record: Record) -> bool:
-    """Whether epochs.csv lies beside a record."""
+    """Whether a record is of a walk whose epochs.csv lies beside it."""
     path: Path = record["path"].parent / "epochs.csv"
-    return path.exists()
+    return is_trained(record) and path.exists()
 
 
 def read_epochs(path: Path) -> pd.DataFrame:
-    """The rows of an epochs.csv, as numbers.
+    """The rows of an epochs.csv, as numbers; those of before ensembles lack their two columns.
 
     Raises:
         SwaBenchError: it is damaged.
     """
     try:
         frame = pd.read_csv(path)
-        if list(frame) != EPOCH_COLUMNS:
+        before = [name for name in EPOCH_COLUMNS if not name.startswith("ensemble_")]
+        if list(frame) not in (EPOCH_COLUMNS, before):
             raise ValueError("its columns are not those of epochs.csv")
-        return frame.astype(float)
+        return frame.reindex(columns=EPOCH_COLUMNS).astype(float)
     except ValueError as error:  # pandas' own errors too
         raise SwaBenchError(f"{path} is damaged: {error}. Delete it or train again.") from error
-
-
-def value(record: Record, *names: str) -> Any:
-    """What a record says under nested names, or None: not all that is printed is needed."""
-    found: Any = record
-    for name in names:
-        found = found.get(name) if isinstance(found, dict) else None
-    return found

@@ -17,9 +17,9 @@ from tabulate import tabulate
 
 from . import config as configs
 from . import processes, records
+from .names import PAPER_COLUMNS, PAPER_DATASETS, PAPER_MODELS
 from .plan import divergence, make_plan
 from .progress import duration
-from .tables import PAPER_COLUMNS, PAPER_DATASETS, PAPER_MODELS
 
 SEEDS = (0, 1, 2)
 METHODS = ("swa", "sgd")

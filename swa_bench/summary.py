@@ -11,61 +11,86 @@ from typing import Any
 
 import pandas as pd
 
-from .records import Record
+from .names import ENSEMBLES
+from .records import Record, number, value
 
 SIGNIFICANCE = 0.05
+SOURCES = ("authors", "fge_authors")  # of the published figures that ours are compared with
 COMPARISON = ["published_mean", "published_std", "published_n", "difference", "p_value", "verdict"]
+CELL = ["dataset", "model", "variant", "method", "ensemble", "budget", "identity"]
 
 
 @dataclass(frozen=True)
 class Cell:
-    """Test error in % over the seeds of one cell.
+    """Mean over the seeds of one cell: of the test error in %, if nothing else is said.
 
     Attributes:
-        std: sample standard deviation (n - 1 below the line); nan for one seed.
+        std: sample standard deviation (n - 1 below the line); nan for one seed or if unpublished.
+        n: number of seeds; None if unpublished.
+        draft: whether its source hides it as a draft.
     """
 
     mean: float
     std: float
-    n: int
+    n: int | None
+    draft: bool = False
+
+    def text(self, decimals: int = 2) -> str:
+        """Mean ± standard deviation, without n."""
+        spread = "" if math.isnan(self.std) else f" ± {self.std:.{decimals}f}"
+        return f"{self.mean:.{decimals}f}{spread}"
 
     def __str__(self) -> str:
-        spread = "" if math.isnan(self.std) else f" ± {self.std:.2f}"
-        return f"{self.mean:.2f}{spread} (n={self.n})"
+        n = "" if self.n is None else f" (n={self.n})"
+        return self.text() + n + " (draft)" * self.draft
 
 
 def published() -> dict[tuple[str, str, str, float], Cell]:
-    """The authors' figures: (dataset, model, method, budget) -> test error in %."""
+    """The authors' figures, of SWA and of FGE: (dataset, model, method, budget) -> test error."""
     path = importlib.resources.files("swa_bench.published") / "published.csv"
     with path.open() as file:
         frame = pd.read_csv(file)
-    rows = frame[frame["source_id"] == "authors"].to_dict("records")
-    return {
-        (row["dataset"], row["model"], row["method"], float(row["budget"])): Cell(
-            100.0 - row["accuracy_mean"], row["accuracy_std"], int(row["n_seeds"])
+    found = {}
+    for row in frame[frame["source_id"].isin(SOURCES)].to_dict("records"):
+        method = row["method"].removesuffix("_ensemble")
+        n = None if math.isnan(row["n_seeds"]) else int(row["n_seeds"])
+        cell = Cell(
+            100.0 - row["accuracy_mean"], row["accuracy_std"], n, "draft" in str(row["note"])
         )
-        for row in rows
-    }
+        found[row["dataset"], row["model"], method, float(row["budget"])] = cell
+    return found
+
+
+def is_ensemble(record: Record) -> bool:
+    """Whether a cell's result is the mean prediction of several networks, not that of one."""
+    combine = value(record, "config", "method", "combine")
+    return record["method"] in ENSEMBLES or combine == "predictions"
 
 
 def cells_frame(records: Iterable[Record]) -> pd.DataFrame:
-    """One row a record. A seed that is recorded twice counts once: the later path wins."""
+    """One row a record, nan where it lacks a figure: error and ECE in %, NLL the mean an image.
+
+    A seed that is recorded twice counts once: the later path wins.
+    """
     rows = [
         {
             "dataset": record["dataset"],
             "model": record["model"],
             "variant": variant_text(record["variant"]),
             "method": record["method"],
+            "ensemble": is_ensemble(record),
             "budget": float(record["budget"]),
             "identity": f"{record['identity']}/{record['path_sha256'][:6]}",
             "seed": record["seed"],
             "error": float(record["result"]["test_error_pct"]),
+            "nll": number(record, "result", "test_loss"),
+            "ece": number(record, "result", "test_ece_pct"),
         }
         for record in records
     ]
-    columns = ["dataset", "model", "variant", "method", "budget", "identity", "seed", "error"]
-    frame = pd.DataFrame(rows, columns=columns)
-    return frame.drop_duplicates(columns[:-1], keep="last")
+    frame = pd.DataFrame(rows, columns=[*CELL, "seed", "error", "nll", "ece"])
+    frame = frame.astype({"ensemble": bool})
+    return frame.drop_duplicates([*CELL, "seed"], keep="last")
 
 
 def variant_text(variant: dict[str, Any]) -> str:
@@ -76,28 +101,38 @@ def variant_text(variant: dict[str, Any]) -> str:
     )
 
 
-def summarise(frame: pd.DataFrame) -> pd.DataFrame:
-    """Mean, standard deviation and n over the seeds of each cell, compared with the published.
+def mean_and_std(frame: pd.DataFrame, keys: list[str], figures: list[str]) -> pd.DataFrame:
+    """Of each figure over the seeds: <figure>_mean, <figure>_std (sample) and <figure>_count.
 
     Rows are never averaged over variants or identities. Where one variant has two identities in a
     column (a default was changed between two versions), each keeps a row, named by its identity.
+
+    Args:
+        keys: columns of a cell's name, its identity the last.
     """
-    keys = ["dataset", "model", "variant", "method", "budget", "identity"]
-    summary = frame.groupby(keys, sort=False)["error"].agg(["mean", "std", "count"]).reset_index()
-    clash = summary.duplicated(keys[:-1], keep=False)
-    named = summary["variant"] + " identity=" + summary["identity"]
-    summary["variant"] = summary["variant"].mask(clash, named.str.strip())
+    found = frame.groupby(keys, sort=False)[figures].agg(["mean", "std", "count"])
+    found.columns = found.columns.map("_".join)
+    found = found.reset_index()
+    clash = found.duplicated(keys[:-1], keep=False)
+    named = found["variant"] + " identity=" + found["identity"]
+    found["variant"] = found["variant"].mask(clash, named.str.strip())
+    return found
+
+
+def summarise(frame: pd.DataFrame) -> pd.DataFrame:
+    """Test error of each cell over its seeds, compared with the published."""
     figures = published()
     rows = []
-    for row in summary.to_dict("records"):
-        ours = Cell(row["mean"], row["std"], int(row["count"]))
+    for row in mean_and_std(frame, CELL, ["error"]).to_dict("records"):
+        ours = Cell(row["error_mean"], row["error_std"], int(row["error_count"]))
         theirs = figures.get((row["dataset"], row["model"], row["method"], row["budget"]))
         rows.append(
-            {name: row[name] for name in keys}
+            {name: row[name] for name in CELL}
             | {"error_mean": ours.mean, "error_std": ours.std, "n": ours.n}
             | compare(ours, theirs)
         )
-    return pd.DataFrame(rows, columns=[*keys, *["error_mean", "error_std", "n"], *COMPARISON])
+    columns = [*CELL, *["error_mean", "error_std", "n"], *COMPARISON]
+    return pd.DataFrame(rows, columns=columns).astype({"ensemble": bool})
 
 
 def compare(ours: Cell, theirs: Cell | None) -> dict[str, Any]:
@@ -105,7 +140,7 @@ def compare(ours: Cell, theirs: Cell | None) -> dict[str, Any]:
     if theirs is None:
         return dict.fromkeys(COMPARISON, math.nan) | {"verdict": "nothing published"}
     p_value = math.nan
-    if ours.n > 1:
+    if ours.n and ours.n > 1 and theirs.n:
         from scipy import stats
 
         p_value = float(
@@ -113,7 +148,9 @@ def compare(ours: Cell, theirs: Cell | None) -> dict[str, Any]:
                 ours.mean, ours.std, ours.n, theirs.mean, theirs.std, theirs.n, equal_var=False
             ).pvalue
         )
-    if math.isnan(p_value):
+    if theirs.n is None:
+        verdict = "no n: no test"
+    elif math.isnan(p_value):
         verdict = "one seed: no test"
     elif p_value >= SIGNIFICANCE:
         verdict = "agrees"

@@ -83,7 +83,8 @@ class SweepReport(Callback):
         found = records.read_cells([Path(self.config.results_dir)])
         cells = summary.summarise(summary.cells_frame(found))
         for dataset in tables.datasets_of(cells) if found else []:
-            print(tables.make_table(dataset, cells).text())
+            for table in tables.tables_of_runs(dataset, cells):
+                print(table.text())
         if self.failures:
             print(f"swa-train: {self.failures} jobs failed, see above", file=sys.stderr)
 

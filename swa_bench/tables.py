@@ -3,47 +3,45 @@
 Nothing here imports torch. `swa-tables --help` lists the command's options.
 """
 
-import argparse
-import logging
 import math
 import re
-import string
-import sys
-import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-from tabulate import tabulate
 
-from .errors import SwaBenchError
+from .calibration import calibration_table
+from .commands import errors_in_one_line, find_records, records_options
+from .copies import copies_table
 from .files import write_atomically
-from .records import Record, read_cells
+from .layout import Table, labelled_rows, signed, titled
+from .names import (
+    ENSEMBLES,
+    LABELS,
+    PAPER_COLUMNS,
+    PAPER_DATASETS,
+    PAPER_MODELS,
+    Column,
+    column_label,
+    columns_in_order,
+    in_order,
+)
+from .records import Record
 from .summary import SIGNIFICANCE, Cell, cells_frame, published, summarise
 
-PAPER_COLUMNS = (("sgd", 1.0), ("swa", 1.0), ("swa", 1.25), ("swa", 1.5))
-PAPER_MODELS = ("vgg16", "preresnet110", "preresnet164", "wrn28_10")
-PAPER_DATASETS = ("cifar10", "cifar100")
-LABELS = {
-    "vgg16": "VGG16",
-    "vgg16_bn": "VGG16-BN",
-    "vgg19": "VGG19",
-    "vgg19_bn": "VGG19-BN",
-    "preresnet20": "PreResNet20",
-    "preresnet110": "PreResNet110",
-    "preresnet164": "PreResNet164",
-    "wrn28_10": "WRN-28-10",
-    "sgd": "SGD",
-    "swa": "SWA",
-    "swa_cyclic": "SWA cyclic",
-    "cifar10": "CIFAR-10",
-    "cifar100": "CIFAR-100",
-    "cifar10_mini": "CIFAR-10 mini",
-}
-DEFAULT_RECORDS = ("results/runs", "results/shipped")
+ERRORS = "test error in %, mean ± sample standard deviation over n seeds"
+COMPARED = (("swa_fge", 1.0), ("swa", 1.0), ("sgd", 1.0))  # single networks beside the ensembles
 
 NOTES = {
+    "demonstration": (
+        "Small nets and subsets show how the project works; the paper has no such row."
+    ),
+    "published": (
+        "Published: the authors' repository (the paper's figures where it has them), n=3. Welch: "
+        f"two-sided t-test with unequal variances of ours against the published mean, standard "
+        f"deviation and n; 'agrees' is p >= {SIGNIFICANCE:g}, 'lower' and 'higher' say where our "
+        "error lies otherwise."
+    ),
     "preresnet110": (
         "PreResNet110 is compared with the authors' PreResNet110 row, which is not in the paper, "
         "and PreResNet164 with the paper's ResNet-164 row: the authors' first code called the net "
@@ -54,84 +52,130 @@ NOTES = {
         "1.25 budgets of 150 epochs are 187 here (187.5 rounded down); the authors evaluated every "
         "5th epoch, so theirs is 185 or 190."
     ),
+    "ensembles": (
+        "Independent, Snapshot and FGE: the mean softmax output of all members. k budgets are k "
+        "runs of one budget each, and n counts disjoint groups of k seeds. SWA of FGE: one "
+        "network, the average of the weights of FGE's members."
+    ),
+    "fge": (
+        "Published Independent and FGE: the FGE authors' repository, which does not say n, so "
+        "there is no test; its CIFAR-100 accuracies have one decimal."
+    ),
+    "fge_budget": (
+        "The budget of the published Independent and FGE is 200 epochs for every net; ours of "
+        "PreResNet164 is 150, so there the lengths are not equal."
+    ),
+    "draft": "(draft): in an HTML comment of that repository's README, not shown to its readers.",
 }
 
 
-@dataclass(frozen=True)
-class Table:
-    """One data set's table, ready to be printed in any format."""
+def make_tables(records: list[Record]) -> list[Table]:
+    """All tables of each data set: single networks, ensembles, calibration, copies.
 
-    title: str
-    header: list[str]
-    rows: list[list[str]]
-    notes: list[str]
+    Raises:
+        SwaBenchError: an epochs.csv is damaged.
+    """
+    frame = cells_frame(records)
+    summary = summarise(frame)
+    tables = []
+    for dataset in datasets_of(summary):
+        tables += [make_table(dataset, summary), make_ensembles_table(dataset, summary)]
+        tables += [calibration_table(dataset, frame), copies_table(dataset, records)]
+    return [table for table in tables if table.rows]
 
-    def text(self) -> str:
-        """For a terminal."""
-        body = tabulate(self.rows, self.header, "simple_outline", disable_numparse=True)
-        notes = (textwrap.fill(note, 110, subsequent_indent="  ") for note in self.notes)
-        return "\n".join([self.title, body, *notes, ""])
 
-    def markdown(self) -> str:
-        """For a README."""
-        body = tabulate(self.rows, self.header, "pipe", disable_numparse=True)
-        notes = "\n".join(f"- {note}" for note in self.notes)
-        return f"### {self.title}\n\n{body}\n\n{notes}\n"
-
-    def latex(self) -> str:
-        """For a paper: needs the package booktabs."""
-        body = tabulate(self.rows, self.header, "latex_booktabs", disable_numparse=True)
-        body = body.replace("±", r"$\pm$").replace("−", "$-$")
-        comments = "\n".join(f"% {line}" for line in (self.title, *self.notes))
-        return f"{comments}\n{body}\n"
+def tables_of_runs(dataset: str, summary: pd.DataFrame, models: Sequence[str] = ()) -> list[Table]:
+    """The table of single networks and that of ensembles, each if it has runs."""
+    found = set(summary[summary["dataset"] == dataset]["ensemble"])
+    kinds = {False: make_table, True: make_ensembles_table}
+    return [make(dataset, summary, models) for kind, make in kinds.items() if kind in found]
 
 
 def make_table(dataset: str, summary: pd.DataFrame, models: Sequence[str] = ()) -> Table:
-    """Lay a data set's cells out as the paper does: a model's rows, a column a method and budget.
+    """Lay a data set's single networks out as the paper does: a column a method and budget.
 
     Args:
         summary: of `summarise`.
         models: the rows; by default the paper's and all that have runs.
     """
-    part = summary[summary["dataset"] == dataset]
-    columns = list(PAPER_COLUMNS)
-    found = sorted(set(zip(part["method"], part["budget"], strict=True)))
-    columns += [column for column in found if column not in columns]
+    part = summary[(summary["dataset"] == dataset) & ~summary["ensemble"]]
+    columns = [*PAPER_COLUMNS, *columns_in_order(_columns(part) - set(PAPER_COLUMNS))]
     budgets_named = {method for method, budget in columns if budget != 1.0}
-    header = ["", ""] + [
-        f"{LABELS.get(method, method)} {budget:g}"
-        if method in budgets_named
-        else LABELS.get(method, method)
+    header = [
+        column_label(method, budget) if method in budgets_named else LABELS.get(method, method)
         for method, budget in columns
     ]
-    if not models:
-        paper = PAPER_MODELS if dataset in PAPER_DATASETS else ()
-        models = list(dict.fromkeys([*paper, *part["model"]]))
-    figures = published() if dataset in PAPER_DATASETS else {}
-    rows: list[list[str]] = []
-    variants: dict[str, str] = {}
-    for model in models:
-        of_model = part[part["model"] == model]
-        for variant in sorted(of_model["variant"].unique()) or [""]:
-            label = LABELS.get(model, model)
-            if variant:
-                letter = variants.setdefault(variant, _letter(len(variants)))
-                label += f" [{letter}]"
-            cells = of_model[of_model["variant"] == variant]
-            rows += _model_rows(dataset, model, label, cells, columns, figures)
-    return Table(_title(dataset), header, rows, _notes(dataset, models, part, variants))
+    paper = PAPER_MODELS if dataset in PAPER_DATASETS else ()
+    models = models or in_order([*paper, *part["model"]], PAPER_MODELS)
+    notes = ["published", *["preresnet110", "preresnet187"] * ("preresnet110" in models)]
+    return _table(dataset, "", header, part, columns, models, notes)
 
 
-def _letter(index: int) -> str:
-    return string.ascii_lowercase[index] if index < 26 else str(index)
+def make_ensembles_table(dataset: str, summary: pd.DataFrame, models: Sequence[str] = ()) -> Table:
+    """Lay a data set's ensembles out, beside single networks of one budget.
+
+    Its columns and rows are those that have a run or a published figure.
+
+    Args:
+        summary: of `summarise`.
+        models: the rows; by default all that have one.
+    """
+    part = summary[summary["dataset"] == dataset]
+    theirs = {key: cell for key, cell in published().items() if key[0] == dataset}
+    of_ensembles = [key for key in theirs if key[2] in ENSEMBLES]
+    own = part[part["ensemble"] | (part["method"] == "swa_fge")]
+    with_runs = set(zip(own["model"], own["variant"], strict=True))
+    part = part.loc[[key in with_runs for key in zip(part["model"], part["variant"], strict=True)]]
+    models = models or in_order([*(key[1] for key in of_ensembles), *own["model"]], PAPER_MODELS)
+    found = _columns(part[part["ensemble"]]) | {key[2:] for key in of_ensembles}
+    columns = columns_in_order(found, ENSEMBLES)
+    known = _columns(part) | {key[2:] for key in theirs}
+    columns += [column for column in COMPARED if column in known]
+    notes = ["ensembles", "published", "fge"]
+    if any(key[1] == "preresnet164" for key in of_ensembles) and "preresnet164" in models:
+        notes.append("fge_budget")
+    if any(theirs[key].draft for key in of_ensembles):
+        notes.append("draft")
+    header = [column_label(*column) for column in columns]
+    return _table(dataset, "ensembles", header, part, columns, models, notes)
 
 
-def _title(dataset: str) -> str:
-    what = "test error in %, mean ± sample standard deviation over n seeds"
-    title = f"{LABELS.get(dataset, dataset)}: {what}"
+def _columns(part: pd.DataFrame) -> set[Column]:
+    return set(zip(part["method"], part["budget"], strict=True))
+
+
+def _table(
+    dataset: str,
+    kind: str,
+    header: list[str],
+    part: pd.DataFrame,
+    columns: Sequence[Column],
+    models: Sequence[str],
+    notes: Sequence[str],
+) -> Table:
+    """A table of test errors, ours and published.
+
+    Args:
+        notes: keys of NOTES, for a data set of the paper's.
+    """
+    figures = published()
+    found, letters = labelled_rows(part, models)
+    rows = [
+        line
+        for model, label, cells in found
+        for line in _model_rows(dataset, model, label, cells, columns, figures)
+    ]
     if dataset not in PAPER_DATASETS:
-        title += " (a demonstration: NOT comparable with the paper)"
-    return title
+        notes = [*(note for note in notes if note == "ensembles"), "demonstration"]
+    said = [*letters, *(NOTES[note] for note in notes)]
+    if dataset in PAPER_DATASETS and part.empty:
+        said.append("No runs yet.")
+    shown = part.loc[
+        [column in columns for column in zip(part["method"], part["budget"], strict=True)]
+    ]
+    title = titled(dataset, f"{', ' * bool(kind)}{kind}: {ERRORS}")
+    name = f"{dataset}{'-' * bool(kind)}{kind}"
+    return Table(name, title, ["", "", *header], rows, said, shown.drop(columns="ensemble"))
 
 
 def _model_rows(
@@ -139,7 +183,7 @@ def _model_rows(
     model: str,
     label: str,
     cells: pd.DataFrame,
-    columns: list[tuple[str, float]],
+    columns: Sequence[Column],
     figures: dict[tuple[str, str, str, float], Cell],
 ) -> list[list[str]]:
     """The lines of one model: ours and, where something is published, the comparison."""
@@ -168,54 +212,23 @@ def _model_rows(
     ]
 
 
-def signed(value: float) -> str:
-    """A difference with its sign, as +0.12 or −0.12."""
-    return f"{value:+.2f}".replace("-", "−")
-
-
-def _notes(
-    dataset: str, models: Sequence[str], part: pd.DataFrame, variants: dict[str, str]
-) -> list[str]:
-    notes = [f"[{letter}] {variant}" for variant, letter in variants.items()]
-    if dataset not in PAPER_DATASETS:
-        return [
-            *notes,
-            "Small nets and subsets show how the project works; the paper has no such row.",
-        ]
-    notes.append(
-        "Published: the authors' repository (the paper's figures where it has them), n=3. Welch: "
-        f"two-sided t-test with unequal variances of ours against the published mean, standard "
-        f"deviation and n; 'agrees' is p >= {SIGNIFICANCE:g}, 'lower' and 'higher' say where our "
-        "error lies otherwise."
-    )
-    if "preresnet110" in models:
-        notes += [NOTES["preresnet110"], NOTES["preresnet187"]]
-    if part.empty:
-        notes.append("No runs yet.")
-    return notes
-
-
 def write_tables(records: list[Record], folder: Path) -> list[Table]:
-    """Write each data set's table as .txt, .md, .csv and .tex, and return the tables.
+    """Write each table as .txt, .md, .csv and .tex, and return the tables.
 
     Raises:
-        SwaBenchError: a file could not be written.
+        SwaBenchError: a file could not be written, or an epochs.csv is damaged.
     """
-    summary = summarise(cells_frame(records))
-    tables = []
-    for dataset in datasets_of(summary):
-        table = make_table(dataset, summary)
-        part = summary[summary["dataset"] == dataset]
-        files = {
+    tables = make_tables(records)
+    for table in tables:
+        name = re.sub(r"[^A-Za-z0-9_-]+", "_", table.name)  # a record may come from anybody
+        texts = {
             "txt": table.text(),
             "md": table.markdown(),
-            "csv": part.to_csv(index=False, float_format="%.6g"),
+            "csv": table.csv(),
             "tex": table.latex(),
         }
-        name = re.sub(r"[^A-Za-z0-9_-]+", "_", dataset)  # a record may come from anybody
-        for suffix, text in files.items():
+        for suffix, text in texts.items():
             write_atomically(folder / f"{name}.{suffix}", text.encode())
-        tables.append(table)
     return tables
 
 
@@ -226,48 +239,12 @@ def datasets_of(summary: pd.DataFrame) -> list[str]:
     return known + [d for d in found if d not in known] or list(PAPER_DATASETS)
 
 
-def find_records(folders: Sequence[str]) -> tuple[list[Record], str]:
-    """Records of the folders, or of the first default folder that has some, and where they are.
-
-    Own and shipped records are never mixed unless both folders are named.
-    """
-    if folders:
-        for folder in folders:
-            if not Path(folder).is_dir():
-                raise SwaBenchError(f"--records {folder}: no such folder")
-        return read_cells(map(Path, folders)), ", ".join(folders)
-    for folder in DEFAULT_RECORDS:
-        records = read_cells([Path(folder)])
-        if records:
-            return records, folder
-    return [], " or ".join(DEFAULT_RECORDS)
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command swa-tables."""
-    parser = argparse.ArgumentParser("swa-tables", description="Turn records into tables.")
-    add_records_option(parser)
-    parser.add_argument(
-        "--out", default="results/tables", help="folder of the tables (%(default)s)"
-    )
-    options = parser.parse_args(arguments)
-    logging.basicConfig(format="%(message)s")
-    try:
+    options = records_options("swa-tables", "Turn records into tables.", arguments)
+    with errors_in_one_line("swa-tables"):
         records, where = find_records(options.records)
         tables = write_tables(records, Path(options.out))
-    except SwaBenchError as error:
-        sys.exit(f"swa-tables: {error}")
     for table in tables:
         print(table.text())
     print(f"{len(records)} records from {where}; tables in {options.out}/ as .txt .md .csv .tex")
-
-
-def add_records_option(parser: argparse.ArgumentParser) -> None:
-    """The option --records, shared by the commands that read records."""
-    parser.add_argument(
-        "--records",
-        nargs="+",
-        default=[],
-        metavar="FOLDER",
-        help="folders with records; by default results/runs, or results/shipped if that has none",
-    )

@@ -221,7 +221,8 @@ def print_cells(cells: list[TrainConfig]) -> None:
         return
     found = records.read_cells([Path(config.results_dir) / config.dataset.name / config.model.name])
     rows = summary.summarise(summary.cells_frame(found))
-    print(tables.make_table(config.dataset.name, rows, [config.model.name]).text())
+    for table in tables.tables_of_runs(config.dataset.name, rows, [config.model.name]):
+        print(table.text())
 
 
 # What main tells of after Hydra is done: the failure of a run that is no sweep.

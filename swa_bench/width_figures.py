@@ -45,11 +45,11 @@ def draw_rays(figure: Figure, found: Found) -> None:
 
 
 def _draw_band(
-    axes: Axes, x: np.ndarray, values: np.ndarray, label: str, style: tuple[str, str, str]
+    axes: Axes, x: np.ndarray, values: np.ndarray, label: str, style: figures.Style
 ) -> None:
     color, line, marker = style
     mean = values.mean(0)
-    axes.plot(x, mean, line, color=color, marker=marker, markersize=3.5, label=label)
+    axes.plot(x, mean, linestyle=line, color=color, marker=marker, markersize=3.5, label=label)
     if len(values) > 1:
         std = values.std(0, ddof=1)
         axes.fill_between(x, mean - std, mean + std, color=color, alpha=0.18, linewidth=0)
@@ -63,7 +63,7 @@ def draw_line(figure: Figure, found: Found) -> None:
     color, style, _ = figures.STYLES[2]
     test = np.array(line["test_error_pct"], float)
     for axes, values in zip(panels, (test, regularised_loss(found, line)), strict=True):
-        axes.plot(ts, values, style, color=color)
+        axes.plot(ts, values, linestyle=style, color=color)
         for t, name, (mark_color, _, marker) in zip(
             (0, 1), "SGD SWA".split(), figures.STYLES, strict=False
         ):

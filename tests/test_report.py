@@ -18,7 +18,7 @@ from PIL import Image
 from swa_bench import report, rows
 from swa_bench.cost import cost
 from swa_bench.gains import Gain, gains
-from swa_bench.records import EPOCH_COLUMNS, read_cells
+from swa_bench.records import read_cells, write_epochs
 from swa_bench.summary import cells_frame
 
 SHIPPED = Path(__file__).parent.parent / "results" / "shipped"
@@ -56,11 +56,18 @@ def write_run(folder: Path, errors: dict[float, float], rates: list[float], **ch
         cell |= {"result": {"test_error_pct": error}, "timing": timing}
         (run / f"cell-{budget:g}.json").write_text(json.dumps(cell | record))
     if rates:
-        lines = [
-            f"{epoch},{rate},{10 * rate},50,1,{100 / epoch},1,{60 / epoch},0,3600"
-            for epoch, rate in enumerate(rates, start=1)
-        ]
-        (run / "epochs.csv").write_text("\n".join([",".join(EPOCH_COLUMNS), *lines]) + "\n")
+        figures = {"train_error_pct": 50, "test_loss": 1, "swa_test_loss": 1, "seconds": 3600}
+        averages = record["method"] != "sgd"
+        write_epochs(
+            run,
+            [
+                figures
+                | {"epoch": epoch, "learning_rate": rate, "train_loss": 10 * rate}
+                | {"test_error_pct": 100 / epoch, "swa_test_error_pct": 60 / epoch}
+                | {"n_averaged": epoch * averages}
+                for epoch, rate in enumerate(rates, start=1)
+            ],
+        )
 
 
 @pytest.fixture
@@ -143,7 +150,7 @@ def test_nothing_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: An
     monkeypatch.chdir(tmp_path)
     report.main([])
     page = Path("results/report/index.html").read_text()
-    assert page.count("<td>no runs</td>") == 2 * 4 * 4
+    assert page.count("<td>no runs</td>") == 2 * 4 * 4 + 8 * (2 + 3)  # and ensembles of FGE's nets
     assert "No runs yet, so there is nothing to draw." in page
     assert "0 records from results/runs or results/shipped" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="swa-report: --records nowhere: no such folder"):
@@ -162,7 +169,7 @@ def test_each_figure_states_what_it_shows(made: Path, tmp_path: Path) -> None:
             assert said in text or (said == "n=3" and "n=2" in text), (stem, said)
     page = (tmp_path / "out" / "index.html").read_text()
     captions = re.findall(r"<figcaption>(.*?)</figcaption>", page, re.DOTALL)
-    assert len(captions) == 3
+    assert len(captions) == 4
     assert all("± s" in caption and "a made GPU" in caption for caption in captions)
     again = report.write_report(read_cells([made]), str(made), tmp_path / "again")
     assert again.read_text() == page

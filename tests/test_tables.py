@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from swa_bench import figures, summary, tables
-from swa_bench.records import EPOCH_COLUMNS, read_cells
+from swa_bench.records import read_cells, write_epochs
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -29,9 +29,8 @@ def write_record(folder: Path, **changes: Any) -> Path:
         "variant": {},
         "device": "a made device",
     }
-    error = changes.pop("error", 6.75)
-    record |= changes
-    record["result"] = {"test_error_pct": error}
+    result = {"test_error_pct": changes.pop("error", 6.75)} | changes.pop("result", {})
+    record |= changes | {"result": result}
     name = f"{record['method']}-seed{record['seed']}-{record['identity']}"
     path = folder / record["dataset"] / record["model"] / name / f"cell-{record['budget']:g}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -93,7 +92,7 @@ def test_verdicts() -> None:
 
 def test_published_figures() -> None:
     figures_ = summary.published()
-    assert len(figures_) == 2 * 4 * 4
+    assert len(figures_) == 2 * 4 * 4 + (2 + 3) * 6
     cell = figures_["cifar10", "wrn28_10", "swa", 1.5]
     assert (round(cell.mean, 2), cell.std, cell.n) == (3.21, 0.05, 3)
 
@@ -121,7 +120,8 @@ def test_nothing_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: An
     monkeypatch.chdir(tmp_path)
     tables.main([])
     printed = capsys.readouterr().out
-    assert printed.count("no runs") == 2 * 4 * 4
+    # The four rows of either data set, and those with published ensembles, beside SWA and SGD.
+    assert printed.count("no runs") == 2 * 4 * 4 + (2 + 3) * 8
     assert "6.75 ± 0.16 (n=3)" in printed
     assert "0 records from results/runs or results/shipped" in printed
 
@@ -152,25 +152,24 @@ def test_an_unknown_folder_is_an_error(capsys: Any) -> None:
 
 
 def test_learning_curves_show_means_of_seeds(tmp_path: Path) -> None:
-    header = ",".join(EPOCH_COLUMNS)
     for seed, errors in enumerate(((50.0, 40.0), (54.0, 44.0))):
         for method, identity in (("sgd", "a" * 12), ("swa", "b" * 12)):
             path = write_record(
                 tmp_path, dataset="cifar10_mini", method=method, identity=identity, seed=seed
             )
-            swa = ("", "30.0") if method == "swa" else ("", "")
             rows = [
-                f"{epoch},0.1,1.0,50,1.0,{error},1.0,{averaged},0,1.0"
-                for epoch, (error, averaged) in enumerate(zip(errors, swa, strict=True), start=1)
+                {"epoch": epoch, "learning_rate": 0.1, "test_error_pct": error, "n_averaged": 0}
+                for epoch, error in enumerate(errors, start=1)
             ]
-            (path.parent / "epochs.csv").write_text("\n".join([header, *rows]) + "\n")
-    figure = figures.learning_curves(read_cells([tmp_path]))
+            rows[-1]["swa_test_error_pct"] = 30.0 if method == "swa" else None
+            write_epochs(path.parent, rows)
+    figure = figures.captioned(figures.draw_learning_curves, read_cells([tmp_path]))
     errors_axes, rates_axes = figure.axes
     lines = {line.get_label(): list(line.get_ydata()) for line in errors_axes.lines}
     assert lines == {
-        "SGD, 1 budget, n=2": [52.0, 42.0],
-        "SWA, 1 budget, last weights": [52.0, 42.0],
-        "SWA, 1 budget, n=2": [30.0],
+        "SGD 1, n=2": [52.0, 42.0],
+        "SWA 1, last weights": [52.0, 42.0],
+        "SWA 1, n=2": [30.0],
     }
     assert len(rates_axes.lines) == 2
     assert "NOT comparable with the paper" in figure.get_suptitle()

@@ -1,0 +1,51 @@
+"""What data sets, models and methods are called, and the paper's rows and columns of them."""
+
+from collections.abc import Iterable, Sequence
+
+Column = tuple[str, float]  # a method and a budget
+
+PAPER_COLUMNS: tuple[Column, ...] = (("sgd", 1.0), ("swa", 1.0), ("swa", 1.25), ("swa", 1.5))
+PAPER_MODELS = ("vgg16", "preresnet110", "preresnet164", "wrn28_10")
+PAPER_DATASETS = ("cifar10", "cifar100")
+ENSEMBLES = ("independent", "snapshot", "fge")  # k budgets of them are k runs of one budget each
+LABELS = {
+    "vgg16": "VGG16",
+    "vgg16_bn": "VGG16-BN",
+    "vgg19": "VGG19",
+    "vgg19_bn": "VGG19-BN",
+    "preresnet20": "PreResNet20",
+    "preresnet110": "PreResNet110",
+    "preresnet164": "PreResNet164",
+    "wrn28_10": "WRN-28-10",
+    "sgd": "SGD",
+    "swa": "SWA",
+    "swa_cyclic": "SWA cyclic",
+    "fge": "FGE",
+    "swa_fge": "SWA of FGE",
+    "snapshot": "Snapshot",
+    "sgd_bn": "SGD, BN recomputed",
+    "independent": "Independent",
+    "cifar10": "CIFAR-10",
+    "cifar100": "CIFAR-100",
+    "cifar10_mini": "CIFAR-10 mini",
+}
+
+
+def column_label(method: str, budget: float) -> str:
+    """A column's name, such as SWA 1.25."""
+    return f"{LABELS.get(method, method)} {budget:g}"
+
+
+def in_order(found: Iterable[str], known: Sequence[str] = tuple(LABELS)) -> list[str]:
+    """Names without repeats: the known ones in their order, then the others in the alphabet's."""
+    names = set(found)
+    return [name for name in known if name in names] + sorted(names - set(known))
+
+
+def columns_in_order(
+    found: Iterable[Column], methods: Sequence[str] = tuple(LABELS)
+) -> list[Column]:
+    """Columns without repeats, by method, of which some have a known order, and budget."""
+    columns = set(found)
+    order = in_order((method for method, _ in columns), methods)
+    return sorted(columns, key=lambda column: (order.index(column[0]), column[1]))
