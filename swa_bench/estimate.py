@@ -10,9 +10,10 @@ from .checkpoints import State
 from .config import Device, TrainConfig
 from .data import to_device
 from .engine import Trainer, train_epoch
+from .network import fresh_model
 from .plan import Plan
 from .sources import Arrays
-from .walk import fresh_model, fresh_optimizer, make_trainer
+from .walk import fresh_optimizer, make_trainer
 
 # A pass without gradients costs about a third of a training pass.
 FORWARD_SHARE = 1 / 3
@@ -21,7 +22,8 @@ FORWARD_SHARE = 1 / 3
 def random_arrays(config: TrainConfig, images: int) -> Arrays:
     """A training set of noise, for timing; its test set is empty."""
     random = np.random.default_rng(0)
-    pixels = random.integers(256, size=(images, 32, 32, 3), dtype=np.uint8)
+    size = config.dataset.resize
+    pixels = random.integers(256, size=(images, size, size, 3), dtype=np.uint8)
     labels = random.integers(config.dataset.classes, size=images)
     return Arrays(pixels, labels, pixels[:0], labels[:0])
 

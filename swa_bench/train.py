@@ -4,6 +4,7 @@ import contextlib
 import csv
 import dataclasses
 import functools
+import importlib.resources
 import logging
 import os
 import re
@@ -24,14 +25,16 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from . import config as configs
-from . import loggers, processes, records, sweep
+from . import image_folder, loggers, processes, records, sweep
 from .config import TrainConfig
 from .errors import ConfigError, SwaBenchError, Terminated
 from .files import check_writable
 from .plan import Plan, divergence, make_plan
 
 if TYPE_CHECKING:
-    from .data import DeviceData
+    import torch
+
+    from .sources import Arrays
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +80,6 @@ def train_one(cfg: DictConfig) -> None:
         return
     summary = describe(to_do, device.device_name(target))
     from . import sources
-    from .data import to_device
 
     with _fetching_alone(config):
         arrays = sources.load_arrays(config.dataset)
@@ -94,7 +96,7 @@ def train_one(cfg: DictConfig) -> None:
         # While this one waited, another process may have finished some.
         to_do = [plan for plan in to_do if config.force or plan.missing()]
         if to_do:
-            _walk(cfg, to_do, to_device(arrays, config, target), arrays.fingerprint())
+            _walk(cfg, to_do, arrays, target)
     print_cells(to_do or [plans[config.seed]])
 
 
@@ -110,24 +112,26 @@ def _fetching_alone(config: TrainConfig) -> Iterator[None]:
         yield
 
 
-def _walk(cfg: DictConfig, to_do: list[Plan], data: "DeviceData", fingerprint: str) -> None:
+def _walk(cfg: DictConfig, to_do: list[Plan], arrays: "Arrays", target: "torch.device") -> None:
     """Train what is missing."""
-    from . import device, walk
+    from . import data, device, walk
     from .progress import Progress
 
-    config = to_do[0].config
+    config, fingerprint = to_do[0].config, arrays.fingerprint()
     provenance = {
         "variant": variant(cfg, config),
         "data_sha256": fingerprint,
-        "device": device.device_name(data.train_images.device),
+        "device": device.device_name(target),
         "versions": device.versions() | records.code_version(),
     }
+    if arrays.class_names:
+        provenance["class_names"] = list(arrays.class_names)
     walk.run(
         [dataclasses.replace(plan, branches=branches(cfg, plan)) for plan in to_do],
-        data,
+        data.to_device(arrays, config, target),
         fingerprint,
         provenance,
-        Progress(config, [plan.config.seed for plan in to_do], len(data.train_labels)),
+        Progress(config, [plan.config.seed for plan in to_do], len(arrays.train_labels)),
     )
 
 
@@ -140,12 +144,12 @@ def seed_plan(cfg: DictConfig, config: TrainConfig, seed: int) -> Plan:
 
 def describe(plans: list[Plan], device_name: str) -> str:
     """Two lines on what is about to run, with all that `auto` has picked."""
-    from . import walk
+    from . import network
 
     config = plans[0].config
     seeds = ", ".join(str(plan.config.seed) for plan in plans)
     return (
-        f"{config.model.name} ({walk.count_parameters(config):,} parameters) on "
+        f"{config.model.name} ({network.count_parameters(config):,} parameters) on "
         f"{config.dataset.name}, {config.method.name}, seed {seeds}: {config.epochs} epochs, "
         f"{config.epochs * plans[0].steps_per_epoch:,} steps\n"
         f"on {config.device.value} ({device_name}), precision {config.precision.value}"
@@ -191,16 +195,24 @@ def variant(cfg: DictConfig, config: TrainConfig) -> dict[str, Any]:
     """How a run's recipe differs from the published one, as {option: value}; {} if it does not.
 
     The published recipe is the shipped one of that name, also where a user has an own file for it;
-    a method of the user's own is held against SWA if it averages and against SGD if not.
+    a method of the user's own is held against SWA if it averages and against SGD if not, an own
+    model or data set against the file of conf/ that it came from.
     """
     method = config.method.name
     if method not in METHODS:
         method = "swa" if config.method.average else "sgd"
-    names = [f"model={config.model.name}", f"dataset={config.dataset.name}", f"method={method}"]
+    names = [_shipped_option("model", config.model.name, "own")]
+    names += [_shipped_option("dataset", config.dataset.name, "image_folder"), f"method={method}"]
     raw = configs.shaping(_raw(cfg)) | {"precision": config.precision.value}
     found = configs.differences(raw, configs.shaping(_raw(compose(names))))
     resolved = configs.plain(config)
-    return {name: _lookup(resolved, name) for name in found}
+    named = ("model.name", "dataset.name")  # by the row and the table
+    return {name: _lookup(resolved, name) for name in found if name not in named}
+
+
+def _shipped_option(group: str, name: str, own: str) -> str:
+    shipped = importlib.resources.files("swa_bench.conf") / group / f"{name}.yaml"
+    return f"{group}={name if shipped.is_file() else own}"
 
 
 def _lookup(values: Any, name: str) -> Any:
@@ -271,8 +283,9 @@ _failed: list[SwaBenchError] = []
 def job(cfg: DictConfig) -> None:
     """One job of Hydra; in a sweep Hydra must see it fail, a run alone is told of by main."""
     configs.register()  # a launcher may have started a process for it
+    image_folder.scan.cache_clear()  # the job before may have seen fewer images
     if str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))  # where a user's own schedule may be
+        sys.path.append(str(Path.cwd()))  # where a user's own model or schedule may be
     try:
         train(cfg)
     except BrokenPipeError:  # Hydra would call it an error

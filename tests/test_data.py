@@ -35,7 +35,7 @@ def test_every_crop_and_flip_is_torchvisions(
     choices = list(itertools.product(range(9), range(9), (False, True)))
     rows, columns, flips = (torch.tensor(column) for column in zip(*choices, strict=True))
     index = torch.full((len(choices),), 7)
-    ours = crop(data.train_images, index, rows, columns, flips).permute(0, 3, 1, 2)
+    ours = crop(data.train_images, index, rows, columns, flips, 32).permute(0, 3, 1, 2)
     for position, (row, column, flip) in enumerate(choices):
         expected = T.crop(padded, row, column, 32, 32)
         assert torch.equal(ours[position], T.hflip(expected) if flip else expected)

@@ -11,7 +11,8 @@ from swa_bench import config as configs
 from swa_bench import device, engine, estimate, sources
 from swa_bench.config import TrainConfig
 from swa_bench.data import to_device
-from swa_bench.walk import fresh_model, fresh_optimizer
+from swa_bench.network import fresh_model
+from swa_bench.walk import fresh_optimizer
 
 pytestmark = [
     pytest.mark.gpu,
