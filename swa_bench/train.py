@@ -233,10 +233,10 @@ def branches(cfg: DictConfig, plan: Plan) -> frozenset[int]:
             other.budget, other.seed = budget, plan.config.seed
             try:
                 config = configs.to_config(other)
+                config.precision, config.device = plan.config.precision, plan.config.device
+                other_plan = make_plan(other, config)
             except ConfigError:  # such as a budget that ends before swa_start
                 continue
-            config.precision, config.device = plan.config.precision, plan.config.device
-            other_plan = make_plan(other, config)
             leaves = divergence(plan, other_plan)
             if leaves and other_plan.missing():  # not at epoch 0, not never, and not done
                 found.add(leaves)
@@ -248,8 +248,10 @@ def with_method(cfg: DictConfig, method: str) -> DictConfig:
     other, default = cfg.copy(), _shipped(method)
     other.method = default.method
     own = cfg.method.name
-    if own in METHODS and _raw(cfg.schedule) == _raw(_shipped(own).schedule):
-        other.schedule = default.schedule
+    if own in METHODS:
+        function, its = cfg.schedule.get("_target_"), _shipped(own).schedule._target_
+        if function == its != default.schedule._target_:
+            other.schedule = default.schedule
     return other
 
 
