@@ -1,6 +1,7 @@
 """The network that a configuration names, and the weights that it starts from."""
 
 import pkgutil
+import textwrap
 
 import torch
 from safetensors import SafetensorError
@@ -19,13 +20,7 @@ def fresh_model(config: TrainConfig, device: torch.device) -> nn.Module:
         ConfigError: model._target_ gives no network, or one that config.init does not fit.
         SwaBenchError: pretrained weights could not be fetched.
     """
-    model = _build(config, pretrained=config.init == "pretrained")
-    if config.init not in ("random", "pretrained"):
-        try:
-            model.load_state_dict(load_file(config.init))
-        except (RuntimeError, SafetensorError, OSError) as error:
-            reason = " ".join(str(error).split())
-            raise ConfigError("init", config.init, f"does not fit: {reason}") from error
+    model = _initial(config, pretrained=config.init == "pretrained")
     layout = torch.channels_last if config.channels_last else torch.contiguous_format
     return model.to(device).to(memory_format=layout)
 
@@ -35,9 +30,10 @@ def count_parameters(config: TrainConfig) -> int:
     """Number of the network's parameters, once it has answered two images as it should.
 
     Raises:
-        ConfigError: model._target_ gives no network that maps images to logits.
+        ConfigError: model._target_ gives no network that maps images to logits, or the file that
+            config.init names does not fit it.
     """
-    model = _build(config, pretrained=False)
+    model = _initial(config, pretrained=False)
     size, classes = config.dataset.image_size, config.dataset.classes
     with torch.random.fork_rng(devices=[]):
         try:
@@ -48,6 +44,17 @@ def count_parameters(config: TrainConfig) -> int:
     if shape != (2, classes):
         raise _unfit(config, f"makes {shape} of two images instead of logits {(2, classes)}")
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _initial(config: TrainConfig, pretrained: bool) -> nn.Module:
+    model = _build(config, pretrained)
+    if config.init not in ("random", "pretrained"):
+        try:
+            model.load_state_dict(load_file(config.init))
+        except (RuntimeError, SafetensorError, OSError) as error:
+            reason = textwrap.shorten(str(error), 300)  # it may name every tensor
+            raise ConfigError("init", config.init, f"does not fit: {reason}") from error
+    return model
 
 
 def _build(config: TrainConfig, pretrained: bool) -> nn.Module:
@@ -73,4 +80,4 @@ def _build(config: TrainConfig, pretrained: bool) -> nn.Module:
 
 
 def _unfit(config: TrainConfig, reason: str) -> ConfigError:
-    return ConfigError("model._target_", config.model._target_, " ".join(reason.split()))
+    return ConfigError("model._target_", config.model._target_, textwrap.shorten(reason, 300))

@@ -51,6 +51,7 @@ def test_graphs_seeds_together_and_resume_change_no_bit(
         "again": ["cuda_graphs=false"],
         "graphs": [],
         "together": ["seeds_together=3"],
+        "host": ["dataset.memory=host"],
     }.items():
         outcome = swa_train(*arguments, f"results_dir={folder}", *options)
         assert outcome.code == 0, outcome.err

@@ -50,9 +50,10 @@ def find_records(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 @pytest.fixture
-def mynet(tmp_path: Path, swa_train: SwaTrain) -> Path:
+def mynet(tmp_path: Path, swa_train: SwaTrain, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working folder, with the example's network in it."""
     shutil.copy(ROOT / "examples" / "own" / "mynet.py", tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)  # as a Python that is started here has it
     return tmp_path
 
 
