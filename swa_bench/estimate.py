@@ -32,7 +32,8 @@ def trainer_on_noise(config: TrainConfig, steps: int) -> Trainer:
     """A fresh trainer as a run of this configuration has it, with an epoch of so many steps."""
     target = torch.device(config.device.value)
     data = to_device(random_arrays(config, steps * config.optimizer.batch_size), config, target)
-    model = fresh_model(config, target)
+    # A step takes as long from whatever weights, and pretrained ones may have to be fetched.
+    model = fresh_model(dataclasses.replace(config, init="random"), target)
     return make_trainer(config, State(model, fresh_optimizer(config, model)), data)
 
 
@@ -49,10 +50,11 @@ def epoch_seconds(trainers: list[Trainer]) -> float:
 def seconds_per_image(config: TrainConfig) -> float:
     """Time training steps on noise, the first ones not counted.
 
-    A CPU is timed with a quarter of the batch, so that the largest net answers within seconds.
+    A CPU is timed with a quarter of the batch, so that the largest net answers within seconds; of
+    two images at least, which batch norm needs.
     """
     on_gpu = config.device is Device.cuda
-    size = config.optimizer.batch_size if on_gpu else max(1, config.optimizer.batch_size // 4)
+    size = config.optimizer.batch_size if on_gpu else max(2, config.optimizer.batch_size // 4)
     optimizer = dataclasses.replace(config.optimizer, batch_size=size)
     steps = 30 if on_gpu else 1
     trainers = [trainer_on_noise(dataclasses.replace(config, optimizer=optimizer), steps)]

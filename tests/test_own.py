@@ -165,12 +165,15 @@ def test_the_pages_fine_tuning(
     """ResNet-50 from weights that the test puts where torchvision keeps its own."""
     make_folder(tmp_path / "imagenet")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    small = ["dataset.resize=40", "dataset.image_size=32", "optimizer.batch_size=6"]
+    command = [*COMMANDS[3], *small, "precision=fp32"]
+    assert swa_train(*command, "dry_run=true").code == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["imagenet"]  # nothing is fetched for it
     torch.manual_seed(5)
     made = torchvision.models.resnet50().state_dict()
     (tmp_path / "torch" / "hub" / "checkpoints").mkdir(parents=True)
     torch.save(made, tmp_path / "torch" / "hub" / "checkpoints" / "resnet50-0676ba61.pth")
-    small = ["dataset.resize=40", "dataset.image_size=32", "optimizer.batch_size=6"]
-    outcome = swa_train(*COMMANDS[3], *small, "precision=fp32")
+    outcome = swa_train(*command)
     assert outcome.code == 0, outcome.err
     records = find_records(tmp_path)
     assert set(records) == {"swa_cyclic 0.5", "swa_cyclic 1"}
@@ -181,8 +184,7 @@ def test_the_pages_fine_tuning(
     # Two steps an epoch, a cycle an epoch: the rate of the second is that of the cycle's end.
     assert list(rows["learning_rate"]) == pytest.approx([1e-5] * 10)
 
-    options = [*COMMANDS[3], *small, "precision=fp32"]
-    plan = plan_of(*options)
+    plan = plan_of(*command)
     assert plan.rates(0) == plan.rates(9) == pytest.approx([(1e-3 + 1e-5) / 2, 1e-5])
     start = fresh_model(plan.config, CPU).state_dict()
     assert records["swa_cyclic 1"]["initial_weights_sha256"] == weights_sha256(start)
