@@ -18,7 +18,7 @@ from torchvision import transforms
 
 from swa_bench import device, estimate
 from swa_bench.config import TrainConfig
-from swa_bench.walk import fresh_model
+from swa_bench.network import fresh_model
 
 LOADER_WORKERS = 4  # the authors' default
 

@@ -39,7 +39,7 @@ class Row:
 
     def epochs(self) -> tuple[int, int]:
         """Epochs of the missing runs, each alone, and with shared epochs trained once."""
-        states = {key for plan in self.missing for key in state_keys(plan, self.dataset)[1:]}
+        states = {key for plan in self.missing for key in state_keys(plan, self.dataset, "")[1:]}
         return sum(plan.config.epochs for plan in self.missing), len(states)
 
 

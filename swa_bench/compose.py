@@ -1,6 +1,7 @@
 """Other configurations beside the one that runs: of another method, and the published recipe."""
 
 import functools
+import importlib.resources
 from typing import Any
 
 import hydra
@@ -20,16 +21,24 @@ def variant(cfg: DictConfig, config: TrainConfig) -> dict[str, Any]:
     """How a run's recipe differs from the published one, as {option: value}; {} if it does not.
 
     The published recipe is the shipped one of that name, also where a user has an own file for it;
-    a method of the user's own is held against SWA if it averages and against SGD if not.
+    a method of the user's own is held against SWA if it takes copies and against SGD if not, an own
+    model or data set against the file of conf/ that it came from.
     """
     method = config.method.name
     if method not in METHODS:
         method = "sgd" if config.method.combine is configs.Combine.none else "swa"
-    names = [f"model={config.model.name}", f"dataset={config.dataset.name}", f"method={method}"]
+    names = [_shipped_option("model", config.model.name, "own")]
+    names += [_shipped_option("dataset", config.dataset.name, "image_folder"), f"method={method}"]
     raw = configs.shaping(_raw(cfg)) | {"precision": config.precision.value}
     found = configs.differences(raw, configs.shaping(_raw(compose(names))))
     resolved = configs.plain(config)
-    return {name: _lookup(resolved, name) for name in found}
+    named = ("model.name", "dataset.name")  # by the row and the table
+    return {name: _lookup(resolved, name) for name in found if name not in named}
+
+
+def _shipped_option(group: str, name: str, own: str) -> str:
+    shipped = importlib.resources.files("swa_bench.conf") / group / f"{name}.yaml"
+    return f"{group}={name if shipped.is_file() else own}"
 
 
 def _lookup(values: Any, name: str) -> Any:
@@ -50,12 +59,12 @@ def branches(cfg: DictConfig, plan: Plan) -> frozenset[int]:
             other.budget, other.seed = budget, plan.config.seed
             try:
                 config = configs.to_config(other)
+                config.precision, config.device = plan.config.precision, plan.config.device
+                other_plan = make_plan(other, config)
             except ConfigError:  # such as a budget that ends before the first copy
                 continue
             if over_runs(config):  # walks nothing itself
                 continue
-            config.precision, config.device = plan.config.precision, plan.config.device
-            other_plan = make_plan(other, config)
             leaves = divergence(plan, other_plan)
             if leaves and other_plan.missing():  # not at epoch 0, not never, and not done
                 found.add(leaves)
@@ -67,8 +76,10 @@ def with_method(cfg: DictConfig, method: str) -> DictConfig:
     other, default = cfg.copy(), _shipped(method)
     other.method = default.method
     own = cfg.method.name
-    if own in METHODS and _raw(cfg.schedule) == _raw(_shipped(own).schedule):
-        other.schedule = default.schedule
+    if own in METHODS:
+        function, its = cfg.schedule.get("_target_"), _shipped(own).schedule._target_
+        if function == its != default.schedule._target_:
+            other.schedule = default.schedule
     return other
 
 

@@ -9,17 +9,19 @@ import hashlib
 import json
 import math
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from .errors import ConfigError
+from .errors import ConfigError, SwaBenchError
 
 
 class Source(Enum):
@@ -27,6 +29,12 @@ class Source(Enum):
     official = "official"
     npm = "npm"
     local = "local"
+    folder = "folder"
+
+
+class Memory(Enum):
+    device = "device"
+    host = "host"
 
 
 class PaddingMode(Enum):
@@ -78,6 +86,8 @@ class NormalisationConfig:
 @dataclass
 class ModelConfig:
     name: str = MISSING
+    _target_: str = MISSING
+    arguments: dict[str, Any] = MISSING
     budget_epochs: int = MISSING
     learning_rate: float = MISSING
     weight_decay: float = MISSING
@@ -102,6 +112,10 @@ class DatasetConfig:
     recipe: str = MISSING
     root: str = MISSING
     source: Source = MISSING
+    content: str | None = MISSING
+    resize: int = MISSING
+    image_size: int = MISSING
+    memory: Memory = MISSING
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
 
 
@@ -146,6 +160,7 @@ class TrainConfig:
     method: MethodConfig = field(default_factory=MethodConfig)
     schedule: dict[str, Any] = field(default_factory=dict)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    init: str = MISSING
     seed: int = MISSING
     budget: float = MISSING
     epochs: int = MISSING
@@ -186,7 +201,12 @@ NOT_SHAPING = [
     "dry_run",
     "force",
 ]
-NOT_SHAPING_IN_GROUPS = (("dataset", "root"), ("dataset", "source"), ("method", "table_budget"))
+NOT_SHAPING_IN_GROUPS = (
+    ("dataset", "root"),
+    ("dataset", "source"),
+    ("dataset", "memory"),
+    ("method", "table_budget"),
+)
 
 
 def whole_epochs(budget: float, budget_epochs: int) -> int:
@@ -228,25 +248,39 @@ def gpu_count() -> int:
     return count
 
 
+def of_folder(what: str, root: str) -> Any:
+    """A fact about a folder of images: see conf/dataset/image_folder.yaml."""
+    from .image_folder import scan
+
+    return getattr(scan(root), what)
+
+
 def register() -> None:
-    """Make the schema and the resolvers of conf/*.yaml known to Hydra."""
+    """Make the schema and the resolvers of conf/*.yaml known, and the user's own modules found."""
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
     ConfigStore.instance().store(name="schema", node=TrainConfig)
     OmegaConf.register_new_resolver("whole_epochs", whole_epochs, replace=True)
     OmegaConf.register_new_resolver("ratio", ratio, replace=True)
     OmegaConf.register_new_resolver("split", split, replace=True)
     OmegaConf.register_new_resolver("mid_cycle", mid_cycle, replace=True)
     OmegaConf.register_new_resolver("gpu_count", gpu_count, replace=True)
+    OmegaConf.register_new_resolver("of_folder", of_folder, replace=True)
 
 
 def to_config(cfg: DictConfig) -> TrainConfig:
     """Resolve interpolations and check; raise ConfigError at the first bad field."""
     try:
         config = OmegaConf.to_object(cfg)
+    except MissingMandatoryValue as error:
+        raise ConfigError(str(error.full_key), "???", "has no default: give it a value") from error
     except OmegaConfBaseException as error:
+        context = error.__context__
+        while context:  # a resolver of ours may have said what is wrong
+            if isinstance(context, SwaBenchError):
+                raise context from None
+            context = context.__context__
         message = (error.msg or str(error)).splitlines()[0]
-        of_resolver = re.search(r": (\S+)=(.*?): (.*)", message)
-        if message.startswith(ConfigError.__name__) and of_resolver:
-            raise ConfigError(*of_resolver.groups()) from None
         raise ConfigError(error.full_key or "config", "(unresolved)", message) from error
     assert isinstance(config, TrainConfig)
     check(config)
@@ -312,10 +346,15 @@ def check(config: TrainConfig) -> None:
         ("dataset.test_images", config.dataset.test_images),
     ):
         _require(name, count, count >= 1, "must be 1 or more")
-    padding = config.dataset.augmentation.padding
+    _check_names_and_files(config)
+    size, resize = config.dataset.image_size, config.dataset.resize
+    _require("dataset.image_size", size, size >= 1, "must be 1 or more pixels")
     _require(
-        "dataset.augmentation.padding", padding, 0 <= padding < 32, "must be from 0 to 31 pixels"
+        "dataset.resize", resize, resize >= size, f"must be at least dataset.image_size={size}"
     )
+    padding = config.dataset.augmentation.padding
+    fits = 0 <= padding < size
+    _require("dataset.augmentation.padding", padding, fits, f"must be from 0 to {size - 1} pixels")
     for name, values in (
         ("mean", model.normalisation.mean),
         ("std", model.normalisation.std),
@@ -332,6 +371,17 @@ def check(config: TrainConfig) -> None:
         _require("budget", config.budget, whole, expected)
     if method.combine is not Combine.none and method.runs_of in (None, method.name):
         _check_copies(config)
+
+
+def _check_names_and_files(config: TrainConfig) -> None:
+    for group, name in (("model", config.model.name), ("dataset", config.dataset.name)):
+        good = re.fullmatch(r"\w[\w.-]*", name) is not None
+        _require(f"{group}.name", name, good, "names a folder: letters, digits, _ . - only")
+    known = config.init in ("random", "pretrained")
+    if not known:
+        expected = "choose random, pretrained or the path of a .safetensors file"
+        _require("init", config.init, config.init.endswith(".safetensors"), expected)
+        _require("init", config.init, Path(config.init).is_file(), "no such file")
 
 
 def _check_copies(config: TrainConfig) -> None:
@@ -370,13 +420,14 @@ def _names_for_enums(values: Any) -> Any:
 
 
 def from_plain(values: Mapping[str, Any]) -> TrainConfig:
-    """The configuration that a record holds.
+    """The configuration that a record holds, but for `init`: its weights are not needed again.
 
     Raises:
         ConfigError: it is of another version of the code, or has been changed.
     """
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(TrainConfig), values)
+        with_init = {**values, "init": "random"}
+        merged = OmegaConf.merge(OmegaConf.structured(TrainConfig), with_init)
         assert isinstance(merged, DictConfig)
         return to_config(merged)
     except OmegaConfBaseException as error:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .config import TrainConfig
+from .config import AugmentationConfig, Memory, TrainConfig
 from .sources import Arrays
 
 # What a stream of random numbers is for. The values are part of every result: never reuse one.
@@ -42,16 +42,18 @@ class Draws(NamedTuple):
 
 @dataclass(frozen=True)
 class DeviceData:
-    """A data set on the device.
+    """A data set on the device; of dataset.memory=host, its images stay on the host.
 
     Attributes:
-        train_images: uint8 (N, 32 + 2p, 32 + 2p, 3), padded by p on every side.
-        test_images: uint8 (M, 32, 32, 3).
+        train_images: uint8 (N, S + 2p, S + 2p, 3), padded by p on every side; on the host
+            (N, S, S, 3), padded when a batch is fetched.
+        test_images: uint8 (M, image_size, image_size, 3).
         train_labels, test_labels: int64.
         mean, std: float32 (3, 1, 1), of pixels scaled to 0..1.
-        padding: p.
-        flips: whether the augmentation flips.
+        image_size: pixels on each side of a batch's images.
+        augmentation: its padding p, and whether it flips.
         channels_last: memory layout of the batches.
+        on_host: whether batches of images are fetched from the host.
     """
 
     train_images: Tensor
@@ -60,36 +62,49 @@ class DeviceData:
     test_labels: Tensor
     mean: Tensor
     std: Tensor
-    padding: int
-    flips: bool
+    image_size: int
+    augmentation: AugmentationConfig
     channels_last: bool
+    on_host: bool
+
+    @property
+    def device(self) -> torch.device:
+        """Where batches are made."""
+        return self.train_labels.device
 
     def draw(self, seed: int, epoch: int, purpose: str) -> Draws:
         """Order, crops and flips of one pass, from the stream of (seed, epoch, purpose)."""
-        device = self.train_images.device
+        device = self.device
         generator = torch.Generator(device)
         generator.manual_seed(stream_seed(seed, epoch, purpose))
-        count, places = len(self.train_labels), 2 * self.padding + 1
+        stored = self.train_images.shape[1] + 2 * self.augmentation.padding * self.on_host
+        count, places = len(self.train_labels), stored - self.image_size + 1
         order = torch.randperm(count, generator=generator, device=device)
         row, column = torch.randint(places, (2, count), generator=generator, device=device).unbind()
         flip = torch.randint(2, (count,), generator=generator, device=device).bool()
-        return Draws(order, row, column, flip & self.flips)
+        return Draws(order, row, column, flip & self.augmentation.flip)
 
     def train_batches(self, draws: Draws, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Augmented, normalised batches (B, 3, 32, 32), labels (B,); the last may be smaller."""
+        """Augmented, normalised batches (B, 3, S, S), labels (B,); the last may be smaller."""
         for start in range(0, len(draws.order), batch_size):
             yield self.train_batch(draws.at(slice(start, start + batch_size)))
 
     def train_batch(self, draws: Draws) -> tuple[Tensor, Tensor]:
-        """The augmented, normalised images (B, 3, 32, 32) and labels (B,) of B draws."""
-        images = crop(self.train_images, *draws)
+        """The augmented, normalised images (B, 3, S, S) and labels (B,) of B draws."""
+        padded, index = self.train_images, draws.order
+        if self.on_host:
+            fetched = _pad(padded[index.cpu()].numpy(), self.augmentation)
+            padded = torch.from_numpy(fetched).to(self.device)
+            index = torch.arange(len(index), device=self.device)
+        images = crop(padded, index, draws.row, draws.column, draws.flip, self.image_size)
         return self._to_float(images), self.train_labels[draws.order]
 
     def test_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Normalised test images in their order."""
         for start in range(0, len(self.test_labels), batch_size):
             batch = slice(start, start + batch_size)
-            yield self._to_float(self.test_images[batch]), self.test_labels[batch]
+            images = self.test_images[batch].to(self.device)
+            yield self._to_float(images), self.test_labels[batch]
 
     def _to_float(self, images: Tensor) -> Tensor:
         planes = images.permute(0, 3, 1, 2)
@@ -99,40 +114,48 @@ class DeviceData:
         return planes.float().div_(255).sub_(self.mean).div_(self.std)
 
 
-def crop(padded: Tensor, index: Tensor, row: Tensor, column: Tensor, flip: Tensor) -> Tensor:
-    """Cut 32x32 windows out of padded images, and mirror some of them.
+def crop(
+    padded: Tensor, index: Tensor, row: Tensor, column: Tensor, flip: Tensor, size: int
+) -> Tensor:
+    """Cut square windows out of padded images, and mirror some of them.
 
     Args:
-        padded: (N, 32 + 2p, 32 + 2p, 3).
+        padded: (N, H, W, 3).
         index: (B,), which images.
         row, column: (B,), the window's first row and column.
         flip: bool (B,).
+        size: pixels on each side of a window.
 
     Returns:
-        (B, 32, 32, 3).
+        (B, size, size, 3).
     """
-    steps = torch.arange(32, device=padded.device)
+    steps = torch.arange(size, device=padded.device)
     rows = row[:, None] + steps
-    columns = column[:, None] + torch.where(flip[:, None], 31 - steps, steps)
+    columns = column[:, None] + torch.where(flip[:, None], size - 1 - steps, steps)
     return padded[index[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 
 def to_device(arrays: Arrays, config: TrainConfig, device: torch.device) -> DeviceData:
-    """Pad the training images once and move everything to the device.
+    """Pad the training images, cut out the centres of the test images, and move all to the device.
 
-    The padding is of pixels (black), before normalisation, as the authors' crop does it.
+    With dataset.memory=host the images stay as they are, and where they are.
     """
-    augmentation, normalisation = config.dataset.augmentation, config.model.normalisation
-    p = augmentation.padding
-    mode = {"zeros": "constant", "reflect": "reflect"}[augmentation.padding_mode.value]
-    padded = np.pad(arrays.train_images, ((0, 0), (p, p), (p, p), (0, 0)), mode)  # type: ignore[call-overload]
+    dataset, normalisation = config.dataset, config.model.normalisation
+    on_host = dataset.memory is Memory.host
     mean, std = (
         torch.tensor(values, dtype=torch.float32, device=device).reshape(3, 1, 1)
         for values in (normalisation.mean, normalisation.std)
     )
-    train_images, train_labels, test_images, test_labels = (
-        torch.tensor(array, device=device)
-        for array in (padded, arrays.train_labels, arrays.test_images, arrays.test_labels)
+    train_labels, test_labels = (
+        torch.tensor(array, device=device) for array in (arrays.train_labels, arrays.test_labels)
+    )
+    size, margin = dataset.image_size, (dataset.resize - dataset.image_size) // 2
+    inner = slice(margin, margin + size)
+    train, test = arrays.train_images, arrays.test_images[:, inner, inner]
+    images = [train, test] if on_host else [_pad(train, dataset.augmentation), test]
+    train_images, test_images = (
+        torch.from_numpy(array) if on_host else torch.tensor(array, device=device)
+        for array in images
     )
     return DeviceData(
         train_images,
@@ -141,7 +164,15 @@ def to_device(arrays: Arrays, config: TrainConfig, device: torch.device) -> Devi
         test_labels,
         mean,
         std,
-        padding=p,
-        flips=augmentation.flip,
-        channels_last=config.channels_last,
+        size,
+        dataset.augmentation,
+        config.channels_last,
+        on_host,
     )
+
+
+def _pad(images: np.ndarray, augmentation: AugmentationConfig) -> np.ndarray:
+    """Surround images by pixels (black), before normalisation, as the authors' crop does it."""
+    p = augmentation.padding
+    mode = {"zeros": "constant", "reflect": "reflect"}[augmentation.padding_mode.value]
+    return np.pad(images, ((0, 0), (p, p), (p, p), (0, 0)), mode)  # type: ignore[call-overload, no-any-return]

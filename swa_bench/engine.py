@@ -52,7 +52,7 @@ def sgd_step(
     labels: Tensor,
     autocast: torch.autocast,
 ) -> tuple[Tensor, Tensor]:
-    """Take one optimiser step on images (B, 3, 32, 32) and labels (B,).
+    """Take one optimiser step on images (B, 3, S, S) and labels (B,).
 
     Returns:
         The mean cross-entropy and the logits (B, classes), both float32, from before the step.

@@ -10,9 +10,10 @@ from .checkpoints import State
 from .config import Device, TrainConfig
 from .data import to_device
 from .engine import Trainer, train_epoch
+from .network import fresh_model
 from .plan import Plan
 from .sources import Arrays
-from .walk import fresh_model, fresh_optimizer, make_trainer
+from .walk import fresh_optimizer, make_trainer
 
 # A pass without gradients costs about a third of a training pass.
 FORWARD_SHARE = 1 / 3
@@ -21,7 +22,8 @@ FORWARD_SHARE = 1 / 3
 def random_arrays(config: TrainConfig, images: int) -> Arrays:
     """A training set of noise, for timing; its test set is empty."""
     random = np.random.default_rng(0)
-    pixels = random.integers(256, size=(images, 32, 32, 3), dtype=np.uint8)
+    size = config.dataset.resize
+    pixels = random.integers(256, size=(images, size, size, 3), dtype=np.uint8)
     labels = random.integers(config.dataset.classes, size=images)
     return Arrays(pixels, labels, pixels[:0], labels[:0])
 
@@ -30,7 +32,8 @@ def trainer_on_noise(config: TrainConfig, steps: int) -> Trainer:
     """A fresh trainer as a run of this configuration has it, with an epoch of so many steps."""
     target = torch.device(config.device.value)
     data = to_device(random_arrays(config, steps * config.optimizer.batch_size), config, target)
-    model = fresh_model(config, target)
+    # A step takes as long from whatever weights, and pretrained ones may have to be fetched.
+    model = fresh_model(dataclasses.replace(config, init="random"), target)
     return make_trainer(config, State(model, fresh_optimizer(config, model)), data)
 
 
@@ -47,10 +50,11 @@ def epoch_seconds(trainers: list[Trainer]) -> float:
 def seconds_per_image(config: TrainConfig) -> float:
     """Time training steps on noise, the first ones not counted.
 
-    A CPU is timed with a quarter of the batch, so that the largest net answers within seconds.
+    A CPU is timed with a quarter of the batch, so that the largest net answers within seconds; of
+    two images at least, which batch norm needs.
     """
     on_gpu = config.device is Device.cuda
-    size = config.optimizer.batch_size if on_gpu else max(1, config.optimizer.batch_size // 4)
+    size = config.optimizer.batch_size if on_gpu else max(2, config.optimizer.batch_size // 4)
     optimizer = dataclasses.replace(config.optimizer, batch_size=size)
     steps = 30 if on_gpu else 1
     trainers = [trainer_on_noise(dataclasses.replace(config, optimizer=optimizer), steps)]

@@ -21,9 +21,9 @@ from .config import Device
 from .data import to_device
 from .errors import SwaBenchError
 from .files import write_atomically
+from .network import fresh_model
 from .records import Record
 from .restore import restore
-from .walk import fresh_model
 
 METADATA = "swa_bench"  # under which the record stands in the file's metadata, as JSON
 

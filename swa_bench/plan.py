@@ -147,7 +147,7 @@ def divergence(one: Plan, other: Plan) -> int | None:
     return None
 
 
-def state_keys(plan: Plan, fingerprint: str) -> list[str]:
+def state_keys(plan: Plan, fingerprint: str, initial: str) -> list[str]:
     """Keys of the states after 0, 1, 2, ... epochs: digests of all that shaped each of them.
 
     Runs that agree in recipe, data, seed, arithmetic, and in the rates and copies so far, whatever
@@ -155,13 +155,14 @@ def state_keys(plan: Plan, fingerprint: str) -> list[str]:
 
     Args:
         fingerprint: SHA-256 of the data set.
+        initial: SHA-256 of the weights before epoch 1, which tells networks of one name apart.
     """
     values = configs.plain(plan.config)
-    recipe = values["model"]
+    recipe, data = values["model"], values["dataset"]
     shaping: dict[str, Any] = {
         "format": ENGINE_FORMAT,
-        "model": [recipe["name"], values["dataset"]["classes"], recipe["normalisation"]],
-        "data": [fingerprint, values["dataset"]["augmentation"]],
+        "model": [recipe["_target_"], recipe["arguments"], recipe["normalisation"], initial],
+        "data": [fingerprint, data["image_size"], data["augmentation"]],
     }
     arithmetic = ("precision", "channels_last", "compile", "deterministic", "device")
     for name in ("optimizer", "seed", *arithmetic):

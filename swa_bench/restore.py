@@ -10,9 +10,10 @@ from . import config as configs
 from .config import Combine, Device, TrainConfig
 from .data import DeviceData, to_device
 from .errors import SwaBenchError
+from .network import fresh_model
 from .plan import Plan, load_schedule, state_keys
 from .records import Record
-from .walk import averaged_model, fresh_model, fresh_optimizer
+from .walk import averaged_model, fresh_optimizer
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def restore(path: Path, target: Device = Device.auto, epoch: int | None = None) 
         load_schedule(config),
         [],
     )
-    keys = state_keys(plan, arrays.fingerprint())[: done + 1]
+    keys = state_keys(plan, arrays.fingerprint(), record["initial_weights_sha256"])[: done + 1]
     config.device = target
     on = device.decide(config)
     model = fresh_model(config, on)

@@ -16,7 +16,8 @@ import sys
 import tarfile
 import tempfile
 import zipfile
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -53,20 +54,27 @@ class Arrays:
     """A data set in memory.
 
     Attributes:
-        train_images, test_images: uint8 (N, 32, 32, 3), red, green, blue.
+        train_images, test_images: uint8 (N, S, S, 3), red, green, blue.
         train_labels, test_labels: int64 (N,).
+        class_names: of a user's own images.
+        known_sha256: of arrays that are too large to be hashed at every start.
     """
 
     train_images: np.ndarray
     train_labels: np.ndarray
     test_images: np.ndarray
     test_labels: np.ndarray
+    class_names: Sequence[str] = field(default=(), kw_only=True)
+    known_sha256: Mapping[str, str] = field(default_factory=dict, kw_only=True)
 
     NAMES: ClassVar = ("train_images", "train_labels", "test_images", "test_labels")
 
     def sha256(self) -> dict[str, str]:
         """SHA-256 of each array's bytes."""
-        return {name: array_sha256(getattr(self, name)) for name in self.NAMES}
+        return {
+            name: self.known_sha256.get(name) or array_sha256(getattr(self, name))
+            for name in self.NAMES
+        }
 
     def fingerprint(self) -> str:
         """One SHA-256 for the whole data set."""
@@ -91,20 +99,33 @@ def load_arrays(dataset: DatasetConfig) -> Arrays:
     labels = 1 + int(max(arrays.train_labels.max(), arrays.test_labels.max()))
     if labels > dataset.classes:
         raise ConfigError("dataset.classes", dataset.classes, f"{dataset.name} has {labels}")
+    known = dict(arrays.known_sha256)
     for name in ("train_images", "test_images"):
         have, wanted = len(getattr(arrays, name)), getattr(dataset, name)
         if wanted > have:
             raise ConfigError(f"dataset.{name}", wanted, f"{dataset.name} has {have}")
+        if wanted < have:
+            known.pop(name, None)
+    size = arrays.train_images.shape[1]
+    if size != dataset.resize:
+        expected = f"the images of {dataset.name} are {size}x{size}"
+        raise ConfigError("dataset.resize", dataset.resize, expected)
     train, test = slice(dataset.train_images), slice(dataset.test_images)
     return Arrays(
         arrays.train_images[train],
         arrays.train_labels[train],
         arrays.test_images[test],
         arrays.test_labels[test],
+        class_names=arrays.class_names,
+        known_sha256=known,
     )
 
 
 def _load_all(dataset: DatasetConfig) -> Arrays:
+    if dataset.source is Source.folder:
+        from . import image_folder
+
+        return image_folder.load(dataset)
     if dataset.name == "cifar10_mini":
         return read_mini()
     if dataset.name not in ("cifar10", "cifar100"):

@@ -22,7 +22,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from . import config as configs
-from . import loggers, processes, records, sweep
+from . import image_folder, loggers, processes, records, sweep
 from .compose import branches, over_runs, variant, with_method
 from .config import TrainConfig
 from .errors import SwaBenchError, Terminated
@@ -32,7 +32,7 @@ from .plan import Plan, make_plan
 if TYPE_CHECKING:
     import torch
 
-    from .data import DeviceData
+    from .sources import Arrays
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +114,6 @@ def train_walk(
         return plans[config.seed].cells
     summary = describe(to_do, device.device_name(target))
     from . import sources
-    from .data import to_device
 
     with _fetching_alone(config):
         arrays = sources.load_arrays(config.dataset)
@@ -131,7 +130,7 @@ def train_walk(
         # While this one waited, another process may have finished some.
         to_do = [plan for plan in to_do if config.force or plan.missing()]
         if to_do:
-            _walk(cfg, to_do, to_device(arrays, config, target), arrays.fingerprint())
+            _walk(cfg, to_do, arrays, target)
     return [cell for plan in to_do or [plans[config.seed]] for cell in plan.cells]
 
 
@@ -147,24 +146,26 @@ def _fetching_alone(config: TrainConfig) -> Iterator[None]:
         yield
 
 
-def _walk(cfg: DictConfig, to_do: list[Plan], data: "DeviceData", fingerprint: str) -> None:
+def _walk(cfg: DictConfig, to_do: list[Plan], arrays: "Arrays", target: "torch.device") -> None:
     """Train what is missing."""
-    from . import device, walk
+    from . import data, device, walk
     from .progress import Progress
 
-    config = to_do[0].config
+    config, fingerprint = to_do[0].config, arrays.fingerprint()
     provenance = {
         "variant": variant(cfg, config),
         "data_sha256": fingerprint,
-        "device": device.device_name(data.train_images.device),
+        "device": device.device_name(target),
         "versions": device.versions() | records.code_version(),
     }
+    if arrays.class_names:
+        provenance["class_names"] = list(arrays.class_names)
     walk.run(
         [dataclasses.replace(plan, branches=branches(cfg, plan)) for plan in to_do],
-        data,
+        data.to_device(arrays, config, target),
         fingerprint,
         provenance,
-        Progress(config, [plan.config.seed for plan in to_do], len(data.train_labels)),
+        Progress(config, [plan.config.seed for plan in to_do], len(arrays.train_labels)),
     )
 
 
@@ -177,12 +178,12 @@ def seed_plan(cfg: DictConfig, config: TrainConfig, seed: int) -> Plan:
 
 def describe(plans: list[Plan], device_name: str) -> str:
     """Two lines on what is about to run, with all that `auto` has picked."""
-    from . import walk
+    from . import network
 
     config = plans[0].config
     seeds = ", ".join(str(plan.config.seed) for plan in plans)
     return (
-        f"{config.model.name} ({walk.count_parameters(config):,} parameters) on "
+        f"{config.model.name} ({network.count_parameters(config):,} parameters) on "
         f"{config.dataset.name}, {config.method.name}, seed {seeds}: {config.epochs} epochs, "
         f"{config.epochs * plans[0].steps_per_epoch:,} steps\n"
         f"on {config.device.value} ({device_name}), precision {config.precision.value}"
@@ -232,8 +233,7 @@ _failed: list[SwaBenchError] = []
 def job(cfg: DictConfig) -> None:
     """One job of Hydra; in a sweep Hydra must see it fail, a run alone is told of by main."""
     configs.register()  # a launcher may have started a process for it
-    if str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))  # where a user's own schedule may be
+    image_folder.scan.cache_clear()  # the job before may have seen fewer images
     try:
         train(cfg)
     except BrokenPipeError:  # Hydra would call it an error

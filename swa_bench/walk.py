@@ -22,11 +22,11 @@ from . import checkpoints, device, engine, metrics, records
 from .checkpoints import State
 from .config import Combine, Device, Keep, TrainConfig
 from .data import DeviceData, stream_seed
-from .errors import ConfigError, SwaBenchError
+from .errors import SwaBenchError
 from .files import remove_leftovers
 from .loggers import open_logger
 from .methods import ensemble_predictions, load_average, update_average, update_ensemble
-from .models import build_model
+from .network import fresh_model
 from .plan import Plan, state_keys
 from .processes import sigterm_noted
 from .progress import Progress
@@ -67,29 +67,6 @@ class Walk:
     def config(self) -> TrainConfig:
         """The run's resolved configuration."""
         return self.plan.config
-
-
-def count_parameters(config: TrainConfig) -> int:
-    """Number of the network's parameters, without building it.
-
-    Raises:
-        ConfigError: config.model.name is unknown.
-    """
-    try:
-        with torch.device("meta"):
-            model = build_model(config.model.name, config.dataset.classes)
-    except ValueError as error:
-        raise ConfigError("model.name", config.model.name, str(error)) from error
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
-def fresh_model(config: TrainConfig, device: torch.device) -> nn.Module:
-    """The network before epoch 1: the same weights on every device, for one seed."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(stream_seed(config.seed, 0, "weights"))
-        model: nn.Module = build_model(config.model.name, config.dataset.classes)
-    layout = torch.channels_last if config.channels_last else torch.contiguous_format
-    return model.to(device).to(memory_format=layout)
 
 
 def fresh_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.SGD:
@@ -162,9 +139,12 @@ def run(
 def _start(plan: Plan, data: DeviceData, fingerprint: str, provenance: dict[str, Any]) -> Walk:
     """A walk at the furthest of its stored states, or before its first epoch."""
     config = plan.config
-    model = fresh_model(config, data.train_images.device)
+    model = fresh_model(config, data.device)
+    initial = weights_sha256(model.state_dict())
+    provenance = {**provenance, "initial_weights_sha256": initial}
     state = State(model, fresh_optimizer(config, model))
-    walk = Walk(plan, data, state_keys(plan, fingerprint), state, provenance, end=config.epochs)
+    keys = state_keys(plan, fingerprint, initial)
+    walk = Walk(plan, data, keys, state, provenance, end=config.epochs)
     for folder in (records.run_folder(config), records.checkpoint_folder(config)):
         remove_leftovers(folder)
     if not config.force:
@@ -181,7 +161,8 @@ def make_trainer(config: TrainConfig, state: State, data: DeviceData) -> engine.
     # Of two sizes of batches, the smaller last one has a graph of its own.
     model = torch.compile(state.model, dynamic=False) if config.compile else state.model
     assert isinstance(model, nn.Module)
-    graphs = config.cuda_graphs and config.device is Device.cuda
+    # A graph cannot fetch images from the host.
+    graphs = config.cuda_graphs and config.device is Device.cuda and not data.on_host
     return engine.Trainer(
         model,
         state.optimizer,

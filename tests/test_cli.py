@@ -40,7 +40,7 @@ def test_help_fits_a_screen_and_names_the_options(swa_train: SwaTrain) -> None:
 
 
 BAD = {
-    "model=resnet": "model=resnet: no such option; choose one of preresnet110, preresnet164",
+    "model=resnet": "model=resnet: no such option; choose one of own, preresnet110",
     "budget=-1": "budget=-1.0: must be a positive number",
     "budget=nan": "budget=nan: must be a positive number",
     "budget=0.001": "budget=0.001: less than one epoch",
@@ -67,6 +67,15 @@ BAD = {
     "model.learning_rate=0": "model.learning_rate=0.0: must be a positive number",
     "dataset.recipe=cifar11": "Interpolation key 'model.swa_learning_rate.cifar11' not found",
     "method=sgd schedule=cyclic": "schedule=swa_bench.schedules.cyclic: cannot be used: first_copy",
+    "dataset.image_size=33": "dataset.resize=32: must be at least dataset.image_size=33",
+    "dataset=cifar10_mini dataset.resize=40": "dataset.resize=40: the images of cifar10_mini are",
+    "dataset.name=a/b": "dataset.name=a/b: names a folder",
+    "init=pretained": "init=pretained: choose random, pretrained or the path of a .safetensors",
+    "init=w.safetensors": "init=w.safetensors: no such file",
+    "init=pretrained": "unexpected keyword argument 'pretrained'",
+    "model=own": "model._target_=???: has no default: give it a value",
+    "model._target_=nowhere.Net": "model._target_=nowhere.Net: cannot be built with num_classes=10",
+    "dataset=image_folder": "dataset.root=data/images: needs train/CLASS/*.jpg and val/CLASS/*.jpg",
     "budget=1000": "budget=1000.0: 10,000 epochs or more",
     "dataset=cifar10_mini dataset.classes=3": "dataset.classes=3: cifar10_mini has 10",
     "device=tpu": "expected one of [auto, cpu, cuda]",

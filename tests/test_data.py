@@ -35,7 +35,7 @@ def test_every_crop_and_flip_is_torchvisions(
     choices = list(itertools.product(range(9), range(9), (False, True)))
     rows, columns, flips = (torch.tensor(column) for column in zip(*choices, strict=True))
     index = torch.full((len(choices),), 7)
-    ours = crop(data.train_images, index, rows, columns, flips).permute(0, 3, 1, 2)
+    ours = crop(data.train_images, index, rows, columns, flips, 32).permute(0, 3, 1, 2)
     for position, (row, column, flip) in enumerate(choices):
         expected = T.crop(padded, row, column, 32, 32)
         assert torch.equal(ours[position], T.hflip(expected) if flip else expected)
@@ -115,3 +115,22 @@ def test_test_images_stay_as_they_are(arrays: sources.Arrays) -> None:
     pixels = arrays.test_images[123].astype(np.float64) / 255
     expected = (pixels - (0.4914, 0.4822, 0.4465)) / (0.2023, 0.1994, 0.2010)
     np.testing.assert_allclose(images[123].permute(1, 2, 0).numpy(), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["zeros", "reflect"])
+def test_images_on_the_host_make_the_same_batches(arrays: sources.Arrays, mode: str) -> None:
+    options = ["dataset.image_size=30", f"dataset.augmentation.padding_mode={mode}"]
+    on_device, on_host = (
+        device_data(arrays, *options, f"dataset.memory={memory}") for memory in ("device", "host")
+    )
+    assert on_host.train_images.shape == (2000, 32, 32, 3)  # as they are, not padded
+    draws = on_device.draw(0, 3, "train")
+    assert draws.row.max() == 32 + 2 * 4 - 30
+    assert all(torch.equal(*pair) for pair in zip(draws, on_host.draw(0, 3, "train"), strict=True))
+    for one, other in (
+        (on_device.train_batches(draws, 300), on_host.train_batches(draws, 300)),
+        (on_device.test_batches(300), on_host.test_batches(300)),
+    ):
+        for ours, theirs in zip(one, other, strict=True):
+            assert torch.equal(ours[0], theirs[0]) and torch.equal(ours[1], theirs[1])
+            assert ours[0].shape[1:] == (3, 30, 30)

@@ -15,7 +15,8 @@ from swa_bench.checkpoints import State
 from swa_bench.data import to_device
 from swa_bench.methods import load_average, update_average
 from swa_bench.models import build_model
-from swa_bench.walk import fresh_model, fresh_optimizer
+from swa_bench.network import fresh_model
+from swa_bench.walk import fresh_optimizer
 
 PLAIN = torch.autocast("cpu", enabled=False)
 PINNED_LOSSES = [2.356574, 2.321708, 2.330406]

@@ -11,7 +11,8 @@ from swa_bench import config as configs
 from swa_bench import device, engine, estimate, sources
 from swa_bench.config import TrainConfig
 from swa_bench.data import to_device
-from swa_bench.walk import fresh_model, fresh_optimizer
+from swa_bench.network import fresh_model
+from swa_bench.walk import fresh_optimizer
 
 pytestmark = [
     pytest.mark.gpu,
@@ -50,6 +51,7 @@ def test_graphs_seeds_together_and_resume_change_no_bit(
         "again": ["cuda_graphs=false"],
         "graphs": [],
         "together": ["seeds_together=3"],
+        "host": ["dataset.memory=host"],
     }.items():
         outcome = swa_train(*arguments, f"results_dir={folder}", *options)
         assert outcome.code == 0, outcome.err

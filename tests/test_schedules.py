@@ -4,8 +4,9 @@ import math
 from fractions import Fraction
 
 import pytest
-from conftest import plan_of
+from conftest import compose, plan_of
 
+from swa_bench import train
 from swa_bench.schedules import authors, cyclic
 
 # From the paper and the authors' README: lr, SGD / SWA epochs, swa_start, swa_lr per data set.
@@ -142,3 +143,10 @@ def test_fractions_of_an_epoch_are_dropped() -> None:
 def test_two_budgets_that_end_with_one_epoch_are_two_cells() -> None:
     plan = plan_of("model.budget_epochs=2", "model.swa_start=1", "budget=1.5")
     assert [(cell.budget, cell.epochs) for cell in plan.cells] == [(1, 2), (1.25, 2), (1.5, 3)]
+
+
+def test_another_method_brings_its_own_schedule_also_where_rates_were_changed() -> None:
+    cyclic = train.with_method(compose("method=swa_cyclic", "schedule.cycle_first=0.04"), "sgd")
+    assert cyclic.schedule._target_ == "swa_bench.schedules.authors"
+    chosen = train.with_method(compose("method=swa", "schedule=constant"), "sgd")
+    assert chosen.schedule._target_ == "swa_bench.schedules.constant"

@@ -25,6 +25,7 @@ from swa_bench.config import TrainConfig
 from swa_bench.data import to_device
 from swa_bench.errors import SwaBenchError
 from swa_bench.models import build_model
+from swa_bench.network import fresh_model
 from swa_bench.plan import state_keys
 
 SWA = [*TINY, "budget=1.5"]
@@ -331,7 +332,7 @@ def test_a_disk_that_refuses_leaves_what_was(
 def test_every_seed_has_its_own_first_weights_whatever_the_method() -> None:
     def weights(*overrides: str) -> str:
         config: TrainConfig = plan_of(*TINY, *overrides).config
-        return walk.weights_sha256(walk.fresh_model(config, torch.device("cpu")).state_dict())
+        return walk.weights_sha256(fresh_model(config, torch.device("cpu")).state_dict())
 
     assert weights("seed=0") == weights("seed=0", "method=sgd", "channels_last=false")
     assert weights("seed=0") != weights("seed=1")
@@ -355,21 +356,25 @@ SHAPING = [
     "optimizer.batch_size=64",
     "dataset.augmentation.flip=false",
     "dataset.augmentation.padding_mode=reflect",
+    "dataset.image_size=28",
+    "model._target_=swa_bench.models.vgg.VGG",
 ]
 
 
 @pytest.mark.parametrize("option", SHAPING)
 def test_what_shapes_a_state_is_in_its_key(option: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device, "_cpu_has_bf16", lambda: True)
-    assert state_keys(plan_of(*TINY, option), "data")[0] != state_keys(plan_of(*TINY), "data")[0]
+    usual, changed = (plan_of(*TINY), plan_of(*TINY, option))
+    assert state_keys(usual, "data", "weights")[0] != state_keys(changed, "data", "weights")[0]
 
 
 def test_data_and_rates_are_in_the_keys_and_what_does_not_shape_is_not() -> None:
-    keys = state_keys(plan_of(*TINY), "data")
-    assert state_keys(plan_of(*TINY), "other data")[0] != keys[0]
+    keys = state_keys(plan_of(*TINY), "data", "weights")
+    assert state_keys(plan_of(*TINY), "other data", "weights")[0] != keys[0]
+    assert state_keys(plan_of(*TINY), "data", "other weights")[0] != keys[0]
     other = ["evaluation.every=3", "results_dir=x", "checkpoints.every_s=9", "budget=1.5"]
-    assert state_keys(plan_of(*TINY, *other), "data")[:5] == keys
-    late = state_keys(plan_of(*TINY, "method.final_ratio=0.5"), "data")
+    assert state_keys(plan_of(*TINY, *other), "data", "weights")[:5] == keys
+    late = state_keys(plan_of(*TINY, "method.final_ratio=0.5"), "data", "weights")
     assert [a == b for a, b in zip(keys, late, strict=True)] == [True] * 3 + [False] * 2
 
 
@@ -410,8 +415,6 @@ def test_seeds_together_change_no_bit(tmp_path: Path, swa_train: SwaTrain) -> No
 def test_a_seed_that_fails_does_not_stop_the_others(
     tmp_path: Path, swa_train: SwaTrain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fresh_model = walk.fresh_model
-
     def broken_for_seed_0(config: TrainConfig, target: torch.device) -> torch.nn.Module:
         model = fresh_model(config, target)
         if config.seed == 0:
