@@ -6,7 +6,6 @@ The commands swa-export, which writes it, and swa-evaluate, which tests it.
 import argparse
 import json
 import logging
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from torch import nn
 
 from . import config as configs
 from . import device, engine, metrics, sources
+from .commands import errors_in_one_line
 from .config import Device
 from .data import to_device
 from .errors import SwaBenchError
@@ -97,10 +97,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--epoch", type=int, help="the weights after this epoch, not the final ones"
     )
     options = _parse(parser, arguments)
-    try:
+    with errors_in_one_line("swa-export"):
         record = export(options.record, options.out, options.device, options.epoch)
-    except SwaBenchError as error:
-        sys.exit(f"swa-export: {error}")
     size = options.out.stat().st_size / 1e6
     what = f"{record['model']} {record['method']} on {record['dataset']}, seed {record['seed']}"
     print(f"{options.out}: {what}, {size:.1f} MB")
@@ -113,11 +111,9 @@ def main_evaluate(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("file", type=Path, metavar="FILE.safetensors")
     options = _parse(parser, arguments)
-    try:
+    with errors_in_one_line("swa-evaluate"):
         score, ece_pct = evaluate(options.file, options.device)
         record = read_record(options.file)
-    except SwaBenchError as error:
-        sys.exit(f"swa-evaluate: {error}")
     print(f"test error {score.error_pct:.2f} %, loss {score.loss:.4f}, ECE {ece_pct:.2f} %")
     if record["weights_after_epoch"] is None:
         result = record["result"]

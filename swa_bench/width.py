@@ -7,7 +7,6 @@ import argparse
 import json
 import logging
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 
 from . import config as configs
 from . import records
+from .commands import errors_in_one_line
 from .config import Combine, Device
 from .errors import SwaBenchError
 from .files import check_writable, write_atomically
@@ -67,14 +67,14 @@ def choose(options: argparse.Namespace) -> tuple[list[Chosen], list[Chosen]]:
 def _only(found: list[Record], method: str, options: argparse.Namespace) -> Path:
     """The record of the longest cell of a method; of one identity, or the user must say which."""
     of_method = [record for record in found if record["method"] == method]
+    if method == "sgd":  # the baseline of the paper has one budget
+        of_method = [record for record in of_method if record["budget"] == 1]
     if len({record["identity"] for record in of_method}) != 1:
         what = "several recipes" if of_method else "no record"
         raise SwaBenchError(
             f"{options.folder}: {what} of {method}, seed {options.seed}: name one cell-*.json with "
             f"--{method}, or the folder of a data set and model, such as results/runs/cifar10/vgg16"
         )
-    if method == "sgd":  # the baseline of the paper has one budget
-        of_method = [r for r in of_method if r["budget"] == 1] or of_method
     path: Path = max(of_method, key=lambda record: float(record["budget"]))["path"]
     return path
 
@@ -187,19 +187,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     configs.register()
     from .width_figures import write_figures
 
-    try:
+    with errors_in_one_line("swa-width"):
         if options.redraw:
             found, folder = read(options.redraw), options.redraw.parent
         else:
             check_writable("--out", options.out)
             found = measure(options)
             name = f"{found['dataset']}-{found['model']}-seed{options.seed}"
-            folder = options.out / name.replace("/", "_")
+            folder = options.out / name
             text = json.dumps(found, allow_nan=False) + "\n"
             write_atomically(folder / "width.json", text.encode())
         paths = write_figures(found, folder)
-    except SwaBenchError as error:
-        sys.exit(f"swa-width: {error}")
     for line in told(found):
         print(line)
     for path in [folder / "width.json", *paths]:
