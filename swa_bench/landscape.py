@@ -67,6 +67,7 @@ class Probe:
             parameter.copy_(part.view(parameter.shape))
         self.model.eval()
         for layer in self.batch_norms:
+            layer.reset_running_stats()  # or one infinite value would stay
             layer.train()
         train = self._score(self.train)
         self.model.eval()

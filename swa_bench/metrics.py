@@ -15,7 +15,7 @@ def calibration_error_pct(predictions: Tensor, labels: Tensor) -> float:
     # Takes seconds to import: only when a cell is recorded.
     from torchmetrics.functional.classification import multiclass_calibration_error
 
-    probabilities = predictions.double().exp()
-    classes = predictions.shape[1]
-    found = multiclass_calibration_error(probabilities, labels, classes, ECE_BINS, norm="l1")
+    # On the CPU, where its sums have one order.
+    probabilities, classes = predictions.cpu().double().exp(), predictions.shape[1]
+    found = multiclass_calibration_error(probabilities, labels.cpu(), classes, ECE_BINS, norm="l1")
     return 100.0 * float(found)

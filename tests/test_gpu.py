@@ -8,8 +8,8 @@ from conftest import TINY, SwaTrain, compose
 from test_walk import DROPOUT, cells
 
 from swa_bench import config as configs
-from swa_bench import device, engine, estimate, sources
-from swa_bench.config import TrainConfig
+from swa_bench import device, engine, estimate, export, sources, width
+from swa_bench.config import Device, TrainConfig
 from swa_bench.data import to_device
 from swa_bench.network import fresh_model
 from swa_bench.walk import fresh_optimizer
@@ -106,3 +106,20 @@ def test_gpu_and_cpu_take_the_same_first_step() -> None:
         steps = [engine.sgd_step(model, optimizer, *batch, context) for batch in batches]
         losses[name] = sum(loss.item() for loss, _ in steps)
     assert losses["cuda"] == pytest.approx(losses["cpu"], rel=1e-4)
+
+
+def test_ensembles_export_and_width_on_a_gpu(tmp_path: Path, swa_train: SwaTrain) -> None:
+    """The error of the record from an exported file, also on the CPU up to rounding."""
+    options = [*TINY, "device=cuda", "then=[sgd,snapshot]", "method.cycle_epochs=1"]
+    assert swa_train(*options).code == 0
+    found = cells(tmp_path / "results")
+    (path,) = tmp_path.rglob("swa-seed0-*/cell-1.json")
+    export.export(path, tmp_path / "net.safetensors", Device.cuda)
+    score, _ = export.evaluate(tmp_path / "net.safetensors", Device.cuda)
+    result = next(r["result"] for name, r in found.items() if name.startswith("swa"))
+    assert score.loss == pytest.approx(result["test_loss"], rel=1e-5)
+    on_cpu, _ = export.evaluate(tmp_path / "net.safetensors", Device.cpu)
+    assert on_cpu.loss == pytest.approx(score.loss, rel=1e-3)
+    folder = tmp_path / "results/runs/cifar10_mini/preresnet20"
+    width.main([str(folder), "--device", "cuda", "--parts", "rays", "--steps", "2"])
+    assert len(list(tmp_path.rglob("rays.png"))) == 1
