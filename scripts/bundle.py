@@ -29,6 +29,9 @@ from swa_bench.errors import SwaBenchError
 
 ROOT = Path(__file__).resolve().parent.parent
 STOCK = ("torch", "torchvision", "numpy")
+# These ask for torch, which pip would fetch with all of CUDA: so alone, and by name what else they
+# need.
+TORCH_USERS = {"torchmetrics": ("lightning-utilities", "packaging")}
 # A new virtual environment of Python 3.11 holds an old setuptools, which hides the node's own. Some
 # versions of torch ask for a newer one (2.15), some for one below 82 (2.11).
 HIDDEN = ("setuptools>=77.0.3,<82",)
@@ -50,10 +53,13 @@ ARCHIVES = (
 NPM_CACHE = "cifar10-npm.npz"
 
 
-def requirements() -> list[str]:
-    """The project's dependencies without those that the node has."""
+def requirements() -> tuple[list[str], list[str]]:
+    """The project's dependencies without those that the node has, and those to download alone."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    return [line for line in project["dependencies"] if _distribution(line) not in STOCK]
+    wanted = [line for line in project["dependencies"] if _distribution(line) not in STOCK]
+    alone = [line for line in wanted if _distribution(line) in TORCH_USERS]
+    needs = [need for line in alone for need in TORCH_USERS[_distribution(line)]]
+    return [line for line in wanted if line not in alone] + needs, alone
 
 
 def _distribution(name: str) -> str:
@@ -80,7 +86,7 @@ def make_wheels(folder: Path, python_version: str, machine: str) -> None:
     constraints.write_text("\n".join([*pins, f"numpy=={OLDEST_NUMPY[python_version]}"]))
     minors = range(GLIBC_MINOR, 16, -1)  # down to 2.17, which is manylinux2014
     platforms = [f"--platform=manylinux_2_{minor}_{machine}" for minor in minors]
-    _pip(
+    download = [
         "download",
         "--only-binary=:all:",
         f"--python-version={python_version}",
@@ -89,9 +95,10 @@ def make_wheels(folder: Path, python_version: str, machine: str) -> None:
         f"--find-links={folder}",
         f"--constraint={constraints}",
         f"--dest={folder}",
-        *HIDDEN,
-        *requirements(),
-    )
+    ]
+    wanted, alone = requirements()
+    _pip(*download, *HIDDEN, *wanted)
+    _pip(*download, "--no-deps", *alone)
     constraints.unlink()
     for wheel in folder.iterdir():
         if _distribution(wheel.name) in STOCK:
