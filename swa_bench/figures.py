@@ -24,7 +24,7 @@ from . import rows
 from .commands import errors_in_one_line, find_records, records_options
 from .copies import KINDS, copies_frame
 from .files import write_atomically
-from .names import LABELS, PAPER_DATASETS, column_label, in_order
+from .names import DEMONSTRATIONS, LABELS, column_label, in_order
 from .records import Record
 from .summary import cells_frame, is_ensemble, summarise
 
@@ -213,7 +213,7 @@ def _legend_below(figure: Figure, axes: Axes) -> None:
 def caption(records: list[Record], what: str, width: int = 100) -> str:
     """What a figure of one row must state to be read alone, in lines of `width` characters."""
     lines = [f"{rows.title(records)}: {what}"]
-    if records[0]["dataset"] not in PAPER_DATASETS:
+    if records[0]["dataset"] in DEMONSTRATIONS:
         lines.append("A demonstration: NOT comparable with the paper")
     lines += [rows.recipe(records), rows.devices(records)]
     wrapped = (textwrap.wrap(printable(line, 4 * width), width) for line in lines)

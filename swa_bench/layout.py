@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import pandas as pd
 from tabulate import tabulate
 
-from .names import LABELS, PAPER_DATASETS, PAPER_MODELS, in_order
+from .names import DEMONSTRATIONS, LABELS, PAPER_MODELS, in_order
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def _letter(index: int) -> str:
 def titled(dataset: str, what: str) -> str:
     """A table's title, such as CIFAR-10: test error."""
     title = f"{LABELS.get(dataset, dataset)}{what}"
-    if dataset not in PAPER_DATASETS:
+    if dataset in DEMONSTRATIONS:
         title += " (a demonstration: NOT comparable with the paper)"
     return title
 

@@ -7,6 +7,7 @@ Column = tuple[str, float]  # a method and a budget
 PAPER_COLUMNS: tuple[Column, ...] = (("sgd", 1.0), ("swa", 1.0), ("swa", 1.25), ("swa", 1.5))
 PAPER_MODELS = ("vgg16", "preresnet110", "preresnet164", "wrn28_10")
 PAPER_DATASETS = ("cifar10", "cifar100")
+DEMONSTRATIONS = ("cifar10_mini",)  # data sets of no use but to show how the project works
 ENSEMBLES = ("independent", "snapshot", "fge")  # k budgets of them are k runs of one budget each
 LABELS = {
     "vgg16": "VGG16",
@@ -17,6 +18,8 @@ LABELS = {
     "preresnet110": "PreResNet110",
     "preresnet164": "PreResNet164",
     "wrn28_10": "WRN-28-10",
+    "wrn28_10_standard": "WRN-28-10, standard",
+    "torchvision_resnet50": "ResNet-50",
     "sgd": "SGD",
     "swa": "SWA",
     "swa_cyclic": "SWA cyclic",

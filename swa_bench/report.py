@@ -27,7 +27,7 @@ from .cost import Cost, Seen, add, cost
 from .files import write_atomically
 from .gains import gain_text, gains
 from .layout import Table
-from .names import LABELS, PAPER_COLUMNS, PAPER_DATASETS, PAPER_MODELS, column_label
+from .names import DEMONSTRATIONS, LABELS, PAPER_COLUMNS, PAPER_DATASETS, PAPER_MODELS, column_label
 from .points import draw_gains, draw_test_errors, gain_label
 from .records import Record, value
 from .summary import cells_frame, summarise
@@ -173,6 +173,7 @@ def _section(records: list[Record], folder: Path, taken: list[str]) -> dict[str,
     return {
         "title": rows.title(records),
         "comparable": comparable,
+        "demonstration": records[0]["dataset"] in DEMONSTRATIONS,
         "recipe": rows.recipe(records),
         "devices": rows.devices(records),
         "seeds": ", ".join(str(seed) for seed in sorted(set(frame["seed"]), key=str)),

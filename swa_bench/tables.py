@@ -16,6 +16,7 @@ from .copies import copies_table
 from .files import write_atomically
 from .layout import Table, labelled_rows, signed, titled
 from .names import (
+    DEMONSTRATIONS,
     ENSEMBLES,
     LABELS,
     PAPER_COLUMNS,
@@ -166,7 +167,8 @@ def _table(
         for line in _model_rows(dataset, model, label, cells, columns, figures)
     ]
     if dataset not in PAPER_DATASETS:
-        notes = [*(note for note in notes if note == "ensembles"), "demonstration"]
+        notes = [note for note in notes if note == "ensembles"]
+        notes += ["demonstration"] * (dataset in DEMONSTRATIONS)
     said = [*letters, *(NOTES[note] for note in notes)]
     if dataset in PAPER_DATASETS and part.empty:
         said.append("No runs yet.")

@@ -88,6 +88,7 @@ def test_the_pages_images(swa_train: SwaTrain, mynet: Path) -> None:
     outcome = swa_train(*command)
     assert outcome.code == 0, outcome.err
     assert "flowers: test error" in outcome.out and "mynet" in outcome.out
+    assert "demonstration" not in outcome.out
     records = find_records(mynet)
     assert set(records) == {"swa 1", "sgd 1"}
     for record in records.values():
