@@ -119,56 +119,59 @@ def plane_axes(points: list[Tensor]) -> tuple[Tensor, Tensor, np.ndarray]:
 def rays(
     probe: Probe, center: Tensor, distances: np.ndarray, count: int, seed: int, what: str
 ) -> dict[str, list[Any]]:
-    """MEASURES at each distance along each of `count` random rays, as lists (count, distances)."""
+    """MEASURES at each distance along each of `count` random rays, as lists (count, distances).
+
+    Args:
+        distances: the first is 0, where all rays are one point, which is measured once.
+    """
 
     def points() -> Iterator[Tensor]:
         for index in range(count):
             drawn = direction(len(center), seed, index).to(center.device)
-            for distance in distances:
+            for distance in distances[1:]:
                 yield center + float(distance) * drawn
 
-    return _measured(probe, points(), (count, len(distances)), what)
+    start = probe.at(center)[None, None].expand(count, 1, -1)
+    along = _measured(probe, points(), (count, len(distances) - 1), what)
+    return _named(torch.cat([start, along], dim=1))
 
 
 def line(probe: Probe, first: Tensor, last: Tensor, ts: np.ndarray) -> dict[str, Any]:
     """MEASURES at first + t (last - first) for each t, and the distance between the two."""
-    points = (first + float(t) * (last - first) for t in ts)
+    points = (torch.lerp(first, last, float(t)) for t in ts)  # exact at both ends
     distance = (last - first).double().norm().item()
-    return {"t": ts.tolist(), "distance": distance} | _measured(probe, points, (len(ts),), "line")
+    measured = _measured(probe, points, (len(ts),), "line")
+    return {"t": ts.tolist(), "distance": distance} | _named(measured)
 
 
 def plane(probe: Probe, points: list[Tensor], margin: float, count: int) -> dict[str, Any]:
     """MEASURES on a grid of the plane through three points, as lists (y, x), and their places.
 
     Args:
-        margin: around the points, in parts of their extent.
+        margin: around the points, in parts of their larger extent.
         count: points of the grid on each side.
 
     Raises:
         ValueError: the points lie on a line.
     """
     x_axis, y_axis, places = plane_axes(points)
-    xs, ys = (_coordinates(places[:, i], margin, count) for i in (0, 1))
+    low, high = places.min(0), places.max(0)
+    around = margin * (high - low).max()
+    xs, ys = (np.linspace(low[i] - around, high[i] + around, count) for i in (0, 1))
     grid = (points[0] + float(x) * x_axis + float(y) * y_axis for y in ys for x in xs)
     found = {"x": xs.tolist(), "y": ys.tolist(), "places": places.tolist()}
-    return found | _measured(probe, grid, (count, count), "plane")
+    return found | _named(_measured(probe, grid, (count, count), "plane"))
 
 
-def _coordinates(places: np.ndarray, margin: float, count: int) -> np.ndarray:
-    around = margin * (places.max() - places.min())
-    return np.linspace(places.min() - around, places.max() + around, count)
-
-
-def _measured(
-    probe: Probe, points: Iterable[Tensor], shape: tuple[int, ...], what: str
-) -> dict[str, list[Any]]:
-    """Results of points, in the order of the grid, as nested lists of that shape by measure.
-
-    What is not finite, as far away it may be, is None.
-    """
+def _measured(probe: Probe, points: Iterable[Tensor], shape: tuple[int, ...], what: str) -> Tensor:
+    """MEASURES (*shape, 5) of points, in the order of the grid, on the device."""
     shown = track(points, what, math.prod(shape), console=Console(stderr=True))
-    table = torch.stack([probe.at(point) for point in shown]).cpu().numpy()
+    return torch.stack([probe.at(point) for point in shown]).reshape(*shape, -1)
+
+
+def _named(measured: Tensor) -> dict[str, list[Any]]:
+    """{measure: nested lists}, for a record: what is not finite, as far away it may be, is None."""
+    table = measured.cpu().numpy()
     objects = table.astype(object)
     objects[~np.isfinite(table)] = None
-    grid = objects.reshape(*shape, len(MEASURES))
-    return {name: grid[..., place].tolist() for place, name in enumerate(MEASURES)}
+    return {name: objects[..., place].tolist() for place, name in enumerate(MEASURES)}

@@ -40,7 +40,7 @@ class Chosen:
 
 
 def choose(options: argparse.Namespace) -> tuple[list[Chosen], list[Chosen]]:
-    """The networks of SGD and SWA, and the three of the plane (none if there is no third).
+    """The networks of SGD and SWA, and the three of the plane.
 
     Raises:
         SwaBenchError: the folder has no such runs.
@@ -52,16 +52,17 @@ def choose(options: argparse.Namespace) -> tuple[list[Chosen], list[Chosen]]:
     pair = [Chosen("SGD", sgd), Chosen("SWA", swa)]
     if options.members:
         return pair, _members(options.members)
-    third = options.third
-    if third is None:
-        others = [r for r in found if r["method"] == "sgd" and r["seed"] != options.seed]
-        same = [r for r in others if r["identity"] == sgd.parent.name.rsplit("-", 1)[1]]
-        third = same[0]["path"] if same else None
-    if third is None:
-        return pair, []
-    record = records.read_cell(third)
-    seed = "?" if record is None else record["seed"]
-    return pair, [*pair, Chosen(f"third: seed {seed}", third)]
+    if options.third:
+        return pair, [*pair, Chosen("third", options.third)]
+    epochs = _record(swa, "--swa")["epochs"]
+    return pair, [*pair, Chosen("last of the SWA run", swa, epochs)]
+
+
+def _record(path: Path, option: str) -> Record:
+    record = records.read_cell(path)
+    if record is None:
+        raise SwaBenchError(f"{option} {path}: no sound record is there; name a cell-*.json")
+    return record
 
 
 def _only(found: list[Record], method: str, options: argparse.Namespace) -> Path:
@@ -83,9 +84,7 @@ def _members(path: Path) -> list[Chosen]:
     """The first, the middle and the last copy of a collecting run."""
     from .plan import collects
 
-    record = records.read_cell(path)
-    if record is None:
-        raise SwaBenchError(f"--members {path}: no sound record is there; name a cell-*.json")
+    record = _record(path, "--members")
     config = configs.from_plain(record["config"])
     epochs = [e + 1 for e in range(config.epochs) if collects(config.method, e)]
     if config.method.combine is Combine.none or len(epochs) < 3:
@@ -124,7 +123,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         found["rays"] = rays | {"reach": reach(rays, options.level)}
     if "line" in options.parts:
         found["line"] = landscape.line(probe, sgd, swa, np.linspace(-1, 2, options.line_points))
-    if "plane" in options.parts and three:
+    if "plane" in options.parts:
         try:
             points = [weights[one] for one in three]
             found["plane"] = landscape.plane(probe, points, options.margin, options.grid)
@@ -215,7 +214,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--seed", type=int, default=0, help="of the SGD and the SWA run")
     add("--sgd", type=Path, metavar="CELL.json", help="instead of the folder's own")
     add("--swa", type=Path, metavar="CELL.json", help="instead of the folder's longest one")
-    add("--third", type=Path, metavar="CELL.json", help="of the plane; else SGD of another seed")
+    add(
+        "--third",
+        type=Path,
+        metavar="CELL.json",
+        help="of the plane; else SWA's last weights",
+    )
     add("--members", type=Path, metavar="CELL.json", help="the plane through three copies of a run")
     add("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     add("--directions", type=_count, default=10, help="of the rays")
@@ -224,7 +228,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--steps", type=_count, default=20, help="of a ray")
     add("--line-points", type=_count, default=31, help="from -1 to 2")
     add("--grid", type=_count, default=21, help="points of the plane on each side")
-    add("--margin", type=float, default=0.4, help="of the plane, in extents of the three points")
+    add("--margin", type=float, default=0.4, help="of the plane, in extents of its points")
     add("--images", type=_count, default=10000, help="training images of the pass at each point")
     add("--level", type=float, metavar="PCT", help="test error; else 10 points above SGD's own")
     add("--device", type=Device, default=Device.auto, metavar="auto|cpu|cuda")
