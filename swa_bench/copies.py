@@ -32,6 +32,8 @@ def copies_frame(records: list[Record]) -> pd.DataFrame:
     frames = [pd.DataFrame(columns=[*CURVE, "seed", *KINDS])]
     for walk in filter(has_epochs, longest_cells(records)):
         epochs = read_epochs(walk["path"].parent / "epochs.csv")
+        if epochs["n_averaged"].max() < 2:  # one copy is no average
+            continue
         tested = epochs[epochs["n_averaged"] > 0].groupby("n_averaged")[list(KINDS)].first()
         named: dict[str, Any] = {name: walk[name] for name in ("dataset", "model", "method")}
         named |= {"identity": walk["identity"], "seed": walk["seed"]}

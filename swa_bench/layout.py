@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import pandas as pd
 from tabulate import tabulate
 
-from .names import DEMONSTRATIONS, LABELS, PAPER_MODELS, in_order
+from .names import DEMONSTRATIONS, LABELS, PAPER_MODELS, by_options, in_order
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def labelled_rows(
     rows = []
     for model in models or in_order(part["model"], PAPER_MODELS):
         of_model = part[part["model"] == model]
-        for variant in sorted(of_model["variant"].unique()) or [""]:
+        for variant in sorted(of_model["variant"].unique(), key=by_options) or [""]:
             label = LABELS.get(model, model)
             if variant:
                 label += f" [{letters.setdefault(variant, _letter(len(letters)))}]"

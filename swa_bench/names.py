@@ -45,6 +45,11 @@ def in_order(found: Iterable[str], known: Sequence[str] = tuple(LABELS)) -> list
     return [name for name in known if name in names] + sorted(names - set(known))
 
 
+def by_options(variant: str) -> tuple[int, str]:
+    """Sorts variants: those that differ from the published recipe in fewer options come first."""
+    return variant.count("="), variant
+
+
 def columns_in_order(
     found: Iterable[Column], methods: Sequence[str] = tuple(LABELS)
 ) -> list[Column]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from .errors import SwaBenchError
-from .names import LABELS, PAPER_DATASETS, PAPER_MODELS, in_order
+from .names import LABELS, PAPER_DATASETS, PAPER_MODELS, by_options, in_order
 from .records import EPOCH_COLUMNS, Record
 from .summary import variant_text
 
@@ -22,8 +22,8 @@ def groups(records: list[Record]) -> list[list[Record]]:
     datasets = in_order((key[0] for key in found), PAPER_DATASETS)
     models = in_order((key[1] for key in found), PAPER_MODELS)
 
-    def place(key: tuple[str, str, str]) -> tuple[int, int, str]:
-        return datasets.index(key[0]), models.index(key[1]), key[2]
+    def place(key: tuple[str, str, str]) -> tuple[int, int, tuple[int, str]]:
+        return datasets.index(key[0]), models.index(key[1]), by_options(key[2])
 
     return [found[key] for key in sorted(found, key=place)]
 

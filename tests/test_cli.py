@@ -5,10 +5,13 @@ import io
 from pathlib import Path
 
 import pytest
-from conftest import TINY, SwaTrain
+import yaml
+from conftest import TINY, SwaTrain, plan_of
 
 from swa_bench import device
 from swa_bench.config import Device, Precision
+
+EXPERIMENTS = Path(__file__).parent.parent / "conf" / "experiment"
 
 
 def test_dry_run_is_a_csv_of_the_plan(swa_train: SwaTrain, tmp_path: Path) -> None:
@@ -145,3 +148,17 @@ def test_config_is_composed_from_any_directory(swa_train: SwaTrain) -> None:
     assert outcome.code == 0
     assert "name: wrn28_10" in outcome.out
     assert "classes: 100" in outcome.out
+
+
+@pytest.mark.parametrize(
+    "name", sorted({path.stem for path in EXPERIMENTS.glob("*.yaml")} - {"imagenet_finetune"})
+)
+def test_every_experiment_can_be_planned_also_on_the_small_set(name: str) -> None:
+    """Each method of its sweep, alone with the paper's settings and after quickstart's."""
+    content = yaml.safe_load((EXPERIMENTS / f"{name}.yaml").read_text())
+    methods = str(content["hydra"]["sweeper"]["params"].get("method", "swa")).split(",")
+    for method in methods:
+        for experiment in (f"+experiment={name}", f"+experiment=[quickstart,{name}]"):
+            plan = plan_of(experiment, f"method={method}", "precision=fp32")
+            assert plan.config.method.name == method
+            assert len(plan.rates(0)) == plan.steps_per_epoch

@@ -143,14 +143,15 @@ def test_copies_count_where_they_were_tested_first(tmp_path: Path) -> None:
 
 
 def test_epochs_of_before_ensembles_are_read(tmp_path: Path) -> None:
-    path = write_copies(tmp_path, [(1, 20.0, 24.0)], method="swa").parent / "epochs.csv"
+    copies = [(1, 20.0, 24.0), (2, 18.0, 18.0)]
+    path = write_copies(tmp_path, copies, method="swa").parent / "epochs.csv"
     old = [name for name in EPOCH_COLUMNS if not name.startswith("ensemble")]
     assert len(old) == 10
     pd.read_csv(path)[old].to_csv(path, index=False)
     epochs = rows.read_epochs(path)
     assert list(epochs) == EPOCH_COLUMNS
-    assert epochs["swa_test_error_pct"].item() == 20.0
-    assert math.isnan(epochs["ensemble_test_error_pct"].item())
+    assert list(epochs["swa_test_error_pct"]) == [20.0, 18.0]
+    assert epochs["ensemble_test_error_pct"].isna().all()
     assert [line[1] for line in made_tables(tmp_path)["cifar10_mini-copies"].rows] == [
         "SWA, average"
     ]

@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import TINY, SwaTrain
 
-from swa_bench import metrics, sources
+from swa_bench import figures, metrics, sources, tables
 from swa_bench.methods import ensemble_predictions, update_ensemble
 from swa_bench.models import build_model
 
@@ -92,6 +92,26 @@ def test_the_methods_of_one_path_share_it(swa_train: SwaTrain) -> None:
     assert "Going on after epoch 5" in average.err and " epoch 1/5" not in average.out
     averaged, _ = record("swa_fge")
     assert averaged["result"]["test_error_pct"] == last["swa_test_error_pct"]
+    tables.main(["--out", "tables"])
+    figures.main(["--out", "figures"])
+    kinds = ("", "-ensembles", "-calibration", "-copies")
+    assert all(Path(f"tables/cifar10_mini{kind}.md").exists() for kind in kinds)
+    row = next(
+        r for r in Path("tables/cifar10_mini-ensembles.md").read_text().splitlines() if "ours" in r
+    )
+    shown = [f"{record(m)[0]['result']['test_error_pct']:.2f}" for m in ("fge", "swa_fge", "sgd")]
+    assert [cell.split()[0] for cell in row.split("|")[3:-1] if "no runs" not in cell] == shown
+    assert len(list(Path("figures").glob("*-copies.png"))) == 1
+
+
+def test_recomputing_statistics_alone_leaves_the_weights(swa_train: SwaTrain) -> None:
+    outcome = swa_train(*SHORT, "method=sgd", "then=[sgd_bn]", "share_with=[sgd_bn]")
+    assert outcome.code == 0, outcome.err
+    assert "Going on after epoch 4" in outcome.err
+    (sgd, before), (recomputed, after) = record("sgd"), record("sgd_bn")
+    assert recomputed["result"]["last_weights"]["test_loss"] == sgd["result"]["test_loss"]
+    assert recomputed["result"]["n_averaged"] == 1
+    assert not np.allclose(before, after)
 
 
 def test_members_are_averaged_one_by_one(swa_train: SwaTrain) -> None:
