@@ -11,6 +11,11 @@ from rich.progress import Progress as Bar
 from .config import TrainConfig
 
 LINE_EVERY_S = 60
+TESTED = {
+    "test": "test_error_pct",
+    "average": "swa_test_error_pct",
+    "ensemble": "ensemble_test_error_pct",
+}
 
 
 class Progress:
@@ -75,7 +80,7 @@ class Progress:
         """Called with the row of a seed's epoch that has just ended."""
         last = f"lr {row['learning_rate']:.4g} loss {row['train_loss']:.3f}"
         last += f" train error {row['train_error_pct']:.2f} %"
-        for name, key in (("test", "test_error_pct"), ("SWA", "swa_test_error_pct")):
+        for name, key in TESTED.items():
             if row[key] is not None:
                 last += f" {name} {row[key]:.2f} %"
         self.last = f"{last} "
