@@ -93,7 +93,8 @@ def draw_plane(figure: Figure, found: Found) -> None:
         levels = np.unique(np.nanquantile(values, np.linspace(0, 1, CONTOURS)))
         drawn = axes.contourf(plane["x"], plane["y"], values, levels, cmap="viridis_r")
         axes.contour(plane["x"], plane["y"], values, levels, colors="white", linewidths=0.4)
-        figure.colorbar(drawn, ax=axes, label=label, format="%.3g", ticks=levels)
+        bar = figure.colorbar(drawn, ax=axes, label=label, location="bottom", ticks=levels[::2])
+        bar.ax.xaxis.set_major_formatter("{x:.3g}")
         for (x, y), name, (_, _, marker) in zip(
             plane["places"], plane["labels"], figures.STYLES, strict=False
         ):
@@ -101,7 +102,8 @@ def draw_plane(figure: Figure, found: Found) -> None:
             axes.annotate(
                 figures.printable(name),
                 (x, y),
-                xytext=(7, 7),
+                xytext=(7 if x < np.mean(plane["x"]) else -7, 7),
+                ha="left" if x < np.mean(plane["x"]) else "right",
                 textcoords="offset points",
                 fontsize="small",
                 bbox={
@@ -122,7 +124,7 @@ DRAWINGS: dict[str, tuple[Callable[[Figure, Found], None], float, str]] = {
         "random rays; mean over directions, band ± 1 sample standard deviation",
     ),
     "line": (draw_line, 3.6, "the line through the weights of SGD and SWA"),
-    "plane": (draw_plane, 4.2, "the plane through three networks"),
+    "plane": (draw_plane, 4.0, "the plane through three networks"),
 }
 
 

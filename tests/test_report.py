@@ -21,7 +21,7 @@ from swa_bench.gains import Gain, gains
 from swa_bench.records import read_cells, write_epochs
 from swa_bench.summary import cells_frame
 
-SHIPPED = Path(__file__).parent.parent / "results" / "shipped"
+SHIPPED = Path(__file__).parent.parent / "results" / "shipped" / "cpu-amd-epyc" / "quickstart"
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )

@@ -10,7 +10,8 @@ import pytest
 from swa_bench import figures, summary, tables
 from swa_bench.records import read_cells, write_epochs
 
-FIXTURES = Path(__file__).parent / "fixtures"
+ROOT = Path(__file__).parent.parent
+FIXTURES = ROOT / "tests" / "fixtures"
 
 
 def write_record(folder: Path, **changes: Any) -> Path:
@@ -187,6 +188,13 @@ def test_a_record_cannot_name_a_file_elsewhere(tmp_path: Path) -> None:
 
 
 def test_the_readmes_table_is_made_from_the_shipped_records(tmp_path: Path) -> None:
-    root = Path(__file__).parent.parent
-    tables.main(["--records", str(root / "results" / "shipped"), "--out", str(tmp_path)])
-    assert (tmp_path / "cifar10_mini.md").read_text() in (root / "README.md").read_text()
+    quickstart = ROOT / "results" / "shipped" / "cpu-amd-epyc" / "quickstart"
+    tables.main(["--records", str(quickstart), "--out", str(tmp_path)])
+    assert (tmp_path / "cifar10_mini.md").read_text() in (ROOT / "README.md").read_text()
+
+
+def test_the_tables_of_the_questions_are_made_from_the_shipped_records(tmp_path: Path) -> None:
+    tables.main(["--records", str(ROOT / "results" / "shipped"), "--out", str(tmp_path)])
+    page = (ROOT / "docs" / "questions.md").read_text()
+    made = list(tmp_path.glob("*.md"))
+    assert len(made) == 4 and all(path.read_text() in page for path in made)

@@ -36,7 +36,8 @@ def untimed(record: Path) -> dict[str, Any]:
     """A record without what two runs of one walk cannot share: the time they took."""
     content = json.loads(record.read_text())
     del content["timing"]
-    content["config"].pop("results_dir")
+    for name in ("results_dir", "share_with"):
+        content["config"].pop(name)
     return content
 
 
