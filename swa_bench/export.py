@@ -51,6 +51,8 @@ def read_record(path: Path) -> Record:
     Raises:
         SwaBenchError: there is no such file, or it was not written by swa-export.
     """
+    if not path.exists():
+        raise SwaBenchError(f"{path}: no such file")
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             record = json.loads((file.metadata() or {})[METADATA])

@@ -43,6 +43,8 @@ def restore(path: Path, target: Device = Device.auto, epoch: int | None = None) 
     Raises:
         SwaBenchError: there is no such record, data set or checkpoint, or no such device.
     """
+    if not path.exists():
+        raise SwaBenchError(f"{path}: no such file; name a cell-*.json")
     record = records.read_cell(path)
     if record is None:
         raise SwaBenchError(f"{path}: no sound record is there; name a cell-*.json")

@@ -23,9 +23,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from . import config as configs
 from . import image_folder, loggers, processes, records, sweep
-from .compose import branches, over_runs, variant, with_method
+from .compose import METHODS, branches, over_runs, variant, with_method
 from .config import TrainConfig
-from .errors import SwaBenchError, Terminated
+from .errors import ConfigError, SwaBenchError, Terminated
 from .files import check_writable
 from .plan import Plan, make_plan
 
@@ -45,8 +45,14 @@ def train(cfg: DictConfig) -> None:
     Raises:
         SwaBenchError: one of them failed; the others were done even so.
     """
-    failures = []
-    for one in [cfg, *(with_method(cfg, method) for method in cfg.then)]:
+    for option in ("then", "share_with"):
+        for method in cfg[option]:
+            if method not in METHODS:
+                raise ConfigError(option, method, f"choose of {', '.join(METHODS)}")
+    failures, runs = [], [cfg, *(with_method(cfg, method) for method in cfg.then)]
+    for one in runs:
+        configs.to_config(one)  # what cannot be done is told of before anything is trained
+    for one in runs:
         try:
             train_one(one)
         except SwaBenchError as error:
@@ -78,6 +84,8 @@ def train_runs(cfg: DictConfig, config: TrainConfig) -> None:
     runs = {run.config.seed: run for run in ensembles.runs(cfg, config)}
     if config.dry_run:
         train_one(runs[config.seed].cfg)
+        seeds = ", ".join(map(str, runs))
+        print(f"so for each of the seeds {seeds} that is missing", file=sys.stderr)
         return
     cells = ensembles.cells(cfg, config)
     # Its own seed first, so that jobs of several seeds do not wait for each other.

@@ -45,6 +45,8 @@ def choose(options: argparse.Namespace) -> tuple[list[Chosen], list[Chosen]]:
     Raises:
         SwaBenchError: the folder has no such runs.
     """
+    if not (options.sgd and options.swa) and not options.folder.is_dir():
+        raise SwaBenchError(f"{options.folder}: no such folder")
     found = records.read_cells([options.folder])
     own = [record for record in found if record["seed"] == options.seed]
     sgd = options.sgd or _only(own, "sgd", options)
@@ -171,6 +173,7 @@ def read(path: Path) -> dict[str, Any]:
     """
     try:
         found = json.loads(path.read_bytes())
+        found["networks"]
         if found["format"] != FORMAT:
             raise ValueError(f"its format is {found['format']}, not {FORMAT}")
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -187,15 +190,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from .width_figures import write_figures
 
     with errors_in_one_line("swa-width"):
-        if options.redraw:
-            found, folder = read(options.redraw), options.redraw.parent
-        else:
-            check_writable("--out", options.out)
-            found = measure(options)
-            name = f"{found['dataset']}-{found['model']}-seed{options.seed}"
-            folder = options.out / name
-            text = json.dumps(found, allow_nan=False) + "\n"
-            write_atomically(folder / "width.json", text.encode())
+        check_writable("--out", options.out)
+        found = read(options.redraw) if options.redraw else measure(options)
+        seed = found["networks"][0]["seed"]
+        folder = options.out / f"{found['dataset']}-{found['model']}-seed{seed}"
+        text = json.dumps(found, allow_nan=False) + "\n"
+        write_atomically(folder / "width.json", text.encode())
         paths = write_figures(found, folder)
     for line in told(found):
         print(line)
@@ -226,14 +226,14 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--direction-seed", type=int, default=0, help="from which they are drawn")
     add("--distance", type=_positive, default=100.0, help="of the farthest points of a ray")
     add("--steps", type=_count, default=20, help="of a ray")
-    add("--line-points", type=_count, default=31, help="from -1 to 2")
-    add("--grid", type=_count, default=21, help="points of the plane on each side")
+    add("--line-points", type=_at_least_2, default=31, help="from -1 to 2")
+    add("--grid", type=_at_least_2, default=21, help="points of the plane on each side")
     add("--margin", type=float, default=0.4, help="of the plane, in extents of its points")
     add("--images", type=_count, default=10000, help="training images of the pass at each point")
     add("--level", type=float, metavar="PCT", help="test error; else 10 points above SGD's own")
     add("--device", type=Device, default=Device.auto, metavar="auto|cpu|cuda")
     add("--out", type=Path, default=Path("results/width"), help="folder of the record and figures")
-    add("--redraw", type=Path, metavar="width.json", help="only draw the figures of a record again")
+    add("--redraw", type=Path, metavar="width.json", help="only draw a record's figures again")
     return parser.parse_args(arguments)
 
 
@@ -242,6 +242,12 @@ def _count(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
     return value
+
+
+def _at_least_2(text: str) -> int:
+    if _count(text) < 2:
+        raise argparse.ArgumentTypeError(f"{text} is not 2 or more")
+    return int(text)
 
 
 def _positive(text: str) -> float:

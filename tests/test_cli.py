@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from conftest import TINY, SwaTrain, plan_of
 
 from swa_bench import device
 from swa_bench.config import Device, Precision
+from swa_bench.network import count_parameters
 
 EXPERIMENTS = Path(__file__).parent.parent / "conf" / "experiment"
 
@@ -156,9 +158,32 @@ def test_config_is_composed_from_any_directory(swa_train: SwaTrain) -> None:
 def test_every_experiment_can_be_planned_also_on_the_small_set(name: str) -> None:
     """Each method of its sweep, alone with the paper's settings and after quickstart's."""
     content = yaml.safe_load((EXPERIMENTS / f"{name}.yaml").read_text())
-    methods = str(content["hydra"]["sweeper"]["params"].get("method", "swa")).split(",")
-    for method in methods:
+    sweep = content["hydra"]["sweeper"]["params"]
+    methods = str(sweep.get("method", "swa")).split(",")
+    models = [f"model={model}" for model in str(sweep.get("model", "preresnet20")).split(",")]
+    for method, model in itertools.product(methods, models):
         for experiment in (f"+experiment={name}", f"+experiment=[quickstart,{name}]"):
-            plan = plan_of(experiment, f"method={method}", "precision=fp32")
+            plan = plan_of(experiment, f"method={method}", model, "precision=fp32")
             assert plan.config.method.name == method
             assert len(plan.rates(0)) == plan.steps_per_epoch
+
+
+MODELS = {path.stem for path in (EXPERIMENTS.parent / "model").glob("*.yaml")} - {"own"}
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_every_model_file_names_its_network(name: str) -> None:
+    assert count_parameters(plan_of(f"model={name}").config) > 0
+
+
+def test_what_is_to_follow_is_checked_before_anything_is_trained(
+    swa_train: SwaTrain, tmp_path: Path
+) -> None:
+    for options, expected in {
+        "then=[sgd,fge]": "budget=1.5: fge counts whole runs",
+        "then=[foo]": "then=foo: choose of sgd, sgd_bn, swa",
+        "share_with=[foo]": "share_with=foo: choose of sgd, sgd_bn, swa",
+    }.items():
+        outcome = swa_train(*TINY, "budget=1.5", options)
+        assert outcome.code == 2 and f"swa-train: {expected}" in outcome.err
+        assert not (tmp_path / "results").exists()

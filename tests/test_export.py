@@ -64,7 +64,7 @@ def test_what_cannot_be_exported_says_why(swa_train: SwaTrain, tmp_path: Path) -
         SystemExit, match=r"swa-export: .*epoch 1 .*checkpoints.keep=cells or copies"
     ):
         export.main([str(path), "net.safetensors", "--epoch", "1"])
-    with pytest.raises(SystemExit, match=r"swa-export: nowhere.json: no sound record is there"):
+    with pytest.raises(SystemExit, match=r"swa-export: nowhere.json: no such file"):
         export.main(["nowhere.json", "net.safetensors"])
     record = json.loads(path.read_text())
     ensemble = {"combine": "predictions", "first_copy": 4, "cycle_epochs": 1}

@@ -60,6 +60,9 @@ def test_rays_line_and_plane_of_trained_networks(
     pictures[0].unlink()
     width.main(["--redraw", str(folder / "width.json")])
     assert pictures[0].exists()
+    (cell,) = FOLDER.glob("sgd-seed0-*/cell-1.json")
+    with pytest.raises(SystemExit, match=r"cell-1.json is no record of swa-width"):
+        width.main(["--redraw", str(cell)])
 
 
 def test_a_point_has_the_statistics_and_the_loss_of_the_fixed_pass(trained: Path) -> None:
@@ -166,7 +169,8 @@ def test_rays_are_drawn_with_the_papers_loss() -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["nowhere"], "nowhere: no record of sgd, seed 0: name one cell"),
+        (["nowhere"], "nowhere: no such folder"),
+        (["."], ".: no record of sgd, seed 0: name one cell"),
         (["--redraw", "nowhere.json"], "nowhere.json is no record of swa-width"),
         (["--members", "x.json", "--sgd", "a", "--swa", "b"], "--members x.json: no sound record"),
     ],
