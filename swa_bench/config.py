@@ -287,10 +287,10 @@ def to_config(cfg: DictConfig) -> TrainConfig:
     return config
 
 
-def seed_block(config: TrainConfig) -> range:
-    """The seeds that are trained together: 0, 1 and 2 for each of these if seeds_together is 3."""
-    first = config.seed // config.seeds_together * config.seeds_together
-    return range(first, first + config.seeds_together)
+def seed_block(seed: int, size: int) -> range:
+    """The block of so many seeds that holds a seed: 0, 1 and 2 for each of these if it is of 3."""
+    first = seed // size * size
+    return range(first, first + size)
 
 
 def at_budget(cfg: DictConfig, budget: float) -> TrainConfig:

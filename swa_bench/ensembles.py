@@ -38,18 +38,13 @@ def runs(cfg: DictConfig, config: TrainConfig) -> list[Run]:
     assert method.runs_of is not None
     base = cfg if method.runs_of == method.name else with_method(cfg, method.runs_of)
     found = []
-    for seed in _block(config.seed, budget):
+    for seed in configs.seed_block(config.seed, budget):
         other = base.copy()
         other.seed, other.budget = seed, 1.0
         of_run = configs.to_config(other)
         device.decide(of_run)
         found.append(Run(other, of_run))
     return found
-
-
-def _block(seed: int, size: int) -> range:
-    first = seed // size * size
-    return range(first, first + size)
 
 
 def cells(cfg: DictConfig, config: TrainConfig) -> list[TrainConfig]:
@@ -59,7 +54,7 @@ def cells(cfg: DictConfig, config: TrainConfig) -> list[TrainConfig]:
     ensemble of 3 runs, one of 2 and three of 1.
     """
     own = config.method.runs_of == config.method.name  # one run alone has its own record
-    block = _block(config.seed, int(config.budget))
+    block = configs.seed_block(config.seed, int(config.budget))
     found = []
     for size in range(2 if own else 1, len(block) + 1):
         for first in range(-(-block.start // size) * size, block.stop - size + 1, size):
@@ -80,7 +75,7 @@ def record(cell: TrainConfig, runs: dict[int, Run], variant: dict[str, Any]) -> 
     Raises:
         SwaBenchError: the runs saw other data than is here now.
     """
-    members = [runs[seed] for seed in _block(cell.seed, int(cell.budget))]
+    members = [runs[seed] for seed in configs.seed_block(cell.seed, int(cell.budget))]
     of_runs = [records.read_cell(member.path) for member in members]
     parts = [part for part in of_runs if part is not None]
     of_parts = {

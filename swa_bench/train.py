@@ -70,7 +70,10 @@ def train_one(cfg: DictConfig) -> None:
     if over_runs(config):
         train_runs(cfg, config)
     elif config.dry_run:
-        plans = [seed_plan(cfg, config, seed) for seed in configs.seed_block(config)]
+        plans = [
+            seed_plan(cfg, config, seed)
+            for seed in configs.seed_block(config.seed, config.seeds_together)
+        ]
         summary = describe(plans, device.device_name(target))
         print_plan(next(plan for plan in plans if plan.config.seed == config.seed), summary)
     else:
@@ -109,7 +112,7 @@ def train_walk(
 
     plans = {
         seed: dataclasses.replace(seed_plan(cfg, config, seed), with_predictions=predictions)
-        for seed in configs.seed_block(config)
+        for seed in configs.seed_block(config.seed, config.seeds_together)
     }
     loggers.check_installed(config.logger)
     check_writable("results_dir", Path(config.results_dir))
