@@ -28,12 +28,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from swa_bench import config as configs
-from swa_bench import device, estimate
-from swa_bench.config import Device, Precision, TrainConfig
+from swa_bench.config import schema as configs
+from swa_bench.config.schema import Device, Precision, TrainConfig
 from swa_bench.files import write_atomically
 from swa_bench.models import build_model
-from swa_bench.records import code_version
+from swa_bench.results.record import code_version
+from swa_bench.training import hardware as device
+from swa_bench.training import timing as estimate
 
 EPOCH_IMAGES = 50_000
 # The networks that are measured by default, and how many steps a turn takes: on a CPU only those

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from swa_bench import sources
-from swa_bench.config import DatasetConfig, Source
+from swa_bench.config.schema import DatasetConfig, Source
+from swa_bench.data import images as sources
 
 
 def first_of_each_class(images: np.ndarray, labels: np.ndarray, per_class: int) -> np.ndarray:

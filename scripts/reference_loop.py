@@ -16,9 +16,10 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 from torchvision import transforms
 
-from swa_bench import device, estimate
-from swa_bench.config import TrainConfig
-from swa_bench.network import fresh_model
+from swa_bench.config.schema import TrainConfig
+from swa_bench.training import hardware as device
+from swa_bench.training import timing as estimate
+from swa_bench.training.network import fresh_model
 
 LOADER_WORKERS = 4  # the authors' default
 

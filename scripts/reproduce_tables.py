@@ -16,15 +16,18 @@ import torch
 from hydra.errors import HydraException
 from tabulate import tabulate
 
-from swa_bench import checkpoints, device, estimate, sources
-from swa_bench import config as configs
-from swa_bench.config import DatasetConfig, Device, TrainConfig
+from swa_bench.config import schema as configs
+from swa_bench.config.plan import Plan, make_plan, state_keys
+from swa_bench.config.schema import DatasetConfig, Device, TrainConfig
+from swa_bench.data import images as sources
 from swa_bench.errors import ConfigError, SwaBenchError
-from swa_bench.names import PAPER_DATASETS, PAPER_MODELS
-from swa_bench.plan import Plan, make_plan, state_keys
-from swa_bench.progress import duration
-from swa_bench.status import METHODS, SEEDS, read_row
+from swa_bench.labels import PAPER_DATASETS, PAPER_MODELS
+from swa_bench.results.status import METHODS, SEEDS, read_row
 from swa_bench.train import explain
+from swa_bench.training import checkpoints
+from swa_bench.training import hardware as device
+from swa_bench.training import timing as estimate
+from swa_bench.training.progress import duration
 
 
 @dataclass

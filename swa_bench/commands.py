@@ -7,8 +7,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from .errors import SwaBenchError
-from .records import Record, read_cells
+from swa_bench.errors import SwaBenchError
+from swa_bench.results.record import Record, read_cells
 
 DEFAULT_RECORDS = ("results/runs", "results/shipped")
 

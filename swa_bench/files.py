@@ -5,7 +5,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from .errors import SwaBenchError
+from swa_bench.errors import SwaBenchError
 
 SUFFIX = ".part"
 

@@ -12,9 +12,9 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from . import records
-from .errors import SwaBenchError
-from .files import write_atomically
+from swa_bench.errors import SwaBenchError
+from swa_bench.files import write_atomically
+from swa_bench.results import record as records
 
 # The sweep of this process, for main to tell of after Hydra is done.
 _sweeps: list["SweepReport"] = []
@@ -78,7 +78,8 @@ class SweepReport(Callback):
         """Print the table of each data set that has records."""
         if self.config is None or self.config.dry_run:
             return
-        from . import summary, tables
+        from swa_bench.reporting import tables
+        from swa_bench.results import statistics as summary
 
         found = records.read_cells([Path(self.config.results_dir)])
         cells = summary.summarise(summary.cells_frame(found))

@@ -21,18 +21,22 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from . import config as configs
-from . import image_folder, loggers, processes, records, sweep
-from .compose import METHODS, branches, over_runs, variant, with_method
-from .config import TrainConfig
-from .errors import ConfigError, SwaBenchError, Terminated
-from .files import check_writable
-from .plan import Plan, make_plan
+from swa_bench import sweep
+from swa_bench.config import schema as configs
+from swa_bench.config.plan import Plan, make_plan
+from swa_bench.config.schema import TrainConfig
+from swa_bench.config.spec import METHODS, branches, over_runs, variant, with_method
+from swa_bench.data import folder as image_folder
+from swa_bench.errors import ConfigError, SwaBenchError, Terminated
+from swa_bench.files import check_writable
+from swa_bench.results import locks as processes
+from swa_bench.results import record as records
+from swa_bench.training import loggers
 
 if TYPE_CHECKING:
     import torch
 
-    from .sources import Arrays
+    from swa_bench.data.images import Arrays
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +68,9 @@ def train(cfg: DictConfig) -> None:
 def train_one(cfg: DictConfig) -> None:
     """Do one run: train what is missing of it, or print its plan."""
     config = configs.to_config(cfg)
-    from . import device  # torch takes seconds to import: only when a run is to be done
+    from swa_bench.training import (
+        hardware as device,
+    )  # torch takes seconds to import: only when a run is to be done
 
     target = device.decide(config)
     if over_runs(config):
@@ -82,7 +88,8 @@ def train_one(cfg: DictConfig) -> None:
 
 def train_runs(cfg: DictConfig, config: TrainConfig) -> None:
     """Do the runs that an ensemble is made of, then record it."""
-    from . import device, ensembles
+    from swa_bench.training import ensembles
+    from swa_bench.training import hardware as device
 
     runs = {run.config.seed: run for run in ensembles.runs(cfg, config)}
     if config.dry_run:
@@ -108,7 +115,7 @@ def train_walk(
     Args:
         predictions: whether a cell without its predictions is missing too.
     """
-    from . import device
+    from swa_bench.training import hardware as device
 
     plans = {
         seed: dataclasses.replace(seed_plan(cfg, config, seed), with_predictions=predictions)
@@ -124,7 +131,7 @@ def train_walk(
         )
         return plans[config.seed].cells
     summary = describe(to_do, device.device_name(target))
-    from . import sources
+    from swa_bench.data import images as sources
 
     with _fetching_alone(config):
         arrays = sources.load_arrays(config.dataset)
@@ -159,8 +166,10 @@ def _fetching_alone(config: TrainConfig) -> Iterator[None]:
 
 def _walk(cfg: DictConfig, to_do: list[Plan], arrays: "Arrays", target: "torch.device") -> None:
     """Train what is missing."""
-    from . import data, device, walk
-    from .progress import Progress
+    from swa_bench.data import batches as data
+    from swa_bench.training import hardware as device
+    from swa_bench.training import run as walk
+    from swa_bench.training.progress import Progress
 
     config, fingerprint = to_do[0].config, arrays.fingerprint()
     provenance = {
@@ -189,7 +198,7 @@ def seed_plan(cfg: DictConfig, config: TrainConfig, seed: int) -> Plan:
 
 def describe(plans: list[Plan], device_name: str) -> str:
     """Two lines on what is about to run, with all that `auto` has picked."""
-    from . import network
+    from swa_bench.training import network
 
     config = plans[0].config
     seeds = ", ".join(str(plan.config.seed) for plan in plans)
@@ -203,8 +212,8 @@ def describe(plans: list[Plan], device_name: str) -> str:
 
 def print_plan(plan: Plan, summary: str) -> None:
     """The plan as CSV on stdout, a summary on stderr; nothing is trained or written."""
-    from . import estimate
-    from .progress import duration
+    from swa_bench.training import timing as estimate
+    from swa_bench.training.progress import duration
 
     config = plan.config
     writer = csv.writer(sys.stdout, lineterminator="\n")
@@ -219,7 +228,8 @@ def print_plan(plan: Plan, summary: str) -> None:
 
 def print_cells(cells: list[TrainConfig]) -> None:
     """A run's own cells; then, unless a sweep will end with it, the row of the table so far."""
-    from . import summary, tables
+    from swa_bench.reporting import tables
+    from swa_bench.results import statistics as summary
 
     config = cells[0]
     for cell in cells:

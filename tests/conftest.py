@@ -9,9 +9,10 @@ import hydra
 import pytest
 from omegaconf import DictConfig
 
-from swa_bench import config as configs
-from swa_bench import device, sweep, train
-from swa_bench.plan import Plan, make_plan
+from swa_bench import sweep, train
+from swa_bench.config import schema as configs
+from swa_bench.config.plan import Plan, make_plan
+from swa_bench.training import hardware as device
 
 if os.environ.get("TEST_GPU") != "1":
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # what is tested is the same on every machine

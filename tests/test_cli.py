@@ -9,9 +9,9 @@ import pytest
 import yaml
 from conftest import TINY, SwaTrain, plan_of
 
-from swa_bench import device
-from swa_bench.config import Device, Precision
-from swa_bench.network import count_parameters
+from swa_bench.config.schema import Device, Precision
+from swa_bench.training import hardware as device
+from swa_bench.training.network import count_parameters
 
 EXPERIMENTS = Path(__file__).parent.parent / "conf" / "experiment"
 

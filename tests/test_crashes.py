@@ -19,7 +19,14 @@ SHORT += ["optimizer.batch_size=40", "budget=1.5"]
 # Python has imported all before it forks, so that a start costs a fraction of a second.
 KILLER = """
 import os, random, signal, sys, time
-from swa_bench import checkpoints, engine, records, sources, summary, tables, train, walk
+from swa_bench.training import checkpoints
+from swa_bench.training import step as engine
+from swa_bench.results import record as records
+from swa_bench.data import images as sources
+from swa_bench.results import statistics as summary
+from swa_bench.reporting import tables
+from swa_bench import train
+from swa_bench.training import run as walk
 
 def start(folder):
     pid = os.fork()

@@ -9,8 +9,8 @@ from conftest import plan_of
 from torchvision import transforms
 from torchvision.transforms import functional as T
 
-from swa_bench import sources
-from swa_bench.data import DeviceData, crop, stream_seed, to_device
+from swa_bench.data import images as sources
+from swa_bench.data.batches import DeviceData, crop, stream_seed, to_device
 
 
 @pytest.fixture(scope="module")

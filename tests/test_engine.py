@@ -10,13 +10,17 @@ from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.nn import functional as F
 
-from swa_bench import device, engine, estimate, sources, walk
-from swa_bench.checkpoints import State
-from swa_bench.data import to_device
-from swa_bench.methods import load_average, update_average
+from swa_bench.data import images as sources
+from swa_bench.data.batches import to_device
 from swa_bench.models import build_model
-from swa_bench.network import fresh_model
-from swa_bench.walk import fresh_optimizer
+from swa_bench.training import hardware as device
+from swa_bench.training import run as walk
+from swa_bench.training import step as engine
+from swa_bench.training import timing as estimate
+from swa_bench.training.averaging import load_average, update_average
+from swa_bench.training.checkpoints import State
+from swa_bench.training.network import fresh_model
+from swa_bench.training.run import fresh_optimizer
 
 PLAIN = torch.autocast("cpu", enabled=False)
 PINNED_LOSSES = [2.356574, 2.321708, 2.330406]

@@ -22,7 +22,7 @@ import pytest
 from conftest import TINY, SwaTrain
 from test_walk import cells
 
-from swa_bench import config as configs
+from swa_bench.config import schema as configs
 from swa_bench.errors import ConfigError
 
 HAS_RAY = importlib.util.find_spec("ray")

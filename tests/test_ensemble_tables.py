@@ -8,12 +8,14 @@ import pandas as pd
 import pytest
 from test_tables import write_record
 
-from swa_bench import figures, rows, summary, tables
-from swa_bench.copies import copies_frame
-from swa_bench.cost import cost
-from swa_bench.gains import gains
-from swa_bench.layout import Table
-from swa_bench.records import EPOCH_COLUMNS, read_cells, write_epochs
+from swa_bench.reporting import figures, tables
+from swa_bench.reporting.copies import copies_frame
+from swa_bench.reporting.layout import Table
+from swa_bench.results import frames as rows
+from swa_bench.results import statistics as summary
+from swa_bench.results.cost import cost
+from swa_bench.results.gains import gains
+from swa_bench.results.record import EPOCH_COLUMNS, read_cells, write_epochs
 
 RUNS = {"runs": ["some", "other"]}
 

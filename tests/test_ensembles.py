@@ -11,9 +11,11 @@ import pytest
 import torch
 from conftest import TINY, SwaTrain
 
-from swa_bench import figures, metrics, sources, tables
-from swa_bench.methods import ensemble_predictions, update_ensemble
+from swa_bench.data import images as sources
 from swa_bench.models import build_model
+from swa_bench.reporting import figures, tables
+from swa_bench.training import evaluation as metrics
+from swa_bench.training.averaging import ensemble_predictions, update_ensemble
 
 # Budgets of 5 epochs: SGD's first 4, then one cycle's first half: FGE has its first member after
 # epoch 5; the copies of SWA (from epoch 3 on) and of Snapshot (every epoch) are 3 and 5.

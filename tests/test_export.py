@@ -8,7 +8,8 @@ import pytest
 import torch
 from conftest import TINY, SwaTrain
 
-from swa_bench import export, sources
+from swa_bench.analysis import export
+from swa_bench.data import images as sources
 
 
 def cell(method: str) -> Path:

@@ -8,8 +8,8 @@ from conftest import SwaTrain
 from scipy import stats
 from test_walk import cells
 
-from swa_bench.config import Device, Precision
-from swa_bench.device import native_precisions
+from swa_bench.config.schema import Device, Precision
+from swa_bench.training.hardware import native_precisions
 
 # 60 steps of each of three seeds; errors fall from 90 % to about 75 %.
 SHORT = ["model=preresnet20", "dataset=cifar10_mini", "dataset.train_images=1000", "method=sgd"]

@@ -7,12 +7,16 @@ import torch
 from conftest import TINY, SwaTrain, compose
 from test_walk import DROPOUT, cells
 
-from swa_bench import config as configs
-from swa_bench import device, engine, estimate, export, sources, width
-from swa_bench.config import Device, TrainConfig
-from swa_bench.data import to_device
-from swa_bench.network import fresh_model
-from swa_bench.walk import fresh_optimizer
+from swa_bench.analysis import export, width
+from swa_bench.config import schema as configs
+from swa_bench.config.schema import Device, TrainConfig
+from swa_bench.data import images as sources
+from swa_bench.data.batches import to_device
+from swa_bench.training import hardware as device
+from swa_bench.training import step as engine
+from swa_bench.training import timing as estimate
+from swa_bench.training.network import fresh_model
+from swa_bench.training.run import fresh_optimizer
 
 pytestmark = [
     pytest.mark.gpu,

@@ -17,10 +17,10 @@ from PIL import Image
 from safetensors.torch import save_file
 from torchvision.transforms import functional as T
 
-from swa_bench import sources
-from swa_bench.data import to_device
-from swa_bench.network import fresh_model
-from swa_bench.walk import weights_sha256
+from swa_bench.data import images as sources
+from swa_bench.data.batches import to_device
+from swa_bench.training.network import fresh_model
+from swa_bench.training.run import weights_sha256
 
 ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")

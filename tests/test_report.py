@@ -15,11 +15,12 @@ from xml.etree import ElementTree
 import pytest
 from PIL import Image
 
-from swa_bench import report, rows
-from swa_bench.cost import cost
-from swa_bench.gains import Gain, gains
-from swa_bench.records import read_cells, write_epochs
-from swa_bench.summary import cells_frame
+from swa_bench.reporting import page as report
+from swa_bench.results import frames as rows
+from swa_bench.results.cost import cost
+from swa_bench.results.gains import Gain, gains
+from swa_bench.results.record import read_cells, write_epochs
+from swa_bench.results.statistics import cells_frame
 
 SHIPPED = Path(__file__).parent.parent / "results" / "shipped" / "cpu-amd-epyc" / "quickstart"
 CHROMIUM = next(
@@ -225,7 +226,7 @@ def test_nothing_in_the_page_asks_for_another_file(made: Path, tmp_path: Path) -
 
 
 def test_reports_do_without_torch() -> None:
-    program = "import sys, swa_bench.report; sys.exit('torch' in sys.modules)"
+    program = "import sys, swa_bench.reporting.page; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True)
 
 

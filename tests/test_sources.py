@@ -14,10 +14,10 @@ import pytest
 from conftest import compose
 from PIL import Image
 
-from swa_bench import config as configs
-from swa_bench import sources
+from swa_bench.config import schema as configs
+from swa_bench.data import images as sources
+from swa_bench.data.images import Arrays
 from swa_bench.errors import ConfigError, SwaBenchError
-from swa_bench.sources import Arrays
 
 ROOT = Path(__file__).parent.parent
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from conftest import TINY, SwaTrain
 
-from swa_bench import processes, status
+from swa_bench.results import locks as processes
+from swa_bench.results import status
 
 
 def make_walk(results: Path, name: str, epochs: int, seconds: float = 2.0) -> Path:
@@ -56,7 +57,7 @@ def test_finished_cells_are_counted(tmp_path: Path, swa_train: SwaTrain) -> None
 
 
 def test_the_command(tmp_path: Path) -> None:
-    program = "import sys; from swa_bench import status; status.main(sys.argv[1:]); print(sorted("
+    program = "import sys; from swa_bench.results import status; status.main(sys.argv[1:]); print(sorted("
     program += "{'torch', 'scipy'} & set(sys.modules)))"
     command = [sys.executable, "-c", program, "--results", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from swa_bench import figures, summary, tables
-from swa_bench.records import read_cells, write_epochs
+from swa_bench.reporting import figures, tables
+from swa_bench.results import statistics as summary
+from swa_bench.results.record import read_cells, write_epochs
 
 ROOT = Path(__file__).parent.parent
 FIXTURES = ROOT / "tests" / "fixtures"

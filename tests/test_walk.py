@@ -20,13 +20,17 @@ import torch
 from conftest import TINY, SwaTrain, plan_of
 from test_sources import make_archive
 
-from swa_bench import checkpoints, device, engine, sources, walk
-from swa_bench.config import TrainConfig
-from swa_bench.data import to_device
+from swa_bench.config.plan import state_keys
+from swa_bench.config.schema import TrainConfig
+from swa_bench.data import images as sources
+from swa_bench.data.batches import to_device
 from swa_bench.errors import SwaBenchError
 from swa_bench.models import build_model
-from swa_bench.network import fresh_model
-from swa_bench.plan import state_keys
+from swa_bench.training import checkpoints
+from swa_bench.training import hardware as device
+from swa_bench.training import run as walk
+from swa_bench.training import step as engine
+from swa_bench.training.network import fresh_model
 
 SWA = [*TINY, "budget=1.5"]
 ONLY_TWO = "share_with=[sgd,swa]"  # no state is left for FGE

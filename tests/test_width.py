@@ -11,7 +11,11 @@ import torch
 from conftest import SwaTrain
 from matplotlib.figure import Figure
 
-from swa_bench import engine, landscape, reach, records, restore, width, width_figures
+from swa_bench.analysis import landscape, restore, width
+from swa_bench.reporting import width_figures
+from swa_bench.results import reach
+from swa_bench.results import record as records
+from swa_bench.training import step as engine
 
 # Budgets of 4 epochs of 3 steps; SWA takes 2 copies, Snapshot 4.
 SHORT = ["dataset=cifar10_mini", "dataset.train_images=96", "dataset.test_images=50"]

@@ -1,0 +1,178 @@
+"""Loss and error of a network at other weights: along rays and lines, and on a plane.
+
+Batch-norm statistics belong to the weights, so they are recomputed at every point, from one fixed
+pass over augmented training images (paper, section 3.4; the FGE authors' eval_curve.py).
+"""
+
+import copy
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from swa_bench.analysis.restore import Restored
+from swa_bench.training import hardware as device
+from swa_bench.training import step as engine
+
+# What is measured at a point, in the order of the last axis of all results.
+MEASURES = ("train_loss", "train_error_pct", "test_loss", "test_error_pct", "squared_norm")
+
+
+def flat(model: nn.Module) -> Tensor:
+    """The parameters as one vector (P,)."""
+    return torch.cat([parameter.detach().reshape(-1) for parameter in model.parameters()])
+
+
+class Probe:
+    """Measures a network at any weights.
+
+    The fixed pass goes through the network as one batch with its batch norms in training mode (but
+    nothing else, so without dropout). So a batch's statistics are those of the pass, and one pass
+    gives both the statistics and the training loss under them. It differs from a second pass with
+    these statistics by the variance's n / (n - 1) only.
+
+    Args:
+        images: how many training images the pass is of, at most all.
+    """
+
+    def __init__(self, restored: Restored, images: int) -> None:
+        config, self.data = restored.config, restored.data
+        self.model = copy.deepcopy(restored.model).eval()
+        self.parameters = [parameter.data for parameter in self.model.parameters()]
+        self.batch_norms = engine.batch_norms(self.model)
+        self.autocast = device.autocast(config)
+        draws = self.data.draw(config.seed, restored.record["epochs"], "recompute")
+        images = min(images, len(self.data.train_labels))
+        size = images if self.batch_norms else config.evaluation.batch_size
+        fixed = draws.at(slice(images))
+        self.train = list(self.data.train_batches(fixed, size))
+        self.test = list(self.data.test_batches(config.evaluation.batch_size))
+        for layer in self.batch_norms:
+            layer.momentum = 1.0  # the running statistics become the batch's
+
+    @torch.no_grad()
+    def at(self, weights: Tensor) -> Tensor:
+        """MEASURES (5,) of one point, float64 on the device; nothing waits for them.
+
+        Args:
+            weights: (P,), as of `flat`.
+        """
+        parts = torch.split(weights, [parameter.numel() for parameter in self.parameters])
+        for parameter, part in zip(self.parameters, parts, strict=True):
+            parameter.copy_(part.view(parameter.shape))
+        self.model.eval()
+        for layer in self.batch_norms:
+            layer.reset_running_stats()  # or one infinite value would stay
+            layer.train()
+        train = self._score(self.train)
+        self.model.eval()
+        return torch.cat([train, self._score(self.test), weights.double().square().sum()[None]])
+
+    def _score(self, batches: list[tuple[Tensor, Tensor]]) -> Tensor:
+        """Mean loss and error in % (2,)."""
+        sums = []
+        for pixels, labels in batches:
+            with self.autocast:
+                logits = self.model(pixels)
+            loss = F.cross_entropy(logits.double(), labels, reduction="sum")
+            wrong = 100.0 * (logits.argmax(1) != labels).sum()
+            sums.append(torch.stack([loss, wrong.double()]))
+        return torch.stack(sums).sum(0) / sum(len(labels) for _, labels in batches)
+
+
+def direction(parameters: int, seed: int, index: int) -> Tensor:
+    """A vector (P,) of length 1, drawn uniformly from the sphere: the same on every device."""
+    entropy = np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)[0]
+    generator = torch.Generator().manual_seed(int(entropy >> np.uint64(1)))
+    drawn = torch.randn(parameters, generator=generator)
+    unit: Tensor = drawn / drawn.double().norm().float()
+    return unit
+
+
+def plane_axes(points: list[Tensor]) -> tuple[Tensor, Tensor, np.ndarray]:
+    """Two orthonormal vectors (P,) that span the plane of three points, and its coordinates.
+
+    Returns:
+        The axes, from the first point as the origin, and the points' places (3, 2) along them.
+
+    Raises:
+        ValueError: the points lie on a line.
+    """
+    origin, second, third = (point.double() for point in points)
+    along, other = second - origin, third - origin
+    length = along.norm()
+    along = along / length if length > 0 else along
+    x = other @ along
+    across = other - x * along
+    y = across.norm()
+    if not length > 0 or not y > 1e-6 * length:
+        raise ValueError("the three points lie on a line")
+    places = np.array([[0.0, 0.0], [length.item(), 0.0], [x.item(), y.item()]])
+    return along.float(), (across / y).float(), places
+
+
+def rays(
+    probe: Probe, center: Tensor, distances: np.ndarray, count: int, seed: int, what: str
+) -> dict[str, list[Any]]:
+    """MEASURES at each distance along each of `count` random rays, as lists (count, distances).
+
+    Args:
+        distances: the first is 0, where all rays are one point, which is measured once.
+    """
+
+    def points() -> Iterator[Tensor]:
+        for index in range(count):
+            drawn = direction(len(center), seed, index).to(center.device)
+            for distance in distances[1:]:
+                yield center + float(distance) * drawn
+
+    start = probe.at(center)[None, None].expand(count, 1, -1)
+    along = _measured(probe, points(), (count, len(distances) - 1), what)
+    return _named(torch.cat([start, along], dim=1))
+
+
+def line(probe: Probe, first: Tensor, last: Tensor, ts: np.ndarray) -> dict[str, Any]:
+    """MEASURES at first + t (last - first) for each t, and the distance between the two."""
+    points = (torch.lerp(first, last, float(t)) for t in ts)  # exact at both ends
+    distance = (last - first).double().norm().item()
+    measured = _measured(probe, points, (len(ts),), "line")
+    return {"t": ts.tolist(), "distance": distance} | _named(measured)
+
+
+def plane(probe: Probe, points: list[Tensor], margin: float, count: int) -> dict[str, Any]:
+    """MEASURES on a grid of the plane through three points, as lists (y, x), and their places.
+
+    Args:
+        margin: around the points, in parts of their larger extent.
+        count: points of the grid on each side.
+
+    Raises:
+        ValueError: the points lie on a line.
+    """
+    x_axis, y_axis, places = plane_axes(points)
+    low, high = places.min(0), places.max(0)
+    around = margin * (high - low).max()
+    xs, ys = (np.linspace(low[i] - around, high[i] + around, count) for i in (0, 1))
+    grid = (points[0] + float(x) * x_axis + float(y) * y_axis for y in ys for x in xs)
+    found = {"x": xs.tolist(), "y": ys.tolist(), "places": places.tolist()}
+    return found | _named(_measured(probe, grid, (count, count), "plane"))
+
+
+def _measured(probe: Probe, points: Iterable[Tensor], shape: tuple[int, ...], what: str) -> Tensor:
+    """MEASURES (*shape, 5) of points, in the order of the grid, on the device."""
+    shown = track(points, what, math.prod(shape), console=Console(stderr=True))
+    return torch.stack([probe.at(point) for point in shown]).reshape(*shape, -1)
+
+
+def _named(measured: Tensor) -> dict[str, list[Any]]:
+    """{measure: nested lists}, for a record: what is not finite, as far away it may be, is None."""
+    table = measured.cpu().numpy()
+    objects = table.astype(object)
+    objects[~np.isfinite(table)] = None
+    return {name: objects[..., place].tolist() for place, name in enumerate(MEASURES)}

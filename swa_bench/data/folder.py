@@ -1,0 +1,179 @@
+"""A user's own images: root/train/<class>/* and root/val/<class>/* (or test), of any size.
+
+They are decoded once into .npy files beside the folders, which later runs map into memory.
+"""
+
+import functools
+import hashlib
+import json
+import logging
+from collections import Counter
+from dataclasses import dataclass
+from multiprocessing.pool import ThreadPool  # decoding and resizing let go of Python's lock
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from swa_bench.config.schema import DatasetConfig, Memory, digest
+from swa_bench.data.images import Arrays, array_sha256
+from swa_bench.errors import ConfigError, SwaBenchError
+from swa_bench.files import SUFFIX, check_writable, write_atomically
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1  # raised when a change of the code changes what is decoded
+Sample = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class Folder:
+    """What lies in a folder of images.
+
+    Attributes:
+        class_names: of the labels 0, 1, 2, ...: the classes' folders in alphabetical order.
+        samples: {"train" or "test": path and label of each image}, one of each class in turn, so
+            that the first N hold all classes alike.
+        content: digest of the files' names and sizes, which does not change with a copy.
+    """
+
+    class_names: list[str]
+    samples: dict[str, list[Sample]]
+    content: str
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)
+
+    @property
+    def train_images(self) -> int:
+        """Number of training images."""
+        return len(self.samples["train"])
+
+    @property
+    def test_images(self) -> int:
+        """Number of test images."""
+        return len(self.samples["test"])
+
+
+@functools.cache
+def scan(root: str) -> Folder:
+    """List a folder of images; within one job once.
+
+    Raises:
+        ConfigError: it is not laid out as torchvision.datasets.ImageFolder has it.
+    """
+    from torchvision.datasets import ImageFolder  # takes seconds
+
+    test = "val" if (Path(root) / "val").is_dir() else "test"
+    try:
+        parts = [ImageFolder(str(Path(root) / split)) for split in ("train", test)]
+    except OSError as error:
+        expected = f"needs train/CLASS/*.jpg and val/CLASS/*.jpg (or test): {error}"
+        raise ConfigError("dataset.root", root, " ".join(expected.split())) from error
+    names = [part.classes for part in parts]
+    if names[0] != names[1]:
+        odd = ", ".join(sorted(set(names[0]) ^ set(names[1])))
+        raise ConfigError("dataset.root", root, f"train and {test} differ in the classes {odd}")
+    samples = {
+        split: _dealt(part.samples) for split, part in zip(("train", "test"), parts, strict=True)
+    }
+    files = {split: _files(root, part) for split, part in samples.items()}
+    content = digest({split: [file[:2] for file in part] for split, part in files.items()})
+    return Folder(names[0], samples, content)
+
+
+def _dealt(samples: list[Sample]) -> list[Sample]:
+    seen: Counter[int] = Counter()
+    places = []
+    for path, label in samples:
+        places.append((seen[label], label, path))
+        seen[label] += 1
+    return [(path, label) for _, label, path in sorted(places)]
+
+
+def _files(root: str, samples: list[Sample]) -> list[tuple[str, int, int]]:
+    """Name, bytes and time of change (ns) of each file."""
+    found = []
+    for path, _ in samples:
+        stat = Path(path).stat()
+        found.append((Path(path).relative_to(root).as_posix(), stat.st_size, stat.st_mtime_ns))
+    return found
+
+
+def load(dataset: DatasetConfig) -> Arrays:
+    """The images of dataset.root as squares of dataset.resize pixels, memory-mapped.
+
+    Raises:
+        SwaBenchError: a file is no image, or the decoded images cannot be written or are damaged.
+    """
+    folder = scan(dataset.root)
+    arrays: dict[str, Any] = {"class_names": folder.class_names}
+    sums = {}
+    for split, samples in folder.samples.items():
+        path = _cache(dataset, split, samples)
+        if not path.exists():
+            _decode(samples, dataset.resize, path)
+        images, sums[f"{split}_images"] = _read(path, dataset.memory is Memory.device)
+        labels = np.array([label for _, label in samples], dtype=np.int64)
+        arrays |= {f"{split}_images": images, f"{split}_labels": labels}
+    return Arrays(**arrays, known_sha256=sums)
+
+
+def _cache(dataset: DatasetConfig, split: str, samples: list[Sample]) -> Path:
+    key = digest({"format": FORMAT, "files": _files(dataset.root, samples)})[:12]
+    return Path(dataset.root) / f"decoded-{split}-{dataset.resize}px-{key}.npy"
+
+
+def _decode(samples: list[Sample], size: int, path: Path) -> None:
+    """Write the images as uint8 (N, size, size, 3), and their SHA-256 into a file beside them."""
+    check_writable("dataset.root", path.parent)
+    shape = (len(samples), size, size, 3)
+    log.info("Decoding %d images once into %s (%.1f GB).", shape[0], path, np.prod(shape) / 1e9)
+    part, running = path.with_suffix(SUFFIX), hashlib.sha256()
+    try:
+        with part.open("wb") as file, ThreadPool() as pool:
+            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            decode = functools.partial(_square, size=size)
+            for image in pool.imap(decode, [path for path, _ in samples], chunksize=16):
+                file.write(image)
+                running.update(image)
+        sidecar = {"images": len(samples), "sha256": running.hexdigest()}
+        write_atomically(path.with_suffix(".json"), json.dumps(sidecar).encode())
+        part.replace(path)
+    except OSError as error:
+        raise SwaBenchError(f"{part} could not be written: {error.strerror}") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _square(path: str, size: int) -> bytes:
+    """An image whose shorter side is resized, cut to a square: uint8 (size, size, 3)."""
+    from PIL import Image, UnidentifiedImageError
+    from torchvision.transforms import functional as T
+
+    try:
+        with Image.open(path) as image:
+            square = T.center_crop(T.resize(image.convert("RGB"), [size]), [size])
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+        raise SwaBenchError(f"{path} cannot be read as an image: {error}") from error
+    return np.asarray(square).tobytes()
+
+
+def _read(path: Path, verify: bool) -> tuple[np.ndarray, str]:
+    """The decoded images, and their SHA-256 as noted when they were written.
+
+    Args:
+        verify: whether to hash them again, which reads them all.
+    """
+    try:
+        # Copies what is written to, which nothing does: torch takes no read-only memory.
+        images = np.load(path, mmap_mode="c")
+        sha256 = json.loads(path.with_suffix(".json").read_bytes())["sha256"]
+    except (OSError, ValueError, KeyError) as error:
+        raise SwaBenchError(f"{path} is damaged ({error}): delete it and start again") from error
+    if verify and array_sha256(images) != sha256:
+        raise SwaBenchError(f"{path} is altered: delete it and start again")
+    return images, sha256

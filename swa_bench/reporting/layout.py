@@ -1,0 +1,90 @@
+"""A table in its formats, and how its rows are found and labelled. Nothing here imports torch."""
+
+import string
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import pandas as pd
+from tabulate import tabulate
+
+from swa_bench.labels import DEMONSTRATIONS, LABELS, PAPER_MODELS, by_options, in_order
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table, ready to be printed in any format.
+
+    Attributes:
+        name: of its files, without suffix.
+        frame: the same figures as numbers, for a CSV.
+    """
+
+    name: str
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+    notes: list[str]
+    frame: pd.DataFrame = field(default_factory=pd.DataFrame)
+
+    def text(self) -> str:
+        """For a terminal."""
+        body = tabulate(self.rows, self.header, "simple_outline", disable_numparse=True)
+        notes = (textwrap.fill(note, 110, subsequent_indent="  ") for note in self.notes)
+        return "\n".join([self.title, body, *notes, ""])
+
+    def markdown(self) -> str:
+        """For a README."""
+        body = tabulate(self.rows, self.header, "pipe", disable_numparse=True)
+        notes = "\n".join(f"- {note}" for note in self.notes)
+        return f"### {self.title}\n\n{body}\n\n{notes}\n"
+
+    def latex(self) -> str:
+        """For a paper: needs the package booktabs."""
+        body = tabulate(self.rows, self.header, "latex_booktabs", disable_numparse=True)
+        body = body.replace("±", r"$\pm$").replace("−", "$-$")
+        comments = "\n".join(f"% {line}" for line in (self.title, *self.notes))
+        return f"{comments}\n{body}\n"
+
+    def csv(self) -> str:
+        """For other programs."""
+        return self.frame.to_csv(index=False, float_format="%.6g")
+
+
+def labelled_rows(
+    part: pd.DataFrame, models: Sequence[str] = ()
+) -> tuple[list[tuple[str, str, pd.DataFrame]], list[str]]:
+    """The rows of a table: model, label and what a frame holds of it; and notes on the labels.
+
+    Args:
+        part: of one data set, with a row a cell and the columns model and variant.
+        models: each has a row, whether the frame holds something of it or not; by default those
+            that the frame holds.
+    """
+    letters: dict[str, str] = {}
+    rows = []
+    for model in models or in_order(part["model"], PAPER_MODELS):
+        of_model = part[part["model"] == model]
+        for variant in sorted(of_model["variant"].unique(), key=by_options) or [""]:
+            label = LABELS.get(model, model)
+            if variant:
+                label += f" [{letters.setdefault(variant, _letter(len(letters)))}]"
+            rows.append((model, label, of_model[of_model["variant"] == variant]))
+    return rows, [f"[{letter}] {variant}" for variant, letter in letters.items()]
+
+
+def _letter(index: int) -> str:
+    return string.ascii_lowercase[index] if index < 26 else str(index)
+
+
+def titled(dataset: str, what: str) -> str:
+    """A table's title, such as CIFAR-10: test error."""
+    title = f"{LABELS.get(dataset, dataset)}{what}"
+    if dataset in DEMONSTRATIONS:
+        title += " (a demonstration: NOT comparable with the paper)"
+    return title
+
+
+def signed(value: float) -> str:
+    """A difference with its sign, as +0.12 or −0.12."""
+    return f"{value:+.2f}".replace("-", "−")

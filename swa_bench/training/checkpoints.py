@@ -1,0 +1,148 @@
+"""The state of a walk on disk: written atomically, found by its key, verified when it is read.
+
+A checkpoint's name holds the seed, the number of epochs done, the key of its state (see
+plan.state_keys) and the SHA-256 of its content: seed0-epoch0081-<key>-<sha256>.pt. It holds
+tensors, numbers and text only, and is read with weights_only=True, so that a foreign file cannot
+run code.
+"""
+
+import contextlib
+import hashlib
+import io
+import logging
+import pickle
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from swa_bench.errors import SwaBenchError
+from swa_bench.files import write_atomically
+from swa_bench.training.averaging import Average
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class State:
+    """All that the next epoch depends on, and the rows of the epochs done.
+
+    Attributes:
+        epoch: epochs done.
+        average: the running average of the collected weights, None before the first copy.
+        n_averaged: how many copies it holds.
+        ensemble: of the copies' predictions on the test images: see methods.update_ensemble.
+        rows: one dict of numbers an epoch (records.EPOCH_COLUMNS and train_seconds).
+        origins: where the epochs were computed: from which on, device, versions.
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    epoch: int = 0
+    average: Average | None = None
+    n_averaged: int = 0
+    ensemble: Tensor | None = None
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    origins: list[dict[str, Any]] = field(default_factory=list)
+
+
+def save(folder: Path, seed: int, key: str, state: State) -> Path:
+    """Write a state and return its file; the same state written before is replaced.
+
+    Raises:
+        SwaBenchError: the file could not be written; earlier checkpoints are as they were.
+    """
+    buffer = io.BytesIO()
+    torch.save(
+        {
+            "epoch": state.epoch,
+            "model": state.model.state_dict(),
+            "optimizer": state.optimizer.state_dict(),
+            "average": state.average,
+            "n_averaged": state.n_averaged,
+            "ensemble": state.ensemble,
+            "rows": state.rows,
+            "origins": state.origins,
+        },
+        buffer,
+    )
+    content = buffer.getvalue()
+    sha256 = hashlib.sha256(content).hexdigest()[:16]
+    path = folder / f"{_stem(seed, state.epoch, key)}-{sha256}.pt"
+    write_atomically(path, content)
+    for same in find_all(folder, seed, {state.epoch: key}):
+        if same != path:
+            same.unlink(missing_ok=True)
+    return path
+
+
+def _stem(seed: int, epoch: int, key: str) -> str:
+    return f"seed{seed}-epoch{epoch:04d}-{key}"
+
+
+def find_all(folder: Path, seed: int, keys: Mapping[int, str]) -> list[Path]:
+    """The files of states, given the key of each number of epochs done."""
+    stems = {_stem(seed, epoch, key) for epoch, key in keys.items()}
+    return [path for path in folder.glob("*.pt") if path.stem.rsplit("-", 1)[0] in stems]
+
+
+def limit_size(results: Path, limit_bytes: float, keep: Container[Path | None]) -> int:
+    """Delete checkpoints until all below a folder fit into a limit; return the bytes they take.
+
+    Those that were not written or gone on from for the longest time go first. What they would
+    save is then trained again: no result is lost.
+
+    Args:
+        keep: files that stay even so.
+    """
+    found = []
+    for path in results.rglob("checkpoints/*.pt"):
+        with contextlib.suppress(FileNotFoundError):  # another run has just deleted it
+            found.append((path.stat().st_mtime, path.stat().st_size, path))
+    total = sum(size for _, size, _ in found)
+    for _, size, path in sorted(found):
+        if total <= limit_bytes:
+            break
+        if path not in keep:
+            log.info("checkpoints.max_gb=%g: deleted %s", limit_bytes / 1e9, path)
+            path.unlink(missing_ok=True)
+            total -= size
+    return total
+
+
+def load_newest(folder: Path, seed: int, keys: list[str], state: State) -> Path | None:
+    """Fill `state` from the furthest sound checkpoint among keys[1:], and return its file.
+
+    A damaged file is named in the log and passed over.
+
+    Args:
+        keys: the keys of the walk's states after 0, 1, 2, ... epochs.
+    """
+    candidates = find_all(folder, seed, dict(enumerate(keys[1:], start=1)))
+    for path in sorted(candidates, reverse=True):  # by epoch, which the name holds
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest()[:16] == path.stem.rsplit("-", 1)[1]:
+            _load(path, content, state)
+            path.touch()  # used: see limit_size
+            return path
+        reason = "its SHA-256 is not that in its name"
+        log.warning("Checkpoint %s is damaged (%s): using the one before it.", path, reason)
+    return None
+
+
+def _load(path: Path, content: bytes, state: State) -> None:
+    device = next(state.model.parameters()).device
+    try:
+        stored = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+        state.model.load_state_dict(stored["model"])
+        state.optimizer.load_state_dict(stored["optimizer"])
+        for name in ("epoch", "average", "n_averaged", "ensemble", "rows", "origins"):
+            setattr(state, name, stored[name])
+    except (ValueError, KeyError, RuntimeError, EOFError, pickle.PickleError) as error:
+        reason = str(error).splitlines()[0]
+        raise SwaBenchError(
+            f"Checkpoint {path} is whole but not of this version of the code ({reason}): delete it."
+        ) from error

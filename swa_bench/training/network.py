@@ -1,0 +1,83 @@
+"""The network that a configuration names, and the weights that it starts from."""
+
+import pkgutil
+import textwrap
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from swa_bench.config.schema import TrainConfig
+from swa_bench.data.batches import stream_seed
+from swa_bench.errors import ConfigError, SwaBenchError
+
+
+def fresh_model(config: TrainConfig, device: torch.device) -> nn.Module:
+    """The network before epoch 1: the same weights on every device, for one seed.
+
+    Raises:
+        ConfigError: model._target_ gives no network, or one that config.init does not fit.
+        SwaBenchError: pretrained weights could not be fetched.
+    """
+    model = _initial(config, pretrained=config.init == "pretrained")
+    layout = torch.channels_last if config.channels_last else torch.contiguous_format
+    return model.to(device).to(memory_format=layout)
+
+
+@torch.no_grad()
+def count_parameters(config: TrainConfig) -> int:
+    """Number of the network's parameters, once it has answered two images as it should.
+
+    Raises:
+        ConfigError: model._target_ gives no network that maps images to logits, or the file that
+            config.init names does not fit it.
+    """
+    model = _initial(config, pretrained=False)
+    size, classes = config.dataset.image_size, config.dataset.classes
+    with torch.random.fork_rng(devices=[]):
+        try:
+            answer = model.train()(torch.zeros(2, 3, size, size))
+        except Exception as error:  # whatever a user's own network raises
+            raise _unfit(config, f"fails on images of {size}x{size}: {error}") from error
+    shape = tuple(answer.shape) if isinstance(answer, torch.Tensor) else type(answer).__name__
+    if shape != (2, classes):
+        raise _unfit(config, f"makes {shape} of two images instead of logits {(2, classes)}")
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _initial(config: TrainConfig, pretrained: bool) -> nn.Module:
+    model = _build(config, pretrained)
+    if config.init not in ("random", "pretrained"):
+        try:
+            model.load_state_dict(load_file(config.init))
+        except (RuntimeError, SafetensorError, OSError) as error:
+            reason = textwrap.shorten(str(error), 300)  # it may name every tensor
+            raise ConfigError("init", config.init, f"does not fit: {reason}") from error
+    return model
+
+
+def _build(config: TrainConfig, pretrained: bool) -> nn.Module:
+    """Call model._target_, with `pretrained` only if the configuration asks for such weights."""
+    values = {"num_classes": config.dataset.classes, **config.model.arguments}
+    if config.init == "pretrained":
+        values["pretrained"] = pretrained
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(stream_seed(config.seed, 0, "weights"))
+        try:
+            model = pkgutil.resolve_name(config.model._target_)(**values)
+        except OSError as error:
+            raise SwaBenchError(
+                f"init={config.init}: the weights could not be had ({error}). Those of torchvision "
+                "may be put into $TORCH_HOME/hub/checkpoints by hand."
+            ) from error
+        except Exception as error:  # whatever a user's own code raises is a fault of the setting
+            given = ", ".join(f"{name}={value}" for name, value in values.items())
+            raise _unfit(config, f"cannot be built with {given}: {error}") from error
+    if not isinstance(model, nn.Module):
+        raise _unfit(config, f"gives a {type(model).__name__}, not a torch.nn.Module")
+    return model
+
+
+def _unfit(config: TrainConfig, reason: str) -> ConfigError:
+    return ConfigError("model._target_", config.model._target_, textwrap.shorten(reason, 300))
