@@ -216,7 +216,7 @@ def test_the_official_host_out_of_reach(tmp_path: Path, fake_npm: Path) -> None:
         "socket.create_connection = socket.getaddrinfo = closed\n"
         "logging.basicConfig(format='%(message)s')\n"
         "from pathlib import Path\n"
-        "from swa_bench import sources\n"
+        "from swa_bench.data import images as sources\n"
         "from swa_bench.config import *\n"
         "def dataset(name, source):\n"
         f"    return DatasetConfig(name, 10, 50, 10, name, r'{tmp_path}/data', source)\n"
