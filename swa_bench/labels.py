@@ -1,12 +1,9 @@
-"""What data sets, models and methods are called, and the paper's rows and columns of them."""
+"""What data sets, models and methods are called, and their order in tables and figures."""
 
 from collections.abc import Iterable, Sequence
 
 Column = tuple[str, float]  # a method and a budget
 
-PAPER_COLUMNS: tuple[Column, ...] = (("sgd", 1.0), ("swa", 1.0), ("swa", 1.25), ("swa", 1.5))
-PAPER_MODELS = ("vgg16", "preresnet110", "preresnet164", "wrn28_10")
-PAPER_DATASETS = ("cifar10", "cifar100")
 DEMONSTRATIONS = ("cifar10_mini",)  # data sets of no use but to show how the project works
 ENSEMBLES = ("independent", "snapshot", "fge")  # k budgets of them are k runs of one budget each
 LABELS = {
@@ -23,6 +20,7 @@ LABELS = {
     "sgd": "SGD",
     "swa": "SWA",
     "swa_cyclic": "SWA cyclic",
+    "ema": "EMA",
     "fge": "FGE",
     "swa_fge": "SWA of FGE",
     "snapshot": "Snapshot",
@@ -40,14 +38,14 @@ def column_label(method: str, budget: float) -> str:
 
 
 def in_order(found: Iterable[str], known: Sequence[str] = tuple(LABELS)) -> list[str]:
-    """Names without repeats: the known ones in their order, then the others in the alphabet's."""
+    """Names without repeats: the known ones in their order, then the others alphabetically."""
     names = set(found)
     return [name for name in known if name in names] + sorted(names - set(known))
 
 
-def by_options(variant: str) -> tuple[int, str]:
-    """Sorts variants: those that differ from the published recipe in fewer options come first."""
-    return variant.count("="), variant
+def by_options(recipe_diff: str) -> tuple[int, str]:
+    """Sorts recipes: those that differ from the published one in fewer options come first."""
+    return recipe_diff.count("="), recipe_diff
 
 
 def columns_in_order(

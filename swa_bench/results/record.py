@@ -1,4 +1,4 @@
-"""What a run leaves behind: one CSV of its epochs, one write-once JSON a finished cell.
+"""What a run leaves behind: one CSV of its epochs, one JSON record for each budget that it reports.
 
 Every path in the results folder is named here. Nothing here imports torch.
 """
@@ -6,24 +6,25 @@ Every path in the results folder is named here. Nothing here imports torch.
 import contextlib
 import csv
 import hashlib
-import importlib.metadata
 import io
 import json
 import logging
-import math
-import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
-from swa_bench.config.schema import TrainConfig, identity, plain
+from swa_bench.config.identity import recipe_hash
+from swa_bench.config.renames import RENAMED, to_present
+from swa_bench.config.schema import TrainConfig, to_dict
 from swa_bench.files import write_atomically
 
 log = logging.getLogger(__name__)
 
-RECORD_FORMAT = 1
+FORMAT = 2
+# Columns of epochs.csv. A method's own predictor adds <name>_test_loss and <name>_test_error_pct.
 EPOCH_COLUMNS = [
     "epoch",
     "learning_rate",
@@ -38,16 +39,91 @@ EPOCH_COLUMNS = [
     "n_averaged",
     "seconds",
 ]
+Percent = Annotated[FiniteFloat, Field(ge=0, le=100)]
+Row = dict[str, Any]
 
-# What tables and figures read of a record, beside its result.
-NEEDED = "dataset model method budget seed identity path_sha256 variant device".split()
 
-Record = dict[str, Any]
+class Part(BaseModel):
+    """A part of a record: what it holds beside the named fields is kept."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+
+class Result(Part):
+    """Errors and losses of a run's last epoch, never of its best, and digests of what gave them.
+
+    Attributes:
+        n_averaged: how many weights were collected.
+        last_weights: error and loss of the trained weights; for SWA they are no baseline, since
+            their rate never decays to 1 %.
+        weights_sha256: None for an ensemble, which has no weights of its own.
+    """
+
+    test_error_pct: Percent
+    test_loss: FiniteFloat | None = None
+    test_ece_pct: Percent | None = None
+    train_error_pct: Percent | None = None
+    train_loss: FiniteFloat | None = None
+    n_averaged: int | None = None
+    last_weights: dict[str, float | None] | None = None
+    weights_sha256: str | None = None
+    predictions_sha256: str | None = None
+
+
+class Timing(Part):
+    """Seconds of all epochs of a run, and images a second of their training."""
+
+    seconds: FiniteFloat | None = None
+    images_per_s: FiniteFloat | None = None
+
+
+class Record(Part):
+    """One finished run at one budget.
+
+    Attributes:
+        recipe_hash: of all that shapes the run but its seed and length: see config/identity.py.
+        schedule_sha256: of all learning rates and collections.
+        recipe_diff: how the recipe differs from the published one, as {option: value}.
+        segments: where the epochs were computed: from which on, device, versions.
+        runs: for an ensemble of whole runs, the digest of the predictions of each.
+        path: of the file, where it was read from one.
+    """
+
+    format: int
+    dataset: str
+    model: str
+    method: str
+    budget: FiniteFloat
+    epochs: int | None = None
+    seed: int
+    recipe_hash: str
+    schedule_sha256: str
+    result: Result
+    recipe_diff: dict[str, Any]
+    device: str
+    data_sha256: str | None = None
+    initial_weights_sha256: str | None = None
+    versions: dict[str, Any] = {}
+    segments: list[dict[str, Any]] = []
+    class_names: list[str] | None = None
+    runs: dict[str, str] | None = None
+    timing: Timing = Timing()
+    config: dict[str, Any] = {}
+    path: Path = Field(default=Path(), exclude=True)
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return self.path.parent
+
+    def option(self, group: str, name: str) -> Any:
+        """The value of an option such as method.result, or None if the record does not say."""
+        return self.config.get(group, {}).get(name)
 
 
 def run_folder(config: TrainConfig) -> Path:
-    """The folder of a walk: the same for every command that walks the same path."""
-    name = f"{config.method.name}-seed{config.seed}-{identity(config)}"
+    """The folder of a run: the same for every command that does the same run."""
+    name = f"{config.method.name}-seed{config.seed}-{recipe_hash(config)}"
     return _row_folder(config) / name
 
 
@@ -56,8 +132,8 @@ def checkpoint_folder(config: TrainConfig) -> Path:
     return _row_folder(config) / "checkpoints"
 
 
-def cell_path(config: TrainConfig) -> Path:
-    """The record of the cell that ends with config.budget."""
+def record_path(config: TrainConfig) -> Path:
+    """The record of the run that ends with config.budget."""
     return run_folder(config) / f"cell-{config.budget:g}.json"
 
 
@@ -65,148 +141,140 @@ def _row_folder(config: TrainConfig) -> Path:
     return Path(config.results_dir) / config.dataset.name / config.model.name
 
 
-def write_epochs(folder: Path, rows: list[dict[str, Any]]) -> None:
+def epoch_columns(predictors: Iterable[str]) -> list[str]:
+    """The columns of epochs.csv for a method with predictors of its own."""
+    own = [f"{name}_test_{what}" for name in predictors for what in ("loss", "error_pct")]
+    place = EPOCH_COLUMNS.index("n_averaged")
+    return [*EPOCH_COLUMNS[:place], *own, *EPOCH_COLUMNS[place:]]
+
+
+def write_epochs(folder: Path, rows: list[Row], predictors: Sequence[str] = ()) -> None:
     """Write epochs.csv: a row an epoch, empty where nothing was measured.
 
-    Rows of later epochs that the file holds already stay: a shorter run of the same walk, or one
-    that trains it again, takes nothing away from a longer one.
+    Rows of later epochs that the file already holds stay: a shorter run, or one that is trained
+    again, takes nothing away from a longer one.
     """
     path = folder / "epochs.csv"
-    later: list[dict[str, Any]] = []
+    later: list[Row] = []
     if path.exists():
         with contextlib.suppress(ValueError, KeyError, TypeError), path.open(newline="") as file:
             later = [row for row in csv.DictReader(file) if int(row["epoch"]) > len(rows)]
     text = io.StringIO()
-    writer = csv.DictWriter(text, EPOCH_COLUMNS, extrasaction="ignore", lineterminator="\n")
+    columns = epoch_columns(predictors)
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows([*rows, *later])
     write_atomically(path, text.getvalue().encode())
 
 
 def predictions_path(record: Path) -> Path:
-    """The predictions of a cell, beside its record: cell-1.json -> predictions-1.npy."""
+    """The predictions beside a record: cell-1.json -> predictions-1.npy."""
     return record.with_name(f"predictions-{record.stem.removeprefix('cell-')}.npy")
 
 
 def write_predictions(config: TrainConfig, predictions: np.ndarray) -> str:
-    """Write a cell's log-probabilities (M, classes) of the test images; return their SHA-256."""
+    """Write the log-probabilities (M, classes) of the test images; return their SHA-256."""
     content = io.BytesIO()
     np.save(content, predictions)
-    write_atomically(predictions_path(cell_path(config)), content.getvalue())
-    return _sha256(content.getvalue())
+    write_atomically(predictions_path(record_path(config)), content.getvalue())
+    return hashlib.sha256(content.getvalue()).hexdigest()
 
 
 def read_predictions(path: Path) -> np.ndarray | None:
     """The predictions of a record, float32 (M, classes), or None if they are lost or damaged."""
-    record = read_cell(path)
+    record = read_record(path)
     try:
         content = predictions_path(path).read_bytes()
     except OSError:
         return None
-    if record is None or record["result"].get("predictions_sha256") != _sha256(content):
+    known = record and record.result.predictions_sha256
+    if known != hashlib.sha256(content).hexdigest():
         return None
     predictions: np.ndarray = np.load(io.BytesIO(content), allow_pickle=False)
     return predictions
 
 
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-def write_cell(
+def write_record(
     config: TrainConfig,
-    path_sha256: str,
+    schedule_sha256: str,
     result: dict[str, Any],
     timing: dict[str, float],
     provenance: dict[str, Any],
 ) -> Path:
-    """Write the record of a finished cell.
+    """Write the record of a finished run.
 
     Args:
-        config: the cell's own configuration, resolved for its budget.
-        path_sha256: of the cell's rates and copies: plan.path_sha256.
-        result: errors and losses of the last epoch, and what identifies the weights.
-        timing: `seconds` of all its epochs, and `images_per_s` of their training.
-        provenance: variant, data, device, versions: see walk.py.
+        config: resolved for the budget that is reported.
+        schedule_sha256: see plan.Plan.
+        result, timing: fields of Result and Timing.
+        provenance: recipe_diff, data_sha256, device, versions and what else Record names.
     """
-    record: Record = {
-        "format": RECORD_FORMAT,
-        "dataset": config.dataset.name,
-        "model": config.model.name,
-        "method": config.method.name,
-        "budget": config.budget,
-        "epochs": config.epochs,
-        "seed": config.seed,
-        "identity": identity(config),
-        "path_sha256": path_sha256,
-        "result": result,
+    record = Record(
+        format=FORMAT,
+        dataset=config.dataset.name,
+        model=config.model.name,
+        method=config.method.name,
+        budget=config.budget,
+        epochs=config.epochs,
+        seed=config.seed,
+        recipe_hash=recipe_hash(config),
+        schedule_sha256=schedule_sha256,
+        result=Result(**result),
+        timing=Timing(**timing),
+        config=to_dict(config),
         **provenance,
-        "timing": timing,
-        "config": plain(config),
-    }
-    path = cell_path(config)
-    write_atomically(path, (json.dumps(record, indent=1, allow_nan=False) + "\n").encode())
+    )
+    path = record_path(config)
+    write_atomically(path, (record.model_dump_json(indent=1, exclude_unset=True) + "\n").encode())
     return path
 
 
-def read_cell(path: Path) -> Record | None:
-    """A record, or None if there is none or it is damaged (which the log says)."""
+def parse_record(values: Any, path: Path = Path()) -> Record:
+    """Check the values of a record; those of format 1 are translated.
+
+    Raises:
+        ValueError: it is of a later format, or a value is missing or of a wrong kind.
+    """
+    if not isinstance(values, dict) or values.get("format") not in (1, FORMAT):
+        known = values.get("format") if isinstance(values, dict) else None
+        raise ValueError(f"its format is {known}, not {FORMAT}")
+    translated = _from_format_1(values) if values["format"] == 1 else values
+    try:
+        return Record.model_validate({**translated, "path": path})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+
+
+def _from_format_1(values: dict[str, Any]) -> dict[str, Any]:
+    """A record of version 0.1, under the present names."""
+    renamed = {
+        "identity": "recipe_hash",
+        "path_sha256": "schedule_sha256",
+        "variant": "recipe_diff",
+        "origins": "segments",
+    }
+    found = {renamed.get(name, name): value for name, value in values.items()}
+    with contextlib.suppress(AttributeError, KeyError):  # it is no dict: the schema says so
+        diff = found["recipe_diff"]
+        found["recipe_diff"] = {RENAMED.get(name, name): value for name, value in diff.items()}
+    if isinstance(found.get("config"), dict):
+        found["config"] = to_present(found["config"])
+    return found | {"format": FORMAT}
+
+
+def read_record(path: Path) -> Record | None:
+    """A record, or None if there is none or it is damaged, which the log says."""
     if not path.exists():
         return None
     try:
-        record = json.loads(path.read_bytes())
-        if record["format"] != RECORD_FORMAT:
-            raise ValueError(f"its format is {record['format']}, not {RECORD_FORMAT}")
-        float(record["result"]["test_error_pct"])
-        for name in NEEDED:
-            record[name]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return parse_record(json.loads(path.read_bytes()), path)
+    except (OSError, ValueError) as error:
         log.warning("Record %s is damaged (%s): left out.", path, error)
         return None
-    assert isinstance(record, dict)
-    return record
 
 
-def read_cells(folders: Iterable[Path]) -> list[Record]:
-    """All sound records below the folders, in the order of their paths; each knows its `path`."""
-    found = []
-    for folder in folders:
-        for path in sorted(folder.rglob("cell-*.json")):
-            record = read_cell(path)
-            if record is not None:
-                found.append({**record, "path": path})
-    return found
-
-
-def value(record: Record, *names: str) -> Any:
-    """What a record says under nested names, or None: not all that is printed is needed."""
-    found: Any = record
-    for name in names:
-        found = found.get(name) if isinstance(found, dict) else None
-    return found
-
-
-def number(record: Record, *names: str) -> float:
-    """A figure of a record, or nan where it has none."""
-    found = value(record, *names)
-    return float(found) if isinstance(found, int | float) else math.nan
-
-
-def code_version() -> dict[str, Any]:
-    """Version of the package, and the git commit if it runs from a checkout ('+' if changed)."""
-    code = Path(__file__).parent.parent
-    commit = None
-    if (code.parent / ".git").exists():
-        git = ["git", "-C", str(code)]
-        head = _output([*git, "rev-parse", "HEAD"])
-        changed = _output([*git, "status", "--porcelain", "--untracked-files=no"])
-        commit = head and head + ("+" if changed else "")
-    return {"swa_bench": importlib.metadata.version("swa-bench"), "commit": commit}
-
-
-def _output(command: list[str]) -> str | None:
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()
+def read_records(folders: Iterable[Path]) -> list[Record]:
+    """All sound records below the folders, in the order of their paths."""
+    paths = (path for folder in folders for path in sorted(folder.rglob("cell-*.json")))
+    return [record for path in paths if (record := read_record(path)) is not None]
