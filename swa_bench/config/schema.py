@@ -77,7 +77,7 @@ class MethodConfig:
     name: FolderName
     result: str
     predictors: dict[str, Values]
-    decay_epochs: Count
+    decay_epochs: NonNegativeInt
     final_ratio: Positive
     collect_from: Count | None
     swa_learning_rate: Positive | None
@@ -110,6 +110,9 @@ class CheckpointsConfig:
 class TrainConfig:
     """All options of one run, resolved; values of the YAML files, nothing added."""
 
+    # What others are computed from comes first, so that the first fault found is the user's own.
+    seed: Annotated[NonNegativeInt, NOT_SHAPING]
+    budget: Annotated[Positive, NOT_SHAPING]
     model: ModelConfig
     dataset: DatasetConfig
     augmentation: Values
@@ -118,8 +121,6 @@ class TrainConfig:
     optimizer: Values
     batch_size: Count
     init: str
-    seed: Annotated[NonNegativeInt, NOT_SHAPING]
-    budget: Annotated[Positive, NOT_SHAPING]
     epochs: Annotated[NonNegativeInt, NOT_SHAPING]
     report_budgets: Annotated[list[Positive], NOT_SHAPING]
     precision: Precision
@@ -152,6 +153,8 @@ class TrainConfig:
         require("budget", self.budget, epochs < 10_000, expected)
         expected = "follows from budget: change that instead"
         require("epochs", self.epochs, self.epochs == epochs, expected)
+        decay = self.method.decay_epochs
+        require("method.decay_epochs", decay, decay >= 1, "must be 1 or more")
         if self.method.ensemble_of is not None:
             expected = f"{self.method.name} counts whole runs of one budget each: choose 1, 2, 3"
             require("budget", self.budget, self.budget == int(self.budget), expected)
@@ -183,9 +186,9 @@ def require(field: str, value: object, good: bool, expected: str) -> None:
 
 
 def whole_epochs(budget: float, budget_epochs: int) -> int:
-    """Epochs in a budget, rounded down: 1.25 x 150 = 187.5 gives 187 (0 if not finite)."""
-    if not math.isfinite(budget):
-        return 0
+    """Epochs in a budget, rounded down: 1.25 x 150 = 187.5 gives 187 (0 if not a finite number)."""
+    if not isinstance(budget, int | float) or not math.isfinite(budget):
+        return 0  # the check of the budget says so
     return int(Decimal(str(budget)) * budget_epochs)
 
 
@@ -200,7 +203,7 @@ def from_dict(values: Any) -> TrainConfig:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(name, _shown(first["input"]), _expected(dict(first), name)) from None
+        raise ConfigError(name, _shown(first["input"]), _expected(first, name)) from None
 
 
 def _shown(value: object) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from swa_bench.config.identity import recipe_hash
+from swa_bench.config.plan import Plan
 from swa_bench.config.renames import RENAMED, to_present
 from swa_bench.config.schema import TrainConfig, to_dict
 from swa_bench.files import write_atomically
@@ -227,6 +228,22 @@ def write_record(
     path = record_path(config)
     write_atomically(path, (record.model_dump_json(indent=1, exclude_unset=True) + "\n").encode())
     return path
+
+
+def missing(plan: Plan, with_predictions: bool = False) -> list[TrainConfig]:
+    """What a plan reports that has no sound record with its rates and collections on disk.
+
+    Args:
+        with_predictions: whether a record whose predictions are lost is missing too.
+    """
+    found = []
+    for report in plan.reports:
+        path = record_path(report)
+        record = read_record(path)
+        same = record and record.schedule_sha256 == plan.schedule_sha256(report.epochs)
+        if not same or (with_predictions and read_predictions(path) is None):
+            found.append(report)
+    return found
 
 
 def parse_record(values: Any, path: Path = Path()) -> Record:
