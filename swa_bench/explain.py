@@ -1,6 +1,7 @@
 """Errors of Hydra, OmegaConf and YAML in one or two lines that a user can act on."""
 
 import re
+from collections.abc import Sequence
 
 import yaml
 from hydra.errors import MissingConfigException
@@ -34,7 +35,7 @@ def explain(error: Exception) -> str:
     return ": ".join(lines[:2])
 
 
-def _missing(file: str, options: list[str], text: str) -> str:
+def _missing(file: str, options: Sequence[str], text: str) -> str:
     group, _, name = file.rpartition("/")
     if group == "hydra/launcher" and name in LAUNCHER_EXTRAS:
         chosen = re.match(r"In 'hydra/launcher/(\w+)'", text)

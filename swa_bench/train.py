@@ -1,4 +1,4 @@
-"""swa-train: compose, check, plan, train, record, and print the results beside the published ones."""
+"""swa-train: compose, check, plan, train, record, and print results beside the published ones."""
 
 import csv
 import os

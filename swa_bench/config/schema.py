@@ -30,16 +30,16 @@ FolderName = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
 Precision = Literal["auto", "fp32", "tf32", "bf16"]
 Device = Literal["auto", "cpu", "cuda"]
 
-checked = dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+KNOWN_ONLY = ConfigDict(extra="forbid")
 
 
-@checked
+@dataclass(frozen=True, kw_only=True, config=KNOWN_ONLY)
 class NormalisationConfig:
     mean: Annotated[list[Positive], Field(min_length=3, max_length=3)]
     std: Annotated[list[Positive], Field(min_length=3, max_length=3)]
 
 
-@checked
+@dataclass(frozen=True, kw_only=True, config=KNOWN_ONLY)
 class ModelConfig:
     name: FolderName
     _target_: str
@@ -52,7 +52,7 @@ class ModelConfig:
     normalisation: NormalisationConfig
 
 
-@checked
+@dataclass(frozen=True, kw_only=True, config=KNOWN_ONLY)
 class DatasetConfig:
     name: FolderName
     _target_: str
@@ -72,7 +72,7 @@ class DatasetConfig:
         require("dataset.resize", self.resize, self.resize >= self.image_size, expected)
 
 
-@checked
+@dataclass(frozen=True, kw_only=True, config=KNOWN_ONLY)
 class MethodConfig:
     name: FolderName
     result: str
@@ -91,14 +91,14 @@ class MethodConfig:
         require("method.result", self.result, self.result in results, expected)
 
 
-@checked
+@dataclass(frozen=True, kw_only=True, config=KNOWN_ONLY)
 class EvaluationConfig:
     batch_size: Count
     every: Count
     average_every: Count
 
 
-@checked
+@dataclass(frozen=True, kw_only=True, config=KNOWN_ONLY)
 class CheckpointsConfig:
     keep: Literal["ends", "cells", "collected"]
     keep_for: list[str]
@@ -106,7 +106,7 @@ class CheckpointsConfig:
     max_gb: Positive
 
 
-@checked
+@dataclass(frozen=True, kw_only=True, config=KNOWN_ONLY)
 class TrainConfig:
     """All options of one run, resolved; values of the YAML files, nothing added."""
 
@@ -224,7 +224,7 @@ def _expected(error: ErrorDetails, name: str) -> str:
 
 def to_dict(config: TrainConfig) -> dict[str, Any]:
     """The configuration as nested dicts of plain values, for records and hashes."""
-    return dataclasses.asdict(config)  # type: ignore[call-overload, no-any-return]
+    return dataclasses.asdict(config)
 
 
 def shaping(values: dict[str, Any], kind: Any = TrainConfig) -> dict[str, Any]:

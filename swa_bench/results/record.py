@@ -9,7 +9,7 @@ import hashlib
 import io
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -149,7 +149,7 @@ def epoch_columns(predictors: Iterable[str]) -> list[str]:
     return [*EPOCH_COLUMNS[:place], *own, *EPOCH_COLUMNS[place:]]
 
 
-def write_epochs(folder: Path, rows: list[Row], predictors: Sequence[str] = ()) -> None:
+def write_epochs(folder: Path, rows: list[Row], predictors: Iterable[str] = ()) -> None:
     """Write epochs.csv: a row an epoch, empty where nothing was measured.
 
     Rows of later epochs that the file already holds stay: a shorter run, or one that is trained

@@ -165,8 +165,8 @@ def train_runs(runs: list[Run], progress: Progress) -> None:
                 _limit_checkpoints(runs)
             end_request.check()
     log.info("%s", _limit_checkpoints(runs))
-    for error in failures.values():
-        raise error
+    if failures:
+        raise next(iter(failures.values()))
 
 
 def _limit_checkpoints(runs: list[Run]) -> str:

@@ -1,0 +1,2 @@
+FORMAT=2
+def reach(*a): return {}
