@@ -1,6 +1,7 @@
 """A recorded network as one file: its weights and, as metadata, its record."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import safetensors
@@ -21,6 +22,14 @@ from swa_bench.training.network import fresh_model
 METADATA = "swa_bench"  # under which the record stands in the file's metadata, as JSON
 
 
+@dataclass(frozen=True)
+class Exported:
+    """What an exported file says of itself: the record, and after which epoch, if not the last."""
+
+    record: Record
+    epoch: int | None
+
+
 def export(path: Path, out: Path, device: Device, epoch: int | None = None) -> Record:
     """Write the network of a record as safetensors; see `restore` for its weights.
 
@@ -28,18 +37,18 @@ def export(path: Path, out: Path, device: Device, epoch: int | None = None) -> R
         SwaBenchError: the network cannot be restored, or the file not be written.
     """
     restored = restore(path, device, epoch)
-    record = restored.record.model_copy(update={"weights_after_epoch": epoch})
     tensors = {
         name: tensor.detach().cpu().contiguous()
         for name, tensor in restored.model.state_dict().items()
     }
-    metadata = {"format": "pt", METADATA: record.model_dump_json()}
+    content = {**restored.record.model_dump(mode="json"), "weights_after_epoch": epoch}
+    metadata = {"format": "pt", METADATA: json.dumps(content)}
     write_atomically(out, safetensors.torch.save(tensors, metadata))
-    return record
+    return restored.record
 
 
-def read_record(path: Path) -> Record:
-    """The record that an exported file holds: recipe, errors, versions.
+def read_exported(path: Path) -> Exported:
+    """What an exported file says of itself: recipe, errors, versions.
 
     Raises:
         SwaBenchError: there is no such file, or it was not written by swa-export.
@@ -48,7 +57,8 @@ def read_record(path: Path) -> Record:
         raise SwaBenchError(f"{path}: no such file")
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            return parse_record(json.loads((file.metadata() or {})[METADATA]))
+            content = json.loads((file.metadata() or {})[METADATA])
+        return Exported(parse_record(content), content["weights_after_epoch"])
     except (OSError, safetensors.SafetensorError, KeyError, ValueError) as error:
         raise SwaBenchError(f"{path} was not written by swa-export, or is damaged") from error
 
@@ -56,10 +66,10 @@ def read_record(path: Path) -> Record:
 def load_model(path: str | Path) -> nn.Module:
     """The network of an exported file, on the CPU, in evaluation mode.
 
-    It maps normalised images (N, 3, 32, 32) to logits (N, classes); `read_record` gives mean and
-    deviation under config["model"]["normalisation"], of pixels scaled to 0..1.
+    It maps normalised images (N, 3, 32, 32) to logits (N, classes). Mean and deviation, of pixels
+    scaled to 0..1, are in read_exported(path).record.config["model"]["normalisation"].
     """
-    config = recorded_config(read_record(Path(path)))
+    config = recorded_config(read_exported(Path(path)).record)
     model = fresh_model(config, hardware.prepare(config))
     model.load_state_dict(safetensors.torch.load_file(path))
     return model.eval()
@@ -67,7 +77,7 @@ def load_model(path: str | Path) -> nn.Module:
 
 def evaluate(path: Path, device: Device) -> tuple[Score, float]:
     """Loss, error and calibration error in % on the test images of its data set."""
-    config = recorded_config(read_record(path), device)
+    config = recorded_config(read_exported(path).record, device)
     model, target = load_model(path), hardware.prepare(config)
     data = to_device(load_images(config.dataset), config, target)
     batches = data.test_batches(config.evaluation.batch_size)

@@ -18,8 +18,6 @@ from swa_bench.results.record import Record, read_record, read_records
 from swa_bench.results.widths import FORMAT, reach
 from swa_bench.training import hardware
 
-PARTS = ("rays", "line", "plane")
-
 
 @dataclass(frozen=True)
 class WidthOptions:
@@ -31,7 +29,7 @@ class WidthOptions:
         sgd, swa: records to take instead of the folder's own.
         third: record of the plane's third network; by default SWA's last weights.
         members: record of a run whose collected weights span the plane instead.
-        parts: of PARTS.
+        parts: of rays, line and plane.
         directions, direction_seed: how many rays, and from which seed they are drawn.
         distance, steps: of the farthest point of a ray, and points on it.
         line_points: from t = -1 to 2.

@@ -79,7 +79,9 @@ def _check(images: ImageSet, dataset: DatasetConfig) -> None:
         pixels, labels = getattr(images, f"{split}_images"), getattr(images, f"{split}_labels")
         count, size = pixels.shape[:2]
         if pixels.dtype != np.uint8 or pixels.shape != (count, size, size, 3):
-            expected = f"its {split}_images are {pixels.dtype} {pixels.shape}, not uint8 (N, S, S, 3)"
+            expected = (
+                f"its {split}_images are {pixels.dtype} {pixels.shape}, not uint8 (N, S, S, 3)"
+            )
             raise ConfigError("dataset._target_", dataset._target_, expected)
         if labels.dtype != np.int64 or labels.shape != (count,):
             expected = f"its {split}_labels are {labels.dtype} {labels.shape}, not int64 ({count},)"
@@ -97,9 +99,7 @@ def _check(images: ImageSet, dataset: DatasetConfig) -> None:
 
 def _first(images: ImageSet, counts: Mapping[str, int]) -> ImageSet:
     """The first images of each split, and what is known of the arrays that stay whole."""
-    arrays = {
-        name: getattr(images, name)[: counts[name.split("_")[0]]] for name in ImageSet.NAMES
-    }
+    arrays = {name: getattr(images, name)[: counts[name.split("_")[0]]] for name in ImageSet.NAMES}
     known = {
         name: sha256
         for name, sha256 in images.known_sha256.items()

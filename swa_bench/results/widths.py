@@ -1,2 +1,5 @@
-FORMAT=2
-def reach(*a): return {}
+FORMAT = 2
+
+
+def reach(*a):
+    return {}
