@@ -1,15 +1,25 @@
 """The commands that read records: swa-tables, swa-figures and swa-report."""
 
 import argparse
+import contextlib
 import logging
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from swa_bench.commands import errors_in_one_line
 from swa_bench.errors import SwaBenchError
 from swa_bench.results.record import Record, read_records
 
 DEFAULT_RECORDS = ("results/runs", "results/shipped")
+
+
+@contextlib.contextmanager
+def errors_in_one_line(command: str) -> Iterator[None]:
+    """End the command with a line instead of a traceback."""
+    try:
+        yield
+    except SwaBenchError as error:
+        sys.exit(f"{command}: {error}")
 
 
 def swa_tables(arguments: Sequence[str] | None = None) -> None:

@@ -41,7 +41,7 @@ def make_tables(cells: pd.DataFrame, epochs: pd.DataFrame) -> list[Table]:
     return [table for table in tables if table.rows]
 
 
-def run_tables(records: Iterable[Record], models: Sequence[str] = ()) -> list[Table]:
+def tables_of_runs(records: Iterable[Record], models: Sequence[str] = ()) -> list[Table]:
     """The tables of test errors, of each data set that has records of single networks or ensembles.
 
     Args:

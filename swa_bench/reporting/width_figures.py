@@ -120,7 +120,7 @@ DRAWINGS: dict[str, tuple[Callable[[Figure, Width], None], float, str]] = {
 }
 
 
-def write_width_figures(found: Width, folder: Path) -> list[Path]:
+def write_figures(found: Width, folder: Path) -> list[Path]:
     """Draw the parts that a record has as PNG; return the files.
 
     Raises:
