@@ -19,7 +19,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import hydra
 import torch
 from reference_loop import Turn, reference
 from tabulate import tabulate
@@ -28,36 +27,32 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from swa_bench.config import schema as configs
-from swa_bench.config.schema import Device, Precision, TrainConfig
+from swa_bench.config.schema import TrainConfig
+from swa_bench.config.spec import compose_spec
 from swa_bench.files import write_atomically
 from swa_bench.models import build_model
-from swa_bench.results.record import code_version
-from swa_bench.training import hardware as device
-from swa_bench.training import timing as estimate
+from swa_bench.training import hardware, timing
 
 EPOCH_IMAGES = 50_000
 # The networks that are measured by default, and how many steps a turn takes: on a CPU only those
 # that take minutes.
 STEPS = {
-    Device.cuda: {"vgg16": 100, "preresnet110": 50, "preresnet164": 50, "wrn28_10": 20},
-    Device.cpu: {"preresnet20": 6, "vgg16": 2, "preresnet110": 1},
+    "cuda": {"vgg16": 100, "preresnet110": 50, "preresnet164": 50, "wrn28_10": 20},
+    "cpu": {"preresnet20": 6, "vgg16": 2, "preresnet110": 1},
 }
 
 
 def ours(config: TrainConfig, steps: int, fused: bool = False, seeds: int = 1) -> Turn:
     """The steps of swa-train; those of several seeds count as one."""
-    trainers = [
-        estimate.trainer_on_noise(replace(config, seed=seed), steps) for seed in range(seeds)
-    ]
-    if config.device is Device.cuda and not fused:
-        for trainer in trainers:
+    trained = [timing.step_on_noise(replace(config, seed=seed), steps) for seed in range(seeds)]
+    if config.device == "cuda" and not fused:
+        for one in trained:
             # Without the fused kernel a rate on the device would be read back at every step.
-            trainer.optimizer.param_groups[0] |= {"fused": False, "foreach": True, "lr": 1e-6}
+            one.optimizer.param_groups[0] |= {"fused": False, "foreach": True, "lr": 1e-6}
 
     def turn() -> float:
-        device.decide(config)
-        return estimate.epoch_seconds(trainers) / steps
+        hardware.prepare(config)
+        return timing.epoch_seconds(trained) / steps
 
     return turn
 
@@ -67,16 +62,14 @@ def variants(config: TrainConfig, steps: int, compiled: bool) -> dict[str, tuple
 
     Each measure comes alone, on top of data on the device; then all of them together.
     """
-    plain = replace(
-        config, precision=Precision.fp32, channels_last=False, compile=False, cuda_graphs=False
-    )
+    plain = replace(config, precision="fp32", channels_last=False, compile=False, cuda_graphs=False)
     best = replace(config, channels_last=True, compile=False, cuda_graphs=True)
-    on_gpu = config.device is Device.cuda
+    on_gpu = config.device == "cuda"
     found = {
         "reference loop": (1, reference(plain, steps)),
         "data on the device": (1, ours(plain, steps)),
         "+ channels_last": (1, ours(replace(plain, channels_last=True), steps)),
-        f"+ {config.precision.value}": (1, ours(replace(plain, precision=config.precision), steps)),
+        f"+ {config.precision}": (1, ours(replace(plain, precision=config.precision), steps)),
     }
     if on_gpu:
         found["+ fused SGD"] = (1, ours(plain, steps, fused=True))
@@ -112,12 +105,12 @@ def measure_model(name: str, overrides: list[str], rounds: int, compiled: bool) 
                 continue
             if round_number:
                 seconds[variant].append(taken)
-    batch = config.optimizer.batch_size
+    batch = config.batch_size
     flops = 3 * forward_flops(config) * batch  # backward costs twice forward
     return {
         "model": name,
         "batch_size": batch,
-        "precision": config.precision.value,
+        "precision": config.precision,
         "peak_memory_gb": memory,
         "flops_a_step": flops,
         "bytes_a_step": step_bytes(config),
@@ -134,19 +127,14 @@ def measure_model(name: str, overrides: list[str], rounds: int, compiled: bool) 
 
 def composed(model: str, overrides: list[str]) -> TrainConfig:
     """The configuration of a network, with the precision that is fastest here."""
-    configs.register()
-    with hydra.initialize_config_module("swa_bench.conf", version_base="1.3"):
-        cfg = hydra.compose("train", [f"model={model}", "precision=auto", *overrides])
-    config = configs.to_config(cfg)
-    device.decide(config)
-    return config
+    spec = compose_spec(f"model={model}", "precision=auto", *overrides)
+    return hardware.resolve(spec).config
 
 
 def peak_memory_gb(config: TrainConfig) -> float:
     """Of a few steps of training: the GPU's, or the whole process's on a CPU."""
-    trainer = estimate.trainer_on_noise(config, steps=5 if config.device is Device.cuda else 1)
-    estimate.epoch_seconds([trainer])
-    if config.device is Device.cuda:
+    timing.epoch_seconds([timing.step_on_noise(config, 5 if config.device == "cuda" else 1)])
+    if config.device == "cuda":
         return torch.cuda.max_memory_allocated() / 1e9
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
@@ -181,10 +169,11 @@ class ByteCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def step_bytes(config: TrainConfig) -> int:
     """Bytes that one step moves if every operation is a pass over memory of its own."""
-    trainer = estimate.trainer_on_noise(replace(config, cuda_graphs=False, compile=False), steps=1)
-    trainer.begin_epoch(trainer.feed.data.draw(0, 0, "train"), [1e-6], dropout_seed=0)
+    eager = replace(config, cuda_graphs=False, compile=False)
+    one = timing.step_on_noise(eager, steps=1)
+    one.begin_epoch(one.inputs.data.draw(0, 0, "train"), [1e-6], dropout_seed=0)
     with ByteCounter() as counter:
-        trainer.step(config.optimizer.batch_size)
+        one.step(config.batch_size)
     moved: int = counter.moved
     return moved
 
@@ -192,15 +181,15 @@ def step_bytes(config: TrainConfig) -> int:
 def measure_device(overrides: list[str]) -> dict[str, Any]:
     """The device's own ceilings: a product of two 8192 x 8192 matrices, and a large copy."""
     config = composed("vgg16", overrides)
-    target = torch.device(config.device.value)
-    dtype = torch.bfloat16 if config.precision is Precision.bf16 else torch.float32
+    target = hardware.prepare(config)
+    dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
     a, b = (torch.randn(8192, 8192, device=target).to(dtype) for _ in range(2))
     source = torch.randn(2**28, device=target)
     copy = torch.empty_like(source)
     return {
-        "device": device.device_name(target),
-        "kind": config.device.value,
-        "versions": device.versions() | code_version(),
+        "device": hardware.device_name(target),
+        "kind": config.device,
+        "versions": hardware.versions(),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "matmul": {"dtype": str(dtype), "tflop_per_s": 2 * 8192**3 / 1e12 / timed(lambda: a @ b)},
         "copy_gb_per_s": 2 * 4 * 2**28 / 1e9 / timed(lambda: copy.copy_(source)),
@@ -264,7 +253,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="options of swa-train, such as device=cpu")
     options = parser.parse_args()
     ceilings = in_a_process(measure_device, options.overrides)
-    kind = Device(ceilings["kind"])
+    kind = ceilings["kind"]
     matmul = ceilings["matmul"]
     print(
         f"{ceilings['device']}, torch {ceilings['versions']['torch']}\n"
@@ -272,7 +261,7 @@ def main() -> None:
         f"TFLOP/s, copy {ceilings['copy_gb_per_s']:,.0f} GB/s\n",
         flush=True,
     )
-    compiled = options.compile if options.compile is not None else kind is Device.cuda
+    compiled = options.compile if options.compile is not None else kind == "cuda"
     report = {**ceilings, "models": []}
     path = options.out / f"{re.sub('[^a-z0-9]+', '-', ceilings['device'].lower())}.json"
     for model in options.models or STEPS[kind]:

@@ -17,9 +17,9 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler
 from torchvision import transforms
 
 from swa_bench.config.schema import TrainConfig
-from swa_bench.training import hardware as device
-from swa_bench.training import timing as estimate
+from swa_bench.training import hardware
 from swa_bench.training.network import fresh_model
+from swa_bench.training.timing import random_images
 
 LOADER_WORKERS = 4  # the authors' default
 
@@ -30,12 +30,12 @@ class AugmentedImages(Dataset[tuple[Tensor, int]]):
     """Single PIL images through torchvision's transforms, as the authors load them."""
 
     def __init__(self, config: TrainConfig) -> None:
-        arrays = estimate.random_arrays(config, 4096)
-        self.images, self.labels = arrays.train_images, arrays.train_labels
+        noise = random_images(config, 4096)
+        self.images, self.labels = noise.train_images, noise.train_labels
         normalisation = config.model.normalisation
         self.transform = transforms.Compose(
             [
-                transforms.RandomCrop(32, padding=config.dataset.augmentation.padding),
+                transforms.RandomCrop(32, padding=config.augmentation["padding"]),
                 transforms.RandomHorizontalFlip(),
                 transforms.ToTensor(),
                 transforms.Normalize(normalisation.mean, normalisation.std),
@@ -51,12 +51,12 @@ class AugmentedImages(Dataset[tuple[Tensor, int]]):
 
 def reference(config: TrainConfig, steps: int) -> Turn:
     """The plain way: loader processes, eager float32, the loss read back at every step."""
-    target = torch.device(config.device.value)
+    target = torch.device(config.device)
     dataset = AugmentedImages(config)
     workers = min(LOADER_WORKERS, os.cpu_count() or 1)
     loader = DataLoader(
         dataset,
-        config.optimizer.batch_size,
+        config.batch_size,
         sampler=RandomSampler(dataset, replacement=True, num_samples=10**9),
         num_workers=workers,
         pin_memory=target.type == "cuda",
@@ -64,7 +64,7 @@ def reference(config: TrainConfig, steps: int) -> Turn:
     batches: Iterator[list[Tensor]] = iter(loader)
     model = fresh_model(replace(config, channels_last=False), target).train()
     optimizer = torch.optim.SGD(
-        model.parameters(), 1e-6, config.optimizer.momentum, weight_decay=5e-4, foreach=False
+        model.parameters(), 1e-6, config.optimizer["momentum"], weight_decay=5e-4, foreach=False
     )
 
     def step() -> None:
@@ -78,7 +78,7 @@ def reference(config: TrainConfig, steps: int) -> Turn:
         (logits.argmax(1) == labels).sum().item()
 
     def turn() -> float:
-        device.decide(config)
+        hardware.prepare(config)
         for _ in range(2 * workers):  # what the loader has made while others had their turn
             next(batches)
         started = time.perf_counter()

@@ -1,7 +1,7 @@
-"""Learning rate as a pure function of the epoch and the step in it.
+"""The learning rate as a pure function of the epoch and the step in it.
 
 A schedule is any function (epoch, step, steps_per_epoch, *, own values) -> rate, with epoch and
-step counted from 0; a YAML file in conf/schedule/ (or beside the user's own code) names it as
+step counted from 0. A YAML file in conf/schedule/ (or beside the user's own code) names it as
 `_target_` and gives its own values.
 """
 
@@ -45,30 +45,24 @@ def cyclic(
     step: int,
     steps_per_epoch: int,
     *,
-    learning_rate: float,
-    decay_epochs: int,
-    final_ratio: float,
-    first_copy: int,
+    collect_from: int,
     cycle_epochs: int,
     cycle_first: float,
     cycle_last: float,
+    **before: float,
 ) -> float:
-    """Equation 1 of the paper from epoch first_copy - cycle_epochs on; before it, `authors`.
+    """Equation 1 of the paper from epoch collect_from - cycle_epochs on; before it, `authors`.
 
     With c iterations a cycle and i counted from 1 at the first cycle's first iteration:
     t = ((i - 1) mod c + 1) / c and rate = (1 - t) * cycle_first + t * cycle_last. So a cycle ends,
-    at its lowest rate, with epoch first_copy (1-based) and every cycle_epochs epochs after it.
+    at its lowest rate, with epoch collect_from (1-based) and every cycle_epochs epochs after it.
+
+    Args:
+        before: the values of `authors`.
     """
-    first_epoch = first_copy - cycle_epochs
+    first_epoch = collect_from - cycle_epochs
     if epoch < first_epoch:
-        return authors(
-            epoch,
-            step,
-            steps_per_epoch,
-            learning_rate=learning_rate,
-            decay_epochs=decay_epochs,
-            final_ratio=final_ratio,
-        )
+        return authors(epoch, step, steps_per_epoch, **before)  # type: ignore[arg-type]
     iterations = cycle_epochs * steps_per_epoch
     iteration = (epoch - first_epoch) * steps_per_epoch + step
     t = (iteration % iterations + 1) / iterations
@@ -80,30 +74,24 @@ def fge(
     step: int,
     steps_per_epoch: int,
     *,
-    learning_rate: float,
-    decay_epochs: int,
-    final_ratio: float,
-    first_copy: int,
+    collect_from: int,
     cycle_epochs: int,
     cycle_high: float,
     cycle_low: float,
+    **before: float,
 ) -> float:
-    """A triangle a cycle, from epoch first_copy - cycle_epochs / 2 on; before it, `authors`.
+    """A triangle a cycle, from epoch collect_from - cycle_epochs / 2 on; before it, `authors`.
 
     With t the part of the cycle that lies before a step, from 0, the rate is linear from cycle_high
-    (t = 0) to cycle_low (t = 1/2) and back (FGE authors' utils.cyclic_learning_rate). So the first
-    middle of a cycle is the end of epoch first_copy (1-based), the next cycle_epochs later.
+    (t = 0) to cycle_low (t = 1/2) and back (FGE authors' utils.cyclic_learning_rate). So the middle
+    of the first cycle is the end of epoch collect_from (1-based), the next is cycle_epochs later.
+
+    Args:
+        before: the values of `authors`.
     """
-    first_epoch = first_copy - cycle_epochs // 2
+    first_epoch = collect_from - cycle_epochs // 2
     if epoch < first_epoch:
-        return authors(
-            epoch,
-            step,
-            steps_per_epoch,
-            learning_rate=learning_rate,
-            decay_epochs=decay_epochs,
-            final_ratio=final_ratio,
-        )
+        return authors(epoch, step, steps_per_epoch, **before)  # type: ignore[arg-type]
     t = ((epoch - first_epoch) % cycle_epochs + step / steps_per_epoch) / cycle_epochs
     down = 1.0 - abs(1.0 - 2.0 * t)
     return (1.0 - down) * cycle_high + down * cycle_low

@@ -1,10 +1,11 @@
-"""What a sweep tells: each failed job as it fails, and the whole table at its end."""
+"""What a sweep prints: each failed job as it fails, and the whole table at its end."""
 
 import os
 import shutil
 import sys
 import traceback
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,9 @@ from omegaconf import DictConfig
 
 from swa_bench.errors import SwaBenchError
 from swa_bench.files import write_atomically
-from swa_bench.results import record as records
+from swa_bench.results.record import read_records
 
-# The sweep of this process, for main to tell of after Hydra is done.
+# The sweep of this process, which main reports on after Hydra is done.
 _sweeps: list["SweepReport"] = []
 
 
@@ -45,7 +46,7 @@ class SweepReport(Callback):
             os.chdir(self.folder)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        """Called after every job; says why it failed, since Hydra tells of the first one only."""
+        """Called after every job; says why it failed, since Hydra names only the first."""
         if self.config is None or job_return.status is not JobStatus.FAILED:
             return
         error = job_return._return_value
@@ -58,9 +59,9 @@ class SweepReport(Callback):
                 traceback.print_exception(error)
             write_atomically(self.notes / f"{config.hydra.job.num}.txt", line.encode())
             # Not every exception can travel, and none takes its traceback along.
-            told = SwaBenchError(line)
-            told.exit_code = getattr(error, "exit_code", 1)
-            job_return.return_value = told
+            failure = SwaBenchError(line)
+            failure.exit_code = getattr(error, "exit_code", 1)
+            job_return.return_value = failure
         print(line, file=sys.stderr)
 
     def collect_notes(self) -> None:
@@ -78,16 +79,21 @@ class SweepReport(Callback):
         """Print the table of each data set that has records."""
         if self.config is None or self.config.dry_run:
             return
-        from swa_bench.reporting import tables
-        from swa_bench.results import statistics as summary
-
-        found = records.read_cells([Path(self.config.results_dir)])
-        cells = summary.summarise(summary.cells_frame(found))
-        for dataset in tables.datasets_of(cells) if found else []:
-            for table in tables.tables_of_runs(dataset, cells):
-                print(table.text())
+        print_tables(Path(self.config.results_dir))
         if self.failures:
             print(f"swa-train: {self.failures} jobs failed, see above", file=sys.stderr)
+
+
+def print_tables(folder: Path, models: Sequence[str] = ()) -> None:
+    """Print the tables of the records below a folder.
+
+    Args:
+        models: the rows; by default the paper's and all that have runs.
+    """
+    from swa_bench.reporting import tables  # takes a second to import
+
+    for table in tables.tables_of_runs(read_records([folder]), models):
+        print(table.text())
 
 
 def report_failed() -> bool:

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from swa_bench.analysis.restore import Restored
-from swa_bench.training import hardware as device
-from swa_bench.training import step as engine
+from swa_bench.training import hardware
+from swa_bench.training.evaluation import batch_norms
 
 # What is measured at a point, in the order of the last axis of all results.
 MEASURES = ("train_loss", "train_error_pct", "test_loss", "test_error_pct", "squared_norm")
@@ -45,9 +45,9 @@ class Probe:
         config, self.data = restored.config, restored.data
         self.model = copy.deepcopy(restored.model).eval()
         self.parameters = [parameter.data for parameter in self.model.parameters()]
-        self.batch_norms = engine.batch_norms(self.model)
-        self.autocast = device.autocast(config)
-        draws = self.data.draw(config.seed, restored.record["epochs"], "recompute")
+        self.batch_norms = batch_norms(self.model)
+        self.autocast = hardware.autocast(config)
+        draws = self.data.draw(config.seed, restored.record.epochs or 0, "recompute")
         images = min(images, len(self.data.train_labels))
         size = images if self.batch_norms else config.evaluation.batch_size
         fixed = draws.at(slice(images))
@@ -58,7 +58,7 @@ class Probe:
 
     @torch.no_grad()
     def at(self, weights: Tensor) -> Tensor:
-        """MEASURES (5,) of one point, float64 on the device; nothing waits for them.
+        """MEASURES (5,) of one point, float64 on the device; without waiting for the device.
 
         Args:
             weights: (P,), as of `flat`.
@@ -68,7 +68,7 @@ class Probe:
             parameter.copy_(part.view(parameter.shape))
         self.model.eval()
         for layer in self.batch_norms:
-            layer.reset_running_stats()  # or one infinite value would stay
+            layer.reset_running_stats()  # otherwise one infinite value would stay
             layer.train()
         train = self._score(self.train)
         self.model.eval()

@@ -1,22 +1,19 @@
 """From a record back to the network: the weights that its figures are of."""
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
 
-from swa_bench.config import schema as configs
-from swa_bench.config.plan import Plan, load_schedule, state_keys
-from swa_bench.config.schema import Combine, Device, TrainConfig
-from swa_bench.data import images as sources
-from swa_bench.data.batches import DeviceData, to_device
+from swa_bench.config.plan import Plan, load_schedule
+from swa_bench.config.schema import Device, TrainConfig, from_dict
+from swa_bench.data.batches import DeviceImages, to_device
+from swa_bench.data.images import load_images
 from swa_bench.errors import SwaBenchError
-from swa_bench.results import record as records
-from swa_bench.results.record import Record
-from swa_bench.training import checkpoints
-from swa_bench.training import hardware as device
-from swa_bench.training.network import fresh_model
-from swa_bench.training.run import averaged_model, fresh_optimizer
+from swa_bench.results.record import Record, read_record
+from swa_bench.training import checkpoints, hardware
+from swa_bench.training.run import fresh_state, with_weights
 
 
 @dataclass(frozen=True)
@@ -31,16 +28,28 @@ class Restored:
 
     record: Record
     config: TrainConfig
-    data: DeviceData
+    data: DeviceImages
     model: nn.Module
 
 
-def restore(path: Path, target: Device = Device.auto, epoch: int | None = None) -> Restored:
-    """Build the network of a cell's record from the checkpoint of its last epoch.
+def recorded_config(record: Record, device: Device = "cpu") -> TrainConfig:
+    """The configuration of a record, on another device; its first weights are not needed again.
+
+    Raises:
+        ConfigError: it is of another version of the code, or was changed, or there is no such
+            device.
+    """
+    config = from_dict(record.config | {"init": "random"})
+    chosen, precision = hardware.decide(device, config.precision)
+    return dataclasses.replace(config, device=chosen, precision=precision)
+
+
+def restore(path: Path, device: Device = "auto", epoch: int | None = None) -> Restored:
+    """Build the network of a record from the checkpoint of its last epoch.
 
     Args:
         path: the record, in its folder beside the folder of the checkpoints.
-        epoch: the weights, as they were, after that epoch of the walk instead: such as a member
+        epoch: the weights, as they were, after that epoch of the run instead: such as a member
             of an ensemble. Which states are kept is option checkpoints.keep.
 
     Raises:
@@ -48,39 +57,39 @@ def restore(path: Path, target: Device = Device.auto, epoch: int | None = None) 
     """
     if not path.exists():
         raise SwaBenchError(f"{path}: no such file; name a cell-*.json")
-    record = records.read_cell(path)
+    record = read_record(path)
     if record is None:
         raise SwaBenchError(f"{path}: no sound record is there; name a cell-*.json")
-    config = configs.from_plain(record["config"])
-    combine = config.method.combine
-    if epoch is None and combine is Combine.predictions:
+    config = recorded_config(record, device)
+    images = load_images(config.dataset)
+    if images.fingerprint() != record.data_sha256:
+        raise SwaBenchError(f"{path} is of other data than {config.dataset.name} here")
+    data = to_device(images, config, hardware.prepare(config))
+    state = fresh_state(config, data)
+    predictor = state.predictors.get(config.method.result)
+    if epoch is None and predictor is not None and not predictor.has_weights:
         raise SwaBenchError(
             f"{path} is of an ensemble, which has no weights of its own: take one member (--epoch, "
-            "trained with checkpoints.keep=copies), or the average of FGE's (method=swa_fge)"
+            "trained with checkpoints.keep=collected), or the average of FGE's (method=swa_fge)"
         )
-    arrays = sources.load_arrays(config.dataset)
-    if arrays.fingerprint() != record["data_sha256"]:
-        raise SwaBenchError(f"{path} is of other data than {config.dataset.name} here")
-    done = record["epochs"] if epoch is None else epoch
-    plan = Plan(
-        config,
-        -(-len(arrays.train_labels) // config.optimizer.batch_size),
-        load_schedule(config),
-        [],
-    )
-    keys = state_keys(plan, arrays.fingerprint(), record["initial_weights_sha256"])[: done + 1]
-    config.device = target
-    on = device.decide(config)
-    model = fresh_model(config, on)
-    state = checkpoints.State(model, fresh_optimizer(config, model))
+    done = config.epochs if epoch is None else epoch
+    keys = _state_keys(record, images.fingerprint())[: done + 1]
     folder = path.resolve().parent.parent / "checkpoints"
     checkpoints.load_newest(folder, config.seed, keys, state)
     if state.epoch != done:
         raise SwaBenchError(
             f"The state after epoch {done} of {path} is not in {folder} (the ends of runs are, and "
-            "more with checkpoints.keep=cells or copies): train it again with force=true"
+            "more with checkpoints.keep=cells or collected): train it again with force=true"
         )
-    data = to_device(arrays, config, on)
-    if epoch is None and combine is Combine.weights:
-        model = averaged_model(config, state, data)
+    model = state.model
+    if epoch is None and predictor is not None:
+        model = with_weights(config, state, predictor.kept, data)
     return Restored(record, config, data, model)
+
+
+def _state_keys(record: Record, fingerprint: str) -> list[str]:
+    """The keys of the states of a recorded run, on the device that it ran on."""
+    config = from_dict(record.config | {"init": "random"})
+    steps = -(-config.dataset.train_images // config.batch_size)
+    plan = Plan(config, steps, load_schedule(config), [])
+    return plan.state_keys(fingerprint, record.initial_weights_sha256 or "")

@@ -30,16 +30,16 @@ FolderName = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
 Precision = Literal["auto", "fp32", "tf32", "bf16"]
 Device = Literal["auto", "cpu", "cuda"]
 
-checked = dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+KNOWN_ONLY = ConfigDict(extra="forbid")
 
 
-@checked
+@dataclass(frozen=True, kw_only=True, config=KNOWN_ONLY)
 class NormalisationConfig:
     mean: Annotated[list[Positive], Field(min_length=3, max_length=3)]
     std: Annotated[list[Positive], Field(min_length=3, max_length=3)]
 
 
-@checked
+@dataclass(frozen=True, kw_only=True, config=KNOWN_ONLY)
 class ModelConfig:
     name: FolderName
     _target_: str
@@ -52,7 +52,7 @@ class ModelConfig:
     normalisation: NormalisationConfig
 
 
-@checked
+@dataclass(frozen=True, kw_only=True, config=KNOWN_ONLY)
 class DatasetConfig:
     name: FolderName
     _target_: str
@@ -72,12 +72,12 @@ class DatasetConfig:
         require("dataset.resize", self.resize, self.resize >= self.image_size, expected)
 
 
-@checked
+@dataclass(frozen=True, kw_only=True, config=KNOWN_ONLY)
 class MethodConfig:
     name: FolderName
     result: str
     predictors: dict[str, Values]
-    decay_epochs: Count
+    decay_epochs: NonNegativeInt
     final_ratio: Positive
     collect_from: Count | None
     swa_learning_rate: Positive | None
@@ -91,14 +91,14 @@ class MethodConfig:
         require("method.result", self.result, self.result in results, expected)
 
 
-@checked
+@dataclass(frozen=True, kw_only=True, config=KNOWN_ONLY)
 class EvaluationConfig:
     batch_size: Count
     every: Count
     average_every: Count
 
 
-@checked
+@dataclass(frozen=True, kw_only=True, config=KNOWN_ONLY)
 class CheckpointsConfig:
     keep: Literal["ends", "cells", "collected"]
     keep_for: list[str]
@@ -106,10 +106,13 @@ class CheckpointsConfig:
     max_gb: Positive
 
 
-@checked
+@dataclass(frozen=True, kw_only=True, config=KNOWN_ONLY)
 class TrainConfig:
     """All options of one run, resolved; values of the YAML files, nothing added."""
 
+    # What others are computed from comes first, so that the first fault found is the user's own.
+    seed: Annotated[NonNegativeInt, NOT_SHAPING]
+    budget: Annotated[Positive, NOT_SHAPING]
     model: ModelConfig
     dataset: DatasetConfig
     augmentation: Values
@@ -118,8 +121,6 @@ class TrainConfig:
     optimizer: Values
     batch_size: Count
     init: str
-    seed: Annotated[NonNegativeInt, NOT_SHAPING]
-    budget: Annotated[Positive, NOT_SHAPING]
     epochs: Annotated[NonNegativeInt, NOT_SHAPING]
     report_budgets: Annotated[list[Positive], NOT_SHAPING]
     precision: Precision
@@ -152,6 +153,8 @@ class TrainConfig:
         require("budget", self.budget, epochs < 10_000, expected)
         expected = "follows from budget: change that instead"
         require("epochs", self.epochs, self.epochs == epochs, expected)
+        decay = self.method.decay_epochs
+        require("method.decay_epochs", decay, decay >= 1, "must be 1 or more")
         if self.method.ensemble_of is not None:
             expected = f"{self.method.name} counts whole runs of one budget each: choose 1, 2, 3"
             require("budget", self.budget, self.budget == int(self.budget), expected)
@@ -183,9 +186,9 @@ def require(field: str, value: object, good: bool, expected: str) -> None:
 
 
 def whole_epochs(budget: float, budget_epochs: int) -> int:
-    """Epochs in a budget, rounded down: 1.25 x 150 = 187.5 gives 187 (0 if not finite)."""
-    if not math.isfinite(budget):
-        return 0
+    """Epochs in a budget, rounded down: 1.25 x 150 = 187.5 gives 187 (0 if not a finite number)."""
+    if not isinstance(budget, int | float) or not math.isfinite(budget):
+        return 0  # the check of the budget says so
     return int(Decimal(str(budget)) * budget_epochs)
 
 
@@ -200,7 +203,7 @@ def from_dict(values: Any) -> TrainConfig:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(name, _shown(first["input"]), _expected(dict(first), name)) from None
+        raise ConfigError(name, _shown(first["input"]), _expected(first, name)) from None
 
 
 def _shown(value: object) -> str:
@@ -221,7 +224,7 @@ def _expected(error: ErrorDetails, name: str) -> str:
 
 def to_dict(config: TrainConfig) -> dict[str, Any]:
     """The configuration as nested dicts of plain values, for records and hashes."""
-    return dataclasses.asdict(config)  # type: ignore[call-overload, no-any-return]
+    return dataclasses.asdict(config)
 
 
 def shaping(values: dict[str, Any], kind: Any = TrainConfig) -> dict[str, Any]:

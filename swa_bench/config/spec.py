@@ -1,112 +1,183 @@
-"""Other configurations beside the one that runs: of another method, and the published recipe."""
+"""RunSpec: the options of one run, composed and checked, and the runs that follow from it.
+
+It holds the options both as Hydra composed them, with interpolations, and resolved. So another
+budget, seed or method is one `replace` away, and all that follows from it is computed again.
+"""
 
 import functools
 import importlib.resources
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from swa_bench.config import schema as configs
-from swa_bench.config.plan import Plan, divergence, make_plan
-from swa_bench.config.schema import TrainConfig
-from swa_bench.errors import ConfigError
+from swa_bench.config.renames import flatten
+from swa_bench.config.schema import TrainConfig, from_dict, shaping, to_dict, whole_epochs
+from swa_bench.errors import ConfigError, SwaBenchError
 
-# The shipped ones.
-METHODS = ("sgd", "sgd_bn", "swa", "swa_cyclic", "swa_fge", "fge", "snapshot", "independent")
-
-
-def variant(cfg: DictConfig, config: TrainConfig) -> dict[str, Any]:
-    """How a run's recipe differs from the published one, as {option: value}; {} if it does not.
-
-    The published recipe is the shipped one of that name, also where a user has an own file for it;
-    a method of the user's own is held against SWA if it takes copies and against SGD if not, an own
-    model or data set against the file of conf/ that it came from.
-    """
-    method = config.method.name
-    if method not in METHODS:
-        method = "sgd" if config.method.combine is configs.Combine.none else "swa"
-    names = [_shipped_option("model", config.model.name, "own")]
-    names += [_shipped_option("dataset", config.dataset.name, "image_folder"), f"method={method}"]
-    raw = configs.shaping(_raw(cfg)) | {"precision": config.precision.value}
-    found = configs.differences(raw, configs.shaping(_raw(compose(names))))
-    resolved = configs.plain(config)
-    named = ("model.name", "dataset.name")  # by the row and the table
-    return {name: _lookup(resolved, name) for name in found if name not in named}
+METHODS = tuple(
+    sorted(
+        path.name.removesuffix(".yaml")
+        for path in (importlib.resources.files("swa_bench.conf") / "method").iterdir()
+    )
+)
+NAMED_ELSEWHERE = ("model.name", "dataset.name")  # by the row and the title of a table
 
 
-def _shipped_option(group: str, name: str, own: str) -> str:
-    shipped = importlib.resources.files("swa_bench.conf") / group / f"{name}.yaml"
-    return f"{group}={name if shipped.is_file() else own}"
+@dataclass(frozen=True)
+class RunSpec:
+    """The options of one run: `cfg` with interpolations, never changed, and `config` resolved."""
+
+    cfg: DictConfig
+    config: TrainConfig
+
+    @classmethod
+    def of(cls, cfg: DictConfig) -> "RunSpec":
+        """Resolve and check.
+
+        Raises:
+            ConfigError: the first option that is missing, wrong or contradicts another.
+        """
+        return cls(cfg, from_dict(_resolved(cfg)))
+
+    def replace(self, **options: Any) -> "RunSpec":
+        """The same with other values of top-level options, and all that follows from them."""
+        cfg = self.cfg.copy()
+        cfg.update(options)
+        return RunSpec.of(cfg)
+
+    def with_method(self, method: str) -> "RunSpec":
+        """The same with a shipped method, and with its schedule if this one's came with its own."""
+        own, other = self.config.method.name, _shipped_method(method)
+        options = {"method": other.method}
+        if own in METHODS:
+            its = _shipped_method(own).schedule._target_
+            if self.config.schedule.get("_target_") == its != other.schedule._target_:
+                options["schedule"] = other.schedule
+        return self.replace(**options)
+
+    @property
+    def trains_nothing(self) -> bool:
+        """Whether the run is an ensemble of other runs."""
+        method = self.config.method
+        whole_runs = method.ensemble_of is not None
+        return whole_runs and (method.ensemble_of != method.name or self.config.budget > 1)
+
+    def recipe_diff(self) -> dict[str, Any]:
+        """How the recipe differs from the published one, as {option: value}; {} if it does not.
+
+        The published recipe is the shipped one of that name, also where a user has an own file for
+        it. A method of the user's own is compared with SWA if it collects weights and with SGD if
+        not, an own model or data set with the file of conf/ that it came from.
+        """
+        config, method = self.config, self.config.method.name
+        if method not in METHODS:
+            method = "sgd" if config.method.collect_from is None else "swa"
+        names = [_shipped("model", config.model.name, "own"), f"method={method}"]
+        names.append(_shipped("dataset", config.dataset.name, "image_folder"))
+        mine, published = (flatten(shaping(_raw(cfg))) for cfg in (self.cfg, compose(names)))
+        resolved = flatten(to_dict(config))
+        differs = [name for name, value in mine.items() if value != published.get(name)]
+        return {name: resolved[name] for name in differs if name not in NAMED_ELSEWHERE}
 
 
-def _lookup(values: Any, name: str) -> Any:
-    for part in name.split("."):
-        values = values[part]
-    return values
+def register() -> None:
+    """Make the resolvers of conf/*.yaml known, and modules in the working folder importable."""
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
+    for resolver in (whole_epochs, ratio, split, mid_cycle, gpu_count):
+        OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
 
 
-def branches(cfg: DictConfig, plan: Plan) -> frozenset[int]:
-    """After how many epochs the unfinished methods of cfg.share_with leave this walk.
-
-    A checkpoint is kept there, so that they start from it, whichever is trained first.
-    """
-    found = set()
-    for method in cfg.share_with:
-        for budget in {1.0, plan.config.budget}:
-            other = with_method(cfg, method)
-            other.budget, other.seed = budget, plan.config.seed
-            try:
-                config = configs.to_config(other)
-                config.precision, config.device = plan.config.precision, plan.config.device
-                other_plan = make_plan(other, config)
-            except ConfigError:  # such as a budget that ends before the first copy
-                continue
-            if over_runs(config):  # walks nothing itself
-                continue
-            leaves = divergence(plan, other_plan)
-            if leaves and other_plan.missing():  # not at epoch 0, not never, and not done
-                found.add(leaves)
-    return frozenset(found)
+def ratio(part: float, whole: float) -> float | None:
+    """Part over whole; None where that is not defined, so that the check of `whole` can say so."""
+    return part / whole if whole else None
 
 
-def with_method(cfg: DictConfig, method: str) -> DictConfig:
-    """The same with a shipped method, and with its schedule if cfg's came with its own method."""
-    other, default = cfg.copy(), _shipped(method)
-    other.method = default.method
-    own = cfg.method.name
-    if own in METHODS:
-        function, its = cfg.schedule.get("_target_"), _shipped(own).schedule._target_
-        if function == its != default.schedule._target_:
-            other.schedule = default.schedule
-    return other
+def split(epochs: int, cycles: int) -> int:
+    """Epochs of each of so many equal cycles."""
+    if cycles < 1 or epochs % cycles:
+        expected = "a cycle must be of whole epochs"
+        raise ConfigError("method.cycle_epochs", f"{epochs} / {cycles}", expected)
+    return epochs // cycles
 
 
-def over_runs(config: TrainConfig) -> bool:
-    """Whether a run is an ensemble of other runs, and trains nothing itself."""
-    method = config.method
-    return method.runs_of is not None and (method.runs_of != method.name or config.budget > 1)
+def mid_cycle(start: int, cycle_epochs: int) -> int:
+    """Epochs done in the middle of the first cycle that begins after `start` epochs."""
+    if cycle_epochs < 2 or cycle_epochs % 2:
+        expected = "must be even: a member is taken in the middle of a cycle, after a whole epoch"
+        raise ConfigError("method.cycle_epochs", cycle_epochs, expected)
+    return start + cycle_epochs // 2
 
 
-@functools.cache
-def _shipped(method: str) -> DictConfig:
-    return compose([f"method={method}"])
+def gpu_count() -> int:
+    """GPUs that this process may use: see conf/hydra/launcher/local_gpus.yaml."""
+    import torch
+
+    count: int = torch.cuda.device_count()
+    if not count:  # every job would wait for one for ever
+        raise ConfigError("hydra.launcher.ray.init.num_gpus", 0, "no GPU was found on this machine")
+    return count
 
 
-def compose(overrides: list[str]) -> DictConfig:
-    """Compose another configuration beside the running one, from the shipped files alone."""
+def seed_block(seed: int, size: int) -> range:
+    """The block of `size` seeds that holds a seed: of size 3, seeds 0 to 2 are one block."""
+    first = seed // size * size
+    return range(first, first + size)
+
+
+def compose(overrides: Sequence[str]) -> DictConfig:
+    """Compose a configuration from the shipped files alone, also beside a running one."""
     running = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:
         with hydra.initialize_config_module("swa_bench.conf", version_base="1.3"):
-            return hydra.compose("train", overrides)
+            return hydra.compose("train", list(overrides))
     finally:
         if running is not None:
             GlobalHydra.instance().initialize(running)
 
 
+def compose_spec(*overrides: str) -> RunSpec:
+    """The spec that swa-train would have with these overrides."""
+    register()
+    return RunSpec.of(compose(overrides))
+
+
+@functools.cache
+def _shipped_method(method: str) -> DictConfig:
+    return compose([f"method={method}"])
+
+
+def _shipped(group: str, name: str, own: str) -> str:
+    shipped = importlib.resources.files("swa_bench.conf") / group / f"{name}.yaml"
+    return f"{group}={name if shipped.is_file() else own}"
+
+
 def _raw(cfg: DictConfig) -> dict[str, Any]:
-    values = OmegaConf.to_container(cfg, resolve=False, enum_to_str=True)
-    assert isinstance(values, dict)
-    return {str(name): value for name, value in values.items()}
+    values: Any = OmegaConf.to_container(cfg, resolve=False)
+    return dict(values)
+
+
+def _resolved(cfg: DictConfig) -> dict[str, Any]:
+    """Plain values, with interpolations resolved; Hydra's own part is left out."""
+    try:
+        values: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        said: BaseException | None = error
+        while said is not None and not isinstance(said, SwaBenchError):
+            said = said.__cause__ or said.__context__
+        if said is not None:  # a resolver of ours says what is wrong
+            raise said from None
+        field = error.full_key or "config"
+        if isinstance(error, MissingMandatoryValue):
+            raise ConfigError(field, "???", "has no default: give it a value") from error
+        message = str(error.msg or error).splitlines()[0]
+        raise ConfigError(field, "(unresolved)", message) from error
+    return dict(values)

@@ -14,16 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from omegaconf import OmegaConf
 
-from swa_bench.config.schema import DatasetConfig, Memory, digest
-from swa_bench.data.images import Arrays, array_sha256
+from swa_bench.config.identity import digest
+from swa_bench.config.schema import DatasetConfig
+from swa_bench.data.images import ImageSet, array_sha256
 from swa_bench.errors import ConfigError, SwaBenchError
 from swa_bench.files import SUFFIX, check_writable, write_atomically
 
 log = logging.getLogger(__name__)
 
 FORMAT = 1  # raised when a change of the code changes what is decoded
-Sample = tuple[str, int]
+Sample = tuple[str, int]  # path and label of an image
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,8 @@ class Folder:
 
     Attributes:
         class_names: of the labels 0, 1, 2, ...: the classes' folders in alphabetical order.
-        samples: {"train" or "test": path and label of each image}, one of each class in turn, so
-            that the first N hold all classes alike.
+        samples: {"train" or "test": images}, one of each class in turn, so that the first N hold
+            all classes alike.
         content: digest of the files' names and sizes, which does not change with a copy.
     """
 
@@ -41,20 +43,22 @@ class Folder:
     samples: dict[str, list[Sample]]
     content: str
 
-    @property
-    def classes(self) -> int:
-        """Number of classes."""
-        return len(self.class_names)
 
-    @property
-    def train_images(self) -> int:
-        """Number of training images."""
-        return len(self.samples["train"])
+def register() -> None:
+    """Make the resolver of conf/dataset/image_folder.yaml known; forget what earlier jobs saw."""
+    scan.cache_clear()
+    OmegaConf.register_new_resolver("of_folder", of_folder, replace=True)
 
-    @property
-    def test_images(self) -> int:
-        """Number of test images."""
-        return len(self.samples["test"])
+
+def of_folder(option: str, root: str) -> int | str:
+    """The value that a folder of images gives to an option of its data set."""
+    folder = scan(root)
+    return {
+        "classes": len(folder.class_names),
+        "train_images": len(folder.samples["train"]),
+        "test_images": len(folder.samples["test"]),
+        "content": folder.content,
+    }[option]
 
 
 @functools.cache
@@ -62,7 +66,7 @@ def scan(root: str) -> Folder:
     """List a folder of images; within one job once.
 
     Raises:
-        ConfigError: it is not laid out as torchvision.datasets.ImageFolder has it.
+        ConfigError: it is not laid out as torchvision.datasets.ImageFolder expects.
     """
     from torchvision.datasets import ImageFolder  # takes seconds
 
@@ -85,6 +89,7 @@ def scan(root: str) -> Folder:
 
 
 def _dealt(samples: list[Sample]) -> list[Sample]:
+    """One image of each class in turn."""
     seen: Counter[int] = Counter()
     places = []
     for path, label in samples:
@@ -95,35 +100,30 @@ def _dealt(samples: list[Sample]) -> list[Sample]:
 
 def _files(root: str, samples: list[Sample]) -> list[tuple[str, int, int]]:
     """Name, bytes and time of change (ns) of each file."""
-    found = []
-    for path, _ in samples:
-        stat = Path(path).stat()
-        found.append((Path(path).relative_to(root).as_posix(), stat.st_size, stat.st_mtime_ns))
-    return found
+    stats = [(Path(path), Path(path).stat()) for path, _ in samples]
+    return [
+        (path.relative_to(root).as_posix(), stat.st_size, stat.st_mtime_ns) for path, stat in stats
+    ]
 
 
-def load(dataset: DatasetConfig) -> Arrays:
+def load_folder(dataset: DatasetConfig) -> ImageSet:
     """The images of dataset.root as squares of dataset.resize pixels, memory-mapped.
 
     Raises:
         SwaBenchError: a file is no image, or the decoded images cannot be written or are damaged.
     """
     folder = scan(dataset.root)
-    arrays: dict[str, Any] = {"class_names": folder.class_names}
-    sums = {}
+    arrays: dict[str, Any] = {}
+    known = {}
     for split, samples in folder.samples.items():
-        path = _cache(dataset, split, samples)
+        key = digest({"format": FORMAT, "files": _files(dataset.root, samples)})[:12]
+        path = Path(dataset.root) / f"decoded-{split}-{dataset.resize}px-{key}.npy"
         if not path.exists():
             _decode(samples, dataset.resize, path)
-        images, sums[f"{split}_images"] = _read(path, dataset.memory is Memory.device)
-        labels = np.array([label for _, label in samples], dtype=np.int64)
-        arrays |= {f"{split}_images": images, f"{split}_labels": labels}
-    return Arrays(**arrays, known_sha256=sums)
-
-
-def _cache(dataset: DatasetConfig, split: str, samples: list[Sample]) -> Path:
-    key = digest({"format": FORMAT, "files": _files(dataset.root, samples)})[:12]
-    return Path(dataset.root) / f"decoded-{split}-{dataset.resize}px-{key}.npy"
+        verify = dataset.memory == "device"  # on the host, images are read when needed
+        arrays[f"{split}_images"], known[f"{split}_images"] = _read(path, verify)
+        arrays[f"{split}_labels"] = np.array([label for _, label in samples], dtype=np.int64)
+    return ImageSet(**arrays, class_names=folder.class_names, known_sha256=known)
 
 
 def _decode(samples: list[Sample], size: int, path: Path) -> None:

@@ -9,7 +9,7 @@ import hashlib
 import io
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +17,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from swa_bench.config.identity import recipe_hash
+from swa_bench.config.plan import Plan
 from swa_bench.config.renames import RENAMED, to_present
 from swa_bench.config.schema import TrainConfig, to_dict
 from swa_bench.files import write_atomically
@@ -148,7 +149,7 @@ def epoch_columns(predictors: Iterable[str]) -> list[str]:
     return [*EPOCH_COLUMNS[:place], *own, *EPOCH_COLUMNS[place:]]
 
 
-def write_epochs(folder: Path, rows: list[Row], predictors: Sequence[str] = ()) -> None:
+def write_epochs(folder: Path, rows: list[Row], predictors: Iterable[str] = ()) -> None:
     """Write epochs.csv: a row an epoch, empty where nothing was measured.
 
     Rows of later epochs that the file already holds stay: a shorter run, or one that is trained
@@ -227,6 +228,22 @@ def write_record(
     path = record_path(config)
     write_atomically(path, (record.model_dump_json(indent=1, exclude_unset=True) + "\n").encode())
     return path
+
+
+def missing(plan: Plan, with_predictions: bool = False) -> list[TrainConfig]:
+    """What a plan reports that has no sound record with its rates and collections on disk.
+
+    Args:
+        with_predictions: whether a record whose predictions are lost is missing too.
+    """
+    found = []
+    for report in plan.reports:
+        path = record_path(report)
+        record = read_record(path)
+        same = record and record.schedule_sha256 == plan.schedule_sha256(report.epochs)
+        if not same or (with_predictions and read_predictions(path) is None):
+            found.append(report)
+    return found
 
 
 def parse_record(values: Any, path: Path = Path()) -> Record:

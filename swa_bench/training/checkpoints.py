@@ -1,7 +1,7 @@
-"""The state of a walk on disk: written atomically, found by its key, verified when it is read.
+"""The state of a run on disk: written atomically, found by its key, verified when it is read.
 
 A checkpoint's name holds the seed, the number of epochs done, the key of its state (see
-plan.state_keys) and the SHA-256 of its content: seed0-epoch0081-<key>-<sha256>.pt. It holds
+config/identity.py) and the SHA-256 of its content: seed0-epoch0081-<key>-<sha256>.pt. It holds
 tensors, numbers and text only, and is read with weights_only=True, so that a foreign file cannot
 run code.
 """
@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from swa_bench.errors import SwaBenchError
 from swa_bench.files import write_atomically
-from swa_bench.training.averaging import Average
+from swa_bench.results.record import Row
+from swa_bench.training.averaging import Predictor
 
 log = logging.getLogger(__name__)
 
@@ -31,22 +32,23 @@ class State:
     """All that the next epoch depends on, and the rows of the epochs done.
 
     Attributes:
+        predictors: what is kept of the weights so far, by name.
         epoch: epochs done.
-        average: the running average of the collected weights, None before the first copy.
-        n_averaged: how many copies it holds.
-        ensemble: of the copies' predictions on the test images: see methods.update_ensemble.
-        rows: one dict of numbers an epoch (records.EPOCH_COLUMNS and train_seconds).
-        origins: where the epochs were computed: from which on, device, versions.
+        rows: one dict of numbers an epoch: the columns of epochs.csv, and train_seconds.
+        segments: where the epochs were computed: from which on, device, versions.
     """
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
+    predictors: dict[str, Predictor]
     epoch: int = 0
-    average: Average | None = None
-    n_averaged: int = 0
-    ensemble: Tensor | None = None
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    origins: list[dict[str, Any]] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
+    segments: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def n_averaged(self) -> int:
+        """How many weights have been collected."""
+        return self.predictors["swa"].n
 
 
 def save(folder: Path, seed: int, key: str, state: State) -> Path:
@@ -61,11 +63,9 @@ def save(folder: Path, seed: int, key: str, state: State) -> Path:
             "epoch": state.epoch,
             "model": state.model.state_dict(),
             "optimizer": state.optimizer.state_dict(),
-            "average": state.average,
-            "n_averaged": state.n_averaged,
-            "ensemble": state.ensemble,
+            "predictors": {name: (one.n, one.kept) for name, one in state.predictors.items()},
             "rows": state.rows,
-            "origins": state.origins,
+            "segments": state.segments,
         },
         buffer,
     )
@@ -92,8 +92,8 @@ def find_all(folder: Path, seed: int, keys: Mapping[int, str]) -> list[Path]:
 def limit_size(results: Path, limit_bytes: float, keep: Container[Path | None]) -> int:
     """Delete checkpoints until all below a folder fit into a limit; return the bytes they take.
 
-    Those that were not written or gone on from for the longest time go first. What they would
-    save is then trained again: no result is lost.
+    Those that were not written or used for the longest time go first. The epochs that they would
+    save are then trained again: no result is lost.
 
     Args:
         keep: files that stay even so.
@@ -119,7 +119,7 @@ def load_newest(folder: Path, seed: int, keys: list[str], state: State) -> Path 
     A damaged file is named in the log and passed over.
 
     Args:
-        keys: the keys of the walk's states after 0, 1, 2, ... epochs.
+        keys: the keys of the run's states after 0, 1, 2, ... epochs.
     """
     candidates = find_all(folder, seed, dict(enumerate(keys[1:], start=1)))
     for path in sorted(candidates, reverse=True):  # by epoch, which the name holds
@@ -137,12 +137,22 @@ def _load(path: Path, content: bytes, state: State) -> None:
     device = next(state.model.parameters()).device
     try:
         stored = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+        if "predictors" not in stored:
+            stored |= _from_version_0_1(stored)
         state.model.load_state_dict(stored["model"])
         state.optimizer.load_state_dict(stored["optimizer"])
-        for name in ("epoch", "average", "n_averaged", "ensemble", "rows", "origins"):
-            setattr(state, name, stored[name])
-    except (ValueError, KeyError, RuntimeError, EOFError, pickle.PickleError) as error:
+        for name, predictor in state.predictors.items():
+            predictor.n, predictor.kept = stored["predictors"][name]
+        state.epoch, state.rows = stored["epoch"], stored["rows"]
+        state.segments = stored["segments"]
+    except (ValueError, KeyError, TypeError, RuntimeError, EOFError, pickle.PickleError) as error:
         reason = str(error).splitlines()[0]
         raise SwaBenchError(
             f"Checkpoint {path} is whole but not of this version of the code ({reason}): delete it."
         ) from error
+
+
+def _from_version_0_1(stored: dict[str, Any]) -> dict[str, Any]:
+    n = stored["n_averaged"]
+    predictors = {"swa": (n, stored["average"]), "ensemble": (n, stored["ensemble"])}
+    return {"predictors": predictors, "segments": stored["origins"]}

@@ -1,127 +1,114 @@
 """Ensembles of whole runs: the mean of the softmax outputs that runs of several seeds recorded."""
 
-import functools
 import logging
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-from omegaconf import DictConfig
 
-from swa_bench.config import schema as configs
+from swa_bench.config.identity import digest
 from swa_bench.config.schema import TrainConfig
-from swa_bench.config.spec import with_method
-from swa_bench.data import images as sources
+from swa_bench.config.spec import RunSpec, seed_block
+from swa_bench.data.images import load_images
 from swa_bench.errors import SwaBenchError
-from swa_bench.results import record as records
-from swa_bench.training import averaging as methods
-from swa_bench.training import evaluation as metrics
-from swa_bench.training import hardware as device
-from swa_bench.training import step as engine
+from swa_bench.results.record import (
+    read_predictions,
+    read_record,
+    record_path,
+    write_predictions,
+    write_record,
+)
+from swa_bench.training import hardware
+from swa_bench.training.averaging import mean_of
+from swa_bench.training.evaluation import calibration_error_pct, score
+from swa_bench.training.job import train_missing
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Run:
-    """A run of one budget that ensembles are made of."""
+def train_members(spec: RunSpec) -> list[TrainConfig]:
+    """Train the missing runs of an ensemble, record it, and return what it reports."""
+    runs = {run.config.seed: run for run in member_specs(spec)}
+    # Its own seed first, so that jobs of several seeds do not wait for each other.
+    for seed in sorted(runs, key=lambda seed: seed != spec.config.seed):
+        train_missing(runs[seed], with_predictions=True)
+    ensembles = _ensembles(spec)
+    for ensemble in ensembles:
+        _record(spec, ensemble, runs)
+    return ensembles
 
-    cfg: DictConfig
-    config: TrainConfig
 
-    @property
-    def path(self) -> Path:
-        """Its record."""
-        return records.cell_path(self.config)
-
-
-def runs(cfg: DictConfig, config: TrainConfig) -> list[Run]:
+def member_specs(spec: RunSpec) -> list[RunSpec]:
     """The runs of an ensemble of k budgets: those of the block of k seeds that holds its seed."""
-    method, budget = config.method, int(config.budget)
-    assert method.runs_of is not None
-    base = cfg if method.runs_of == method.name else with_method(cfg, method.runs_of)
-    found = []
-    for seed in configs.seed_block(config.seed, budget):
-        other = base.copy()
-        other.seed, other.budget = seed, 1.0
-        of_run = configs.to_config(other)
-        device.decide(of_run)
-        found.append(Run(other, of_run))
-    return found
+    method = spec.config.method
+    assert method.ensemble_of is not None
+    other = spec if method.ensemble_of == method.name else spec.with_method(method.ensemble_of)
+    block = seed_block(spec.config.seed, int(spec.config.budget))
+    return [other.replace(seed=seed, budget=1.0) for seed in block]
 
 
-def cells(cfg: DictConfig, config: TrainConfig) -> list[TrainConfig]:
+def _ensembles(spec: RunSpec) -> list[TrainConfig]:
     """The ensembles that these runs make: of k budgets, and of fewer, which need not be asked for.
 
     No two ensembles of one size share a run, so that they are independent: three seeds make one
     ensemble of 3 runs, one of 2 and three of 1.
     """
-    own = config.method.runs_of == config.method.name  # one run alone has its own record
-    block = configs.seed_block(config.seed, int(config.budget))
-    found = []
-    for size in range(2 if own else 1, len(block) + 1):
-        for first in range(-(-block.start // size) * size, block.stop - size + 1, size):
-            other = cfg.copy()
-            other.seed, other.budget = first, float(size)
-            cell = configs.to_config(other)
-            cell.precision, cell.device = config.precision, config.device
-            found.append(cell)
-    return found
+    method = spec.config.method
+    smallest = 2 if method.ensemble_of == method.name else 1  # one run alone has its own record
+    block = seed_block(spec.config.seed, int(spec.config.budget))
+    return [
+        spec.replace(seed=first, budget=float(size)).config
+        for size in range(smallest, len(block) + 1)
+        for first in range(-(-block.start // size) * size, block.stop - size + 1, size)
+    ]
 
 
-def record(cell: TrainConfig, runs: dict[int, Run], variant: dict[str, Any]) -> None:
+def _record(spec: RunSpec, ensemble: TrainConfig, runs: dict[int, RunSpec]) -> None:
     """Write the record of an ensemble, unless there is one of the same runs.
-
-    Args:
-        runs: the runs of its seeds, and maybe others; all are recorded.
 
     Raises:
         SwaBenchError: the runs saw other data than is here now.
     """
-    members = [runs[seed] for seed in configs.seed_block(cell.seed, int(cell.budget))]
-    of_runs = [records.read_cell(member.path) for member in members]
-    parts = [part for part in of_runs if part is not None]
-    of_parts = {
-        f"{member.path.parent.name}/{member.path.name}": part["result"]["predictions_sha256"]
-        for member, part in zip(members, parts, strict=True)
+    seeds = seed_block(ensemble.seed, int(ensemble.budget))
+    paths = [record_path(runs[seed].config) for seed in seeds]
+    parts = [part for path in paths if (part := read_record(path)) is not None]
+    digests = {
+        f"{path.parent.name}/{path.name}": part.result.predictions_sha256 or ""
+        for path, part in zip(paths, parts, strict=True)
     }
-    known = records.read_cell(records.cell_path(cell))
-    if known is not None and known.get("runs") == of_parts:
+    known = read_record(record_path(ensemble))
+    if known is not None and known.runs == digests:
         return
-    arrays = sources.load_arrays(cell.dataset)
-    if {part["data_sha256"] for part in parts} != {arrays.fingerprint()}:
+    images = load_images(ensemble.dataset)
+    if {part.data_sha256 for part in parts} != {images.fingerprint()}:
         raise SwaBenchError(
-            f"{', '.join(str(member.path) for member in members)}: not all of these are of the "
-            f"data set that is in {cell.dataset.root}: train them again with force=true"
+            f"{', '.join(map(str, paths))}: not all of these are of the data set that is in "
+            f"{ensemble.dataset.root}: train them again with force=true"
         )
-    predictions = [records.read_predictions(member.path) for member in members]
-    total = functools.reduce(methods.update_ensemble, map(_tensor, predictions), None)
-    assert total is not None
-    mean = methods.ensemble_predictions(total, len(members))
-    labels = torch.from_numpy(arrays.test_labels)
-    score = engine.score(mean, labels)
+    mean = mean_of(_predictions(path) for path in paths)
+    labels = torch.from_numpy(images.test_labels)
+    found = score(mean, labels)
     result = {
-        "test_error_pct": score.error_pct,
-        "test_loss": score.loss,
-        "test_ece_pct": metrics.calibration_error_pct(mean, labels),
-        "n_averaged": sum(max(1, part["result"]["n_averaged"]) for part in parts),
+        "test_error_pct": found.error_pct,
+        "test_loss": found.loss,
+        "test_ece_pct": calibration_error_pct(mean, labels),
+        "n_averaged": sum(max(1, part.result.n_averaged or 0) for part in parts),
         "weights_sha256": None,
-        "predictions_sha256": records.write_predictions(cell, mean.numpy()),
+        "predictions_sha256": write_predictions(ensemble, mean.numpy()),
     }
     provenance = {
-        "variant": variant,
-        "data_sha256": arrays.fingerprint(),
-        "device": "; ".join(sorted({part["device"] for part in parts})),
-        "versions": device.versions() | records.code_version(),
-        "runs": of_parts,
+        "recipe_diff": spec.recipe_diff(),
+        "data_sha256": images.fingerprint(),
+        "device": "; ".join(sorted({part.device for part in parts})),
+        "versions": hardware.versions(),
+        "runs": digests,
     }
-    timing = {"seconds": sum(part["timing"]["seconds"] for part in parts)}
-    path_sha256 = configs.digest({"runs": [part["path_sha256"] for part in parts]})
-    log.info("Recorded %s", records.write_cell(cell, path_sha256, result, timing, provenance))
+    timing = {"seconds": sum(part.timing.seconds or 0.0 for part in parts)}
+    schedule_sha256 = digest({"runs": [part.schedule_sha256 for part in parts]})
+    path = write_record(ensemble, schedule_sha256, result, timing, provenance)
+    log.info("Recorded %s", path)
 
 
-def _tensor(predictions: np.ndarray | None) -> torch.Tensor:
-    assert predictions is not None  # the plan of a run counts it as missing without them
+def _predictions(path: Path) -> torch.Tensor:
+    predictions = read_predictions(path)
+    assert predictions is not None  # a run without them counts as missing
     return torch.from_numpy(predictions)

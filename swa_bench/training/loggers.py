@@ -1,6 +1,6 @@
 """Where an epoch's figures go beside epochs.csv: TensorBoard or Weights & Biases, if asked for.
 
-A logger that fails is named once and left; the run goes on.
+A logger that fails is named once and given up; the run goes on.
 """
 
 import importlib
@@ -8,34 +8,27 @@ import importlib.util
 import logging
 import os
 from collections.abc import Callable
-from typing import Any
 
-from swa_bench.config.schema import Logger, TrainConfig, plain
+from swa_bench.config.schema import TrainConfig, to_dict
 from swa_bench.errors import ConfigError
-from swa_bench.results.record import run_folder
+from swa_bench.results.record import Row, run_folder
 
 log = logging.getLogger(__name__)
 
-Row = dict[str, Any]
-PACKAGES = {Logger.tensorboard: "tensorboard", Logger.wandb: "wandb"}
 
-
-def check_installed(logger: Logger) -> None:
-    """Raise ConfigError if the logger's package is not installed."""
-    package = PACKAGES.get(logger)
-    if package is not None and importlib.util.find_spec(package) is None:
-        mend = f"needs an extra: pip install 'swa-bench[{package}]'"
-        raise ConfigError("logger", logger.value, mend)
+def check_installed(logger: str) -> None:
+    """Raise ConfigError if the package that a logger is named after is not installed."""
+    if logger != "csv" and importlib.util.find_spec(logger) is None:
+        raise ConfigError("logger", logger, f"needs an extra: pip install 'swa-bench[{logger}]'")
 
 
 def open_logger(config: TrainConfig) -> Callable[[Row], None]:
-    """What takes the rows of epochs (records.EPOCH_COLUMNS), from the walk's first on."""
+    """A function that takes the row of each epoch, from the run's first on."""
+    loggers = {"csv": _nowhere, "tensorboard": _tensorboard, "wandb": _wandb}
     try:
-        write = {Logger.csv: _nowhere, Logger.tensorboard: _tensorboard, Logger.wandb: _wandb}[
-            config.logger
-        ](config)
+        write = loggers[config.logger](config)
     except Exception as error:
-        log.warning("logger=%s is left: %s", config.logger.value, error)
+        log.warning("logger=%s is given up: %s", config.logger, error)
         write = _nowhere(config)
     alive = True
 
@@ -48,7 +41,7 @@ def open_logger(config: TrainConfig) -> Callable[[Row], None]:
             write(figures)
         except Exception as error:
             alive = False
-            log.warning("logger=%s is left: %s", config.logger.value, error)
+            log.warning("logger=%s is given up: %s", config.logger, error)
 
     return write_while_alive
 
@@ -79,7 +72,7 @@ def _wandb(config: TrainConfig) -> Callable[[Row], None]:
         name=folder.name,
         dir=folder,
         mode=os.environ.get("WANDB_MODE", "offline"),
-        config=plain(config),
+        config=to_dict(config),
         reinit="create_new",
     )
 

@@ -1,7 +1,9 @@
 """The network that a configuration names, and the weights that it starts from."""
 
+import inspect
 import pkgutil
 import textwrap
+from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
@@ -9,7 +11,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from swa_bench.config.schema import TrainConfig
-from swa_bench.data.batches import stream_seed
+from swa_bench.data.random import stream_seed
 from swa_bench.errors import ConfigError, SwaBenchError
 
 
@@ -27,7 +29,7 @@ def fresh_model(config: TrainConfig, device: torch.device) -> nn.Module:
 
 @torch.no_grad()
 def count_parameters(config: TrainConfig) -> int:
-    """Number of the network's parameters, once it has answered two images as it should.
+    """Number of the network's parameters, after a check that it maps images to logits.
 
     Raises:
         ConfigError: model._target_ gives no network that maps images to logits, or the file that
@@ -49,10 +51,12 @@ def count_parameters(config: TrainConfig) -> int:
 def _initial(config: TrainConfig, pretrained: bool) -> nn.Module:
     model = _build(config, pretrained)
     if config.init not in ("random", "pretrained"):
+        if not Path(config.init).is_file():
+            raise ConfigError("init", config.init, "no such file")
         try:
             model.load_state_dict(load_file(config.init))
         except (RuntimeError, SafetensorError, OSError) as error:
-            reason = textwrap.shorten(str(error), 300)  # it may name every tensor
+            reason = textwrap.shorten(str(error), 300)  # torch may name every tensor
             raise ConfigError("init", config.init, f"does not fit: {reason}") from error
     return model
 
@@ -68,8 +72,8 @@ def _build(config: TrainConfig, pretrained: bool) -> nn.Module:
             model = pkgutil.resolve_name(config.model._target_)(**values)
         except OSError as error:
             raise SwaBenchError(
-                f"init={config.init}: the weights could not be had ({error}). Those of torchvision "
-                "may be put into $TORCH_HOME/hub/checkpoints by hand."
+                f"init={config.init}: the weights could not be fetched ({error}). Those of "
+                "torchvision may be put into $TORCH_HOME/hub/checkpoints by hand."
             ) from error
         except Exception as error:  # whatever a user's own code raises is a fault of the setting
             given = ", ".join(f"{name}={value}" for name, value in values.items())
@@ -81,3 +85,22 @@ def _build(config: TrainConfig, pretrained: bool) -> nn.Module:
 
 def _unfit(config: TrainConfig, reason: str) -> ConfigError:
     return ConfigError("model._target_", config.model._target_, textwrap.shorten(reason, 300))
+
+
+def fresh_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
+    """The optimiser that `optimizer._target_` names; the rate is set before every step.
+
+    Raises:
+        ConfigError: it cannot be built.
+    """
+    values = dict(config.optimizer)
+    target = values.pop("_target_", None)
+    try:
+        kind = pkgutil.resolve_name(str(target))
+        if config.device == "cuda" and "fused" in inspect.signature(kind).parameters:
+            values.setdefault("fused", True)  # so that it takes its rate from the device
+        optimizer = kind(model.parameters(), lr=config.model.learning_rate, **values)
+    except Exception as error:  # whatever a user's own class raises is a fault of the setting
+        raise ConfigError("optimizer._target_", target, f"cannot be built: {error}") from error
+    assert isinstance(optimizer, torch.optim.Optimizer)
+    return optimizer

@@ -1,21 +1,18 @@
-"""What a user sees while a run trains: a bar in a terminal, elsewhere a line an epoch or minute."""
+"""What a user sees while a run trains: a bar in a terminal, otherwise a line an epoch or minute."""
 
 import time
 from types import TracebackType
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
 from swa_bench.config.schema import TrainConfig
+from swa_bench.results.record import Row
 
 LINE_EVERY_S = 60
-TESTED = {
-    "test": "test_error_pct",
-    "average": "swa_test_error_pct",
-    "ensemble": "ensemble_test_error_pct",
-}
+TESTED = "test_error_pct"  # the end of the columns that are shown
+CALLED = {"": "test", "swa_": "average"}  # others are called what their column begins with
 
 
 class Progress:
@@ -76,13 +73,14 @@ class Progress:
         """Images trained on a second since the run was started, evaluation included."""
         return self.images / max(time.monotonic() - self.started, 1e-9)
 
-    def epoch_done(self, seed: int, row: dict[str, Any]) -> None:
+    def epoch_done(self, seed: int, row: Row) -> None:
         """Called with the row of a seed's epoch that has just ended."""
         last = f"lr {row['learning_rate']:.4g} loss {row['train_loss']:.3f}"
         last += f" train error {row['train_error_pct']:.2f} %"
-        for name, key in TESTED.items():
-            if row[key] is not None:
-                last += f" {name} {row[key]:.2f} %"
+        for column, error in row.items():
+            if column.endswith(TESTED) and error is not None:
+                name = column.removesuffix(TESTED)
+                last += f" {CALLED.get(name, name.rstrip('_'))} {error:.2f} %"
         self.last = f"{last} "
         images = (self.epochs - row["epoch"]) * self.train_images * self.seeds
         left = images / max(self.images_per_s(), 1e-9)

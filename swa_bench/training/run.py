@@ -1,4 +1,4 @@
-"""From epoch to epoch: train, collect, evaluate, record, checkpoint; and go on from a checkpoint.
+"""One run from its first epoch to its last: train, collect, evaluate, record, checkpoint.
 
 Epoch e is a pure function of the state before it, the recipe, the seed, e, and e's learning rates.
 So a killed run, a longer budget and another method that starts with the same epochs all go on from
@@ -6,406 +6,282 @@ the furthest stored state whose key is theirs, and end with the same bits as if 
 """
 
 import copy
-import dataclasses
 import hashlib
 import logging
 import math
 import time
-from dataclasses import field
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from swa_bench.config.plan import Plan, state_keys
-from swa_bench.config.schema import Combine, Device, Keep, TrainConfig
-from swa_bench.data.batches import DeviceData, stream_seed
+from swa_bench.config.plan import Plan
+from swa_bench.config.schema import TrainConfig
+from swa_bench.data.batches import DeviceImages
 from swa_bench.errors import SwaBenchError
 from swa_bench.files import remove_leftovers
-from swa_bench.results import record as records
-from swa_bench.results.locks import sigterm_noted
-from swa_bench.training import checkpoints
-from swa_bench.training import evaluation as metrics
-from swa_bench.training import hardware as device
-from swa_bench.training import step as engine
-from swa_bench.training.averaging import (
-    ensemble_predictions,
-    load_average,
-    update_average,
-    update_ensemble,
-)
+from swa_bench.results import record
+from swa_bench.results.record import Row, checkpoint_folder, run_folder
+from swa_bench.training import checkpoints, hardware
+from swa_bench.training.averaging import Weights, load_weights, make_predictors
 from swa_bench.training.checkpoints import State
-from swa_bench.training.loggers import open_logger
-from swa_bench.training.network import fresh_model
-from swa_bench.training.progress import Progress
+from swa_bench.training.evaluation import (
+    Score,
+    calibration_error_pct,
+    predict,
+    recompute_batch_norm,
+    score,
+)
+from swa_bench.training.network import fresh_model, fresh_optimizer
 
 log = logging.getLogger(__name__)
 
-# What is tested, by the first part of its columns in epochs.csv: the weights as they are, the
-# average of the copies, their ensemble. And which of these is a method's result.
-WEIGHTS, AVERAGE, ENSEMBLE = "test", "swa_test", "ensemble_test"
-RESULT = {
-    Combine.none: WEIGHTS,
-    Combine.weights: AVERAGE,
-    Combine.predictions: ENSEMBLE,
-}
-
-
-@dataclasses.dataclass
-class Walk:
-    """A run in progress: its plan and data, its state, and what its records say of it.
-
-    Attributes:
-        end: epochs after which nothing is left to record.
-        previous: the last checkpoint written here, None before the first.
-        predictions: of the state, by what is tested, as far as they were needed.
-    """
-
-    plan: Plan
-    data: DeviceData
-    keys: list[str]
-    state: State
-    provenance: dict[str, Any]
-    end: int = 0
-    saved_at: float = field(default_factory=time.monotonic)
-    previous: Path | None = None
-    predictions: dict[str, Tensor] = field(default_factory=dict)
-
-    @property
-    def config(self) -> TrainConfig:
-        """The run's resolved configuration."""
-        return self.plan.config
-
-
-def fresh_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.SGD:
-    """SGD as the authors', without Nesterov; the rate is set before every step."""
-    optimizer = config.optimizer
-    return torch.optim.SGD(
-        model.parameters(),
-        lr=config.model.learning_rate,
-        momentum=optimizer.momentum,
-        weight_decay=optimizer.weight_decay,
-        fused=config.device is Device.cuda,  # takes its rate from the device
-    )
-
-
-def run(
-    plans: list[Plan],
-    data: DeviceData,
-    fingerprint: str,
-    provenance: dict[str, Any],
-    progress: Progress,
-) -> None:
-    """Walk to the end of each plan, writing epochs.csv, cells and checkpoints on the way.
-
-    Args:
-        plans: of one recipe and several seeds, which take their steps in turn: see Trainer.
-        fingerprint: SHA-256 of the data set.
-        provenance: parts of the records that the walk does not know itself.
-
-    Raises:
-        SwaBenchError: a loss is no longer finite (the other walks end first), or the disk
-            refuses a file.
-        Terminated: the process was asked to end.
-    """
-    walks = [_start(plan, data, fingerprint, provenance) for plan in plans]
-    trainers = {walk.config.seed: make_trainer(walk.config, walk.state, data) for walk in walks}
-    loggers = {walk.config.seed: open_logger(walk.config) for walk in walks}
-    for walk in walks:
-        for row in walk.state.rows:
-            loggers[walk.config.seed](row)
-    going = list(walks)
-    failures: list[NotFiniteError] = []
-    with progress, sigterm_noted() as end_request:
-        while going := [walk for walk in going if walk.state.epoch < walk.end]:
-            epoch = min(walk.state.epoch for walk in going)
-            together = [walk for walk in going if walk.state.epoch == epoch]
-            started = time.perf_counter()
-            scores = _train_epoch(together, trainers, progress)
-            seconds = (time.perf_counter() - started) / len(together)
-            stored = False
-            for walk, score in zip(together, scores, strict=True):
-                try:
-                    stored |= _end_epoch(walk, score, seconds)
-                except NotFiniteError as error:
-                    failures.append(error)
-                    going.remove(walk)
-                else:
-                    progress.epoch_done(walk.config.seed, walk.state.rows[-1])
-                    loggers[walk.config.seed](walk.state.rows[-1])
-            if end_request.made:
-                for walk in going:
-                    stored |= _store(walk, now=True)
-            if stored:
-                _limit_store(walks)
-            end_request.check()
-    log.info("%s", _limit_store(walks))
-    if failures:
-        raise failures[0]
-
-
-def _start(plan: Plan, data: DeviceData, fingerprint: str, provenance: dict[str, Any]) -> Walk:
-    """A walk at the furthest of its stored states, or before its first epoch."""
-    config = plan.config
-    model = fresh_model(config, data.device)
-    initial = weights_sha256(model.state_dict())
-    provenance = {**provenance, "initial_weights_sha256": initial}
-    state = State(model, fresh_optimizer(config, model))
-    keys = state_keys(plan, fingerprint, initial)
-    walk = Walk(plan, data, keys, state, provenance, end=config.epochs)
-    for folder in (records.run_folder(config), records.checkpoint_folder(config)):
-        remove_leftovers(folder)
-    if not config.force:
-        missing = [cell.epochs for cell in plan.missing()]
-        walk.end = max(missing, default=0)
-        _go_on(walk, min(missing, default=0))
-    if state.epoch >= walk.end:
-        _drop_passed(walk, keeping=())
-    return walk
-
-
-def make_trainer(config: TrainConfig, state: State, data: DeviceData) -> engine.Trainer:
-    """What trains a state's model, as the configuration asks for."""
-    # Of two sizes of batches, the smaller last one has a graph of its own.
-    model = torch.compile(state.model, dynamic=False) if config.compile else state.model
-    assert isinstance(model, nn.Module)
-    # A graph cannot fetch images from the host.
-    graphs = config.cuda_graphs and config.device is Device.cuda and not data.on_host
-    return engine.Trainer(
-        model,
-        state.optimizer,
-        data,
-        config.optimizer.batch_size,
-        device.autocast(config),
-        graphs,
-    )
-
-
-def _go_on(walk: Walk, first_missing: int) -> None:
-    """Start from the furthest checkpoint before the end of the first cell that is missing."""
-    config, state = walk.config, walk.state
-    keys = walk.keys[: first_missing + 1]
-    path = checkpoints.load_newest(records.checkpoint_folder(config), config.seed, keys, state)
-    if path is None:
-        return
-    log.info("Going on after epoch %d, from %s", state.epoch, path)
-    _evaluate(walk)  # a run with other settings of evaluation may have left the state
-    records.write_epochs(records.run_folder(config), state.rows)
-    _record(walk)
-
-
-def _train_epoch(
-    walks: list[Walk], trainers: dict[int, engine.Trainer], progress: Progress
-) -> list[engine.Score]:
-    """Train the next epoch, which is the same for all walks, their steps in turn."""
-    epoch = walks[0].state.epoch
-    progress.epoch_starts(epoch, len(walks))
-    taking_turns = [trainers[walk.config.seed] for walk in walks]
-    for walk, trainer in zip(walks, taking_turns, strict=True):
-        seed = walk.config.seed
-        draws = walk.data.draw(seed, epoch, "train")
-        trainer.begin_epoch(draws, walk.plan.rates(epoch), stream_seed(seed, epoch, "dropout"))
-    return engine.train_epoch(taking_turns, progress.images_done)
-
-
-def _end_epoch(walk: Walk, score: engine.Score, train_seconds: float) -> bool:
-    """Collect, evaluate and record a state whose next epoch has been trained; say if it is stored.
-
-    Args:
-        train_seconds: this walk's share of the time.
-    """
-    plan, state = walk.plan, walk.state
-    epoch = state.epoch
-    started = time.perf_counter()
-    here = {name: walk.provenance[name] for name in ("device", "versions")}
-    if not state.origins or any(state.origins[-1][name] != here[name] for name in here):
-        state.origins.append({"from_epoch": epoch + 1, **here})
-    state.epoch += 1
-    walk.predictions.clear()
-    _check_finite(walk, "training loss", score.loss)
-    row: dict[str, Any] = dict.fromkeys(records.EPOCH_COLUMNS)
-    row |= {"epoch": state.epoch, "learning_rate": plan.rates(epoch)[-1]}
-    row |= {"train_loss": score.loss, "train_error_pct": score.error_pct}
-    state.rows.append(row)
-    if plan.collects(epoch):
-        _collect(walk)
-    row["n_averaged"] = state.n_averaged
-    _evaluate(walk)
-    seconds = train_seconds + time.perf_counter() - started
-    row |= {"seconds": seconds, "train_seconds": train_seconds}
-    records.write_epochs(records.run_folder(walk.config), state.rows)
-    _record(walk)
-    return _store(walk)
-
-
-def _collect(walk: Walk) -> None:
-    """Take a copy of the weights: into the average, and its predictions into the ensemble.
-
-    Both are kept, whichever is the method's result, so that methods of one path share all states.
-    """
-    state = walk.state
-    state.average = update_average(state.average, state.n_averaged, state.model)
-    _measure(walk, WEIGHTS)
-    state.ensemble = update_ensemble(state.ensemble, walk.predictions[WEIGHTS])
-    state.n_averaged += 1
-    _measure(walk, ENSEMBLE)
-
-
-def _limit_store(walks: list[Walk]) -> str:
-    """Keep all checkpoints together within their limit, and say how much they take."""
-    config = walks[0].config
-    results, limit_gb = config.results_dir, config.checkpoints.max_gb
-    own = {walk.previous for walk in walks}
-    size = checkpoints.limit_size(Path(results), limit_gb * 1e9, own)
-    return f"Checkpoints: {size / 1e9:.2f} GB in {results} (checkpoints.max_gb={limit_gb:g})"
-
-
-def _store(walk: Walk, now: bool = False) -> bool:
-    """Write a checkpoint if one is due, and delete those that are of no more use."""
-    config, done = walk.config, walk.state.epoch
-    keep = done == walk.end or _stays(walk, done)
-    due = keep or time.monotonic() - walk.saved_at >= config.checkpoints.every_s
-    if not (due or now) or not done:
-        return False
-    path = _save(walk)
-    _drop_passed(walk, keeping=() if done == walk.end else (path, walk.previous))
-    walk.saved_at, walk.previous = time.monotonic(), path
-    return True
-
-
-def _evaluate(walk: Walk) -> None:
-    """Test the weights and their average where the last epoch's row asks for it and lacks it."""
-    state, evaluation = walk.state, walk.config.evaluation
-    row, cells = state.rows[-1], walk.plan.cells_at(state.epoch)
-    if row["test_loss"] is None and (cells or state.epoch % evaluation.every == 0):
-        _measure(walk, WEIGHTS)
-    if not state.n_averaged:
-        return
-    due = cells or state.epoch % evaluation.average_every == 0
-    if row["swa_test_loss"] is None and due:
-        _measure(walk, AVERAGE)
-    if row["ensemble_test_loss"] is None and cells:
-        _measure(walk, ENSEMBLE)
-
-
-def _measure(walk: Walk, what: str) -> None:
-    """Fill in loss and error of the last epoch's row."""
-    score = engine.score(_predictions(walk, what), walk.data.test_labels)
-    _check_finite(walk, f"loss of {what}", score.loss)
-    walk.state.rows[-1] |= {f"{what}_loss": score.loss, f"{what}_error_pct": score.error_pct}
-
-
-def _predictions(walk: Walk, what: str) -> Tensor:
-    """Log-probabilities (M, classes) of the test images."""
-    if what not in walk.predictions:
-        state, config = walk.state, walk.config
-        if what == ENSEMBLE:
-            assert state.ensemble is not None
-            found = ensemble_predictions(state.ensemble, state.n_averaged)
-        else:
-            model = state.model if what == WEIGHTS else averaged_model(config, state, walk.data)
-            batches = walk.data.test_batches(config.evaluation.batch_size)
-            found, _ = engine.predict(model, batches, device.autocast(config))
-        walk.predictions[what] = found
-    return walk.predictions[what]
-
-
-def averaged_model(config: TrainConfig, state: State, data: DeviceData) -> nn.Module:
-    """A copy of the model with the averaged weights and statistics recomputed for them.
-
-    The pass draws from a stream of its own, so that training does not notice it.
-    """
-    assert state.average is not None
-    model = copy.deepcopy(state.model)
-    load_average(model, state.average)
-    draws = data.draw(config.seed, state.epoch, "recompute")
-    batches = data.train_batches(draws, config.optimizer.batch_size)
-    engine.recompute_batch_norm(model, batches, device.autocast(config))
-    return model
+LAST = "last"  # the result of a method that tests the trained weights as they are
 
 
 class NotFiniteError(SwaBenchError):
-    """A walk's loss is infinite or not a number."""
+    """A run's loss is infinite or not a number."""
 
 
-def _check_finite(walk: Walk, what: str, value: float) -> None:
-    if math.isfinite(value):
-        return
-    raise NotFiniteError(
-        f"The {what} of epoch {walk.state.epoch} is {value} ({walk.config.model.name}, seed "
-        f"{walk.config.seed}, model.learning_rate={walk.config.model.learning_rate}): stopped. "
-        f"Earlier checkpoints stay in {records.checkpoint_folder(walk.config)}."
-    )
+class Run:
+    """A run in progress, at the furthest of its stored states or before its first epoch.
+
+    Args:
+        plan: what it will do.
+        forks: after how many epochs other methods leave it; their states are kept.
+        data: on the device.
+        fingerprint: SHA-256 of the data set.
+        provenance: parts of its records that it does not know itself.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        forks: frozenset[int],
+        data: DeviceImages,
+        fingerprint: str,
+        provenance: Mapping[str, Any],
+    ) -> None:
+        config = plan.config
+        self.plan, self.forks, self.data, self.config = plan, forks, data, config
+        self.state = fresh_state(config, data)
+        initial = weights_sha256(self.state.model.state_dict())
+        self.provenance = {**provenance, "initial_weights_sha256": initial}
+        self.keys = plan.state_keys(fingerprint, initial)
+        self.saved_at = time.monotonic()
+        self.previous: Path | None = None  # the last checkpoint that was written here
+        self.predictions: dict[str, Tensor] = {}  # of the state, as far as they were needed
+        for folder in (run_folder(config), checkpoint_folder(config)):
+            remove_leftovers(folder)
+        self.end = config.epochs  # after which nothing is left to record
+        if not config.force:
+            missing = [report.epochs for report in record.missing(plan)]
+            self.end = max(missing, default=0)
+            self._resume(min(missing, default=0))
+        if self.done:
+            self._drop_passed(keeping=())
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing is left to train."""
+        return self.state.epoch >= self.end
+
+    def _resume(self, first_missing: int) -> None:
+        """Start from the furthest checkpoint before the end of the first report that is missing."""
+        keys = self.keys[: first_missing + 1]
+        folder = checkpoint_folder(self.config)
+        path = checkpoints.load_newest(folder, self.config.seed, keys, self.state)
+        if path is None:
+            return
+        log.info("Going on after epoch %d, from %s", self.state.epoch, path)
+        self._evaluate()  # a run with other settings of evaluation may have left the state
+        self._write()
+
+    def end_epoch(self, trained: Score, train_seconds: float) -> bool:
+        """Collect, evaluate and record after an epoch's steps; say if a checkpoint was written.
+
+        Args:
+            trained: loss and error of the epoch's batches.
+            train_seconds: this run's share of the time.
+
+        Raises:
+            NotFiniteError: a loss is not finite.
+        """
+        state, started = self.state, time.perf_counter()
+        here = {name: self.provenance[name] for name in ("device", "versions")}
+        if not state.segments or any(state.segments[-1][name] != here[name] for name in here):
+            state.segments.append({"from_epoch": state.epoch + 1, **here})
+        rate, collects = self.plan.rates(state.epoch)[-1], self.plan.collects(state.epoch)
+        state.epoch += 1
+        self.predictions.clear()
+        self._check_finite("training loss", trained.loss)
+        row: Row = dict.fromkeys(record.epoch_columns(self.config.method.predictors))
+        row |= {"epoch": state.epoch, "learning_rate": rate}
+        row |= {"train_loss": trained.loss, "train_error_pct": trained.error_pct}
+        state.rows.append(row)
+        if collects:
+            self._collect()
+        row["n_averaged"] = state.n_averaged
+        self._evaluate()
+        row["seconds"] = train_seconds + time.perf_counter() - started
+        row["train_seconds"] = train_seconds
+        self._write()
+        return self.store()
+
+    def _collect(self) -> None:
+        """Let every predictor take the weights, whichever is the method's result."""
+        self._measure(LAST)
+        for name, predictor in self.state.predictors.items():
+            predictor.collect(self.state.model, self.predictions[LAST])
+            if not predictor.has_weights:
+                self._measure(name)  # it costs no pass
+
+    def _evaluate(self) -> None:
+        """Test the weights and the predictors where the epoch's row asks for it and lacks it."""
+        state, options = self.state, self.config.evaluation
+        row, reports = state.rows[-1], self.plan.reports_at(state.epoch)
+        if row["test_loss"] is None and (reports or state.epoch % options.every == 0):
+            self._measure(LAST)
+        for name, predictor in state.predictors.items():
+            due = predictor.has_weights and state.epoch % options.average_every == 0
+            tested = row[f"{name}_test_loss"] is not None
+            if predictor.kept is not None and not tested and (due or reports):
+                self._measure(name)
+
+    def _measure(self, name: str) -> None:
+        """Fill in loss and error of the epoch's row."""
+        found, column = score(self._predict(name), self.data.test_labels), column_prefix(name)
+        self._check_finite(f"loss of {column}", found.loss)
+        self.state.rows[-1] |= {
+            f"{column}_loss": found.loss,
+            f"{column}_error_pct": found.error_pct,
+        }
+
+    def _predict(self, name: str) -> Tensor:
+        """Log-probabilities (M, classes) of the test images, by the weights or by a predictor."""
+        if name not in self.predictions:
+            state, config = self.state, self.config
+            predictor = None if name == LAST else state.predictors[name]
+            if predictor is not None and not predictor.has_weights:
+                found = predictor.predictions()
+            else:
+                model = state.model
+                if predictor is not None:
+                    model = with_weights(config, state, predictor.kept, self.data)
+                batches = self.data.test_batches(config.evaluation.batch_size)
+                found, _ = predict(model, batches, hardware.autocast(config))
+            self.predictions[name] = found
+        return self.predictions[name]
+
+    def _check_finite(self, what: str, value: float) -> None:
+        if math.isfinite(value):
+            return
+        model = self.config.model
+        raise NotFiniteError(
+            f"The {what} of epoch {self.state.epoch} is {value} ({model.name}, seed "
+            f"{self.config.seed}, model.learning_rate={model.learning_rate}): stopped. "
+            f"Earlier checkpoints stay in {checkpoint_folder(self.config)}."
+        )
+
+    def _write(self) -> None:
+        """Write epochs.csv, and the reports that are due after this epoch and not recorded yet."""
+        predictors = self.config.method.predictors
+        record.write_epochs(run_folder(self.config), self.state.rows, predictors)
+        for report in self.plan.reports_at(self.state.epoch):
+            if self.config.force or report in record.missing(self.plan):
+                log.info("Recorded %s", self._record(report))
+
+    def _record(self, report: TrainConfig) -> Path:
+        """Write a record: of its last epoch, never of the best."""
+        state, name = self.state, report.method.result
+        row, predictions, column = state.rows[-1], self._predict(name), column_prefix(name)
+        predictor = state.predictors.get(name)
+        weights = state.model.state_dict() if predictor is None else predictor.kept
+        if predictor is not None and not predictor.has_weights:
+            weights = None
+        result = {
+            "test_error_pct": row[f"{column}_error_pct"],
+            "test_loss": row[f"{column}_loss"],
+            "test_ece_pct": calibration_error_pct(predictions, self.data.test_labels),
+            "train_error_pct": row["train_error_pct"],
+            "train_loss": row["train_loss"],
+            "n_averaged": row["n_averaged"],
+            "last_weights": {column: row[column] for column in ("test_error_pct", "test_loss")},
+            "weights_sha256": weights and weights_sha256(weights),
+            "predictions_sha256": record.write_predictions(report, predictions.cpu().numpy()),
+        }
+        images = len(state.rows) * len(self.data.train_labels)
+        timing = {
+            "seconds": round(sum(row["seconds"] for row in state.rows), 3),
+            "images_per_s": round(images / sum(row["train_seconds"] for row in state.rows), 1),
+        }
+        provenance = {**self.provenance, "segments": state.segments}
+        schedule = self.plan.schedule_sha256(state.epoch)
+        return record.write_record(report, schedule, result, timing, provenance)
+
+    def store(self, now: bool = False) -> bool:
+        """Write a checkpoint if one is due, and delete those that are of no more use."""
+        options, done = self.config.checkpoints, self.state.epoch
+        due = self.done or self._stays(done) or time.monotonic() - self.saved_at >= options.every_s
+        if not (due or now) or not done:
+            return False
+        folder = checkpoint_folder(self.config)
+        path = checkpoints.save(folder, self.config.seed, self.keys[done], self.state)
+        self._drop_passed(keeping=() if self.done else (path, self.previous))
+        self.saved_at, self.previous = time.monotonic(), path
+        return True
+
+    def _stays(self, epoch: int) -> bool:
+        """Whether the state after so many epochs is kept: for other methods, or for the user."""
+        keep = self.config.checkpoints.keep
+        reported = keep != "ends" and bool(self.plan.reports_at(epoch))
+        collected = keep == "collected" and self.plan.collects(epoch - 1)
+        return epoch in self.forks or reported or collected
+
+    def _drop_passed(self, keeping: tuple[Path | None, ...]) -> None:
+        """Delete checkpoints that this run has passed, but those that stay."""
+        epochs = [epoch for epoch in range(1, self.state.epoch) if not self._stays(epoch)]
+        passed = {epoch: self.keys[epoch] for epoch in epochs}
+        folder = checkpoint_folder(self.config)
+        for path in checkpoints.find_all(folder, self.config.seed, passed):
+            if path not in keeping:
+                path.unlink(missing_ok=True)
 
 
-def _record(walk: Walk) -> None:
-    """Write the cells that end with the state's epoch and are not recorded yet."""
-    for cell in walk.plan.cells_at(walk.state.epoch):
-        if walk.config.force or cell in walk.plan.missing():
-            path = _record_cell(walk, cell)
-            log.info("Recorded %s", path)
+def column_prefix(name: str) -> str:
+    """How the columns of epochs.csv begin that hold a predictor's figures."""
+    return "test" if name == LAST else f"{name}_test"
 
 
-def _record_cell(walk: Walk, cell: TrainConfig) -> Path:
-    """Write a cell's record: of its last epoch, never of the best."""
-    state, what = walk.state, RESULT[cell.method.combine]
-    row, predictions = state.rows[-1], _predictions(walk, what)
-    weights = {WEIGHTS: state.model.state_dict(), AVERAGE: state.average, ENSEMBLE: None}[what]
-    result = {
-        "test_error_pct": row[f"{what}_error_pct"],
-        "test_loss": row[f"{what}_loss"],
-        "test_ece_pct": metrics.calibration_error_pct(predictions, walk.data.test_labels),
-        "train_error_pct": row["train_error_pct"],
-        "train_loss": row["train_loss"],
-        "n_averaged": row["n_averaged"],
-        # Of the trained weights; for SWA they are no baseline: their rate never decays to 1 %.
-        "last_weights": {name: row[name] for name in ("test_error_pct", "test_loss")},
-        "weights_sha256": weights and weights_sha256(weights),
-        "predictions_sha256": records.write_predictions(cell, predictions.cpu().numpy()),
-    }
-    timing = {
-        "seconds": round(sum(row["seconds"] for row in state.rows), 3),
-        "images_per_s": _images_per_s(walk),
-    }
-    provenance = {**walk.provenance, "origins": state.origins}
-    return records.write_cell(cell, walk.plan.path_sha256(state.epoch), result, timing, provenance)
+def fresh_state(config: TrainConfig, data: DeviceImages) -> State:
+    """The state before the first epoch."""
+    model = fresh_model(config, data.device)
+    predictors = make_predictors(config)
+    for predictor in predictors.values():
+        predictor.start(model)
+    return State(model, fresh_optimizer(config, model), predictors)
 
 
-def _images_per_s(walk: Walk) -> float:
-    """Speed of training, without evaluation."""
-    images = len(walk.state.rows) * len(walk.data.train_labels)
-    seconds: float = sum(row["train_seconds"] for row in walk.state.rows)
-    return round(images / seconds, 1)
+def with_weights(
+    config: TrainConfig, state: State, weights: Weights, data: DeviceImages
+) -> nn.Module:
+    """A copy of the model with other weights and batch-norm statistics recomputed for them.
+
+    The pass draws from a stream of its own, so that training does not notice it.
+    """
+    model = copy.deepcopy(state.model)
+    load_weights(model, weights)
+    draws = data.draw(config.seed, state.epoch, "recompute")
+    batches = data.train_batches(draws, config.batch_size)
+    recompute_batch_norm(model, batches, hardware.autocast(config))
+    return model
 
 
-def weights_sha256(weights: dict[str, Tensor]) -> str:
+def weights_sha256(weights: Weights) -> str:
     """SHA-256 over names and values of a state dict, in its order."""
     running = hashlib.sha256()
     for name, tensor in weights.items():
         running.update(name.encode())
         running.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return running.hexdigest()
-
-
-def _save(walk: Walk) -> Path:
-    folder = records.checkpoint_folder(walk.config)
-    return checkpoints.save(folder, walk.config.seed, walk.keys[walk.state.epoch], walk.state)
-
-
-def _stays(walk: Walk, epoch: int) -> bool:
-    """Whether the state after so many epochs is kept: for other methods, or as the user wants."""
-    plan, keep = walk.plan, walk.config.checkpoints.keep
-    of_cell = keep is not Keep.ends and bool(plan.cells_at(epoch))
-    return epoch in plan.branches or of_cell or (keep is Keep.copies and plan.collects(epoch - 1))
-
-
-def _drop_passed(walk: Walk, keeping: tuple[Path | None, ...]) -> None:
-    """Delete checkpoints that this walk has passed, but those that stay."""
-    passed = {
-        epoch: walk.keys[epoch] for epoch in range(1, walk.state.epoch) if not _stays(walk, epoch)
-    }
-    folder = records.checkpoint_folder(walk.config)
-    for path in checkpoints.find_all(folder, walk.config.seed, passed):
-        if path not in keeping:
-            path.unlink(missing_ok=True)

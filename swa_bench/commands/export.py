@@ -1,0 +1,60 @@
+"""The commands swa-export and swa-evaluate: a recorded network as one file, and its test."""
+
+import argparse
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from swa_bench.commands.records import errors_in_one_line
+
+
+def device_option(parser: argparse.ArgumentParser) -> None:
+    """Add --device; by default a GPU if there is one."""
+    choices = ("auto", "cpu", "cuda")
+    parser.add_argument("--device", choices=choices, default="auto", help="(%(default)s)")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command swa-export."""
+    parser = argparse.ArgumentParser(
+        "swa-export",
+        description="Write the final weights of a recorded run, with its record, as safetensors.",
+    )
+    parser.add_argument("record", type=Path, metavar="CELL.json")
+    parser.add_argument("out", type=Path, metavar="OUT.safetensors")
+    parser.add_argument(
+        "--epoch", type=int, help="the weights after this epoch, not the final ones"
+    )
+    device_option(parser)
+    options = parser.parse_args(arguments)
+    logging.basicConfig(format="%(message)s")
+    from swa_bench.analysis.export import export  # torch takes seconds to import
+
+    with errors_in_one_line("swa-export"):
+        record = export(options.record, options.out, options.device, options.epoch)
+    size = options.out.stat().st_size / 1e6
+    what = f"{record.model} {record.method} on {record.dataset}, seed {record.seed}"
+    print(f"{options.out}: {what}, {size:.1f} MB")
+
+
+def main_evaluate(arguments: Sequence[str] | None = None) -> None:
+    """The command swa-evaluate."""
+    parser = argparse.ArgumentParser(
+        "swa-evaluate", description="Test an exported network on the test images of its data set."
+    )
+    parser.add_argument("file", type=Path, metavar="FILE.safetensors")
+    device_option(parser)
+    options = parser.parse_args(arguments)
+    logging.basicConfig(format="%(message)s")
+    from swa_bench.analysis.export import evaluate, read_exported
+
+    with errors_in_one_line("swa-evaluate"):
+        score, ece_pct = evaluate(options.file, options.device)
+        exported = read_exported(options.file)
+    print(f"test error {score.error_pct:.2f} %, loss {score.loss:.4f}, ECE {ece_pct:.2f} %")
+    if exported.epoch is None:
+        result = exported.record.result
+        print(
+            f"its record: {result.test_error_pct:.2f} %, loss {result.test_loss:.4f}, "
+            f"ECE {result.test_ece_pct:.2f} % ({exported.record.device})"
+        )

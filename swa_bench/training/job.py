@@ -1,0 +1,178 @@
+"""What one job does: the missing runs of a configuration, those that train together in turn."""
+
+import contextlib
+import logging
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from swa_bench.config.plan import Plan, fork_epochs, make_plan
+from swa_bench.config.schema import TrainConfig
+from swa_bench.config.spec import RunSpec, seed_block
+from swa_bench.data.batches import to_device
+from swa_bench.data.images import ImageSet, load_images
+from swa_bench.data.random import stream_seed
+from swa_bench.files import check_writable
+from swa_bench.results import locks
+from swa_bench.results.record import missing, run_folder
+from swa_bench.training import checkpoints, hardware
+from swa_bench.training.loggers import check_installed, open_logger
+from swa_bench.training.network import count_parameters
+from swa_bench.training.progress import Progress
+from swa_bench.training.run import NotFiniteError, Run
+from swa_bench.training.step import TrainStep, train_epoch
+
+log = logging.getLogger(__name__)
+
+
+def train_missing(spec: RunSpec, with_predictions: bool = False) -> list[TrainConfig]:
+    """Train what is missing of a run and of the seeds that train with it; return its reports.
+
+    Args:
+        spec: with precision and device decided.
+        with_predictions: whether a record without its predictions is missing too.
+
+    Raises:
+        SwaBenchError: no such data, no place to write, or a loss that is not finite.
+        Terminated: the process was asked to end.
+    """
+    config, specs = spec.config, block_specs(spec)
+    plans = {one.config.seed: make_plan(one) for one in specs}
+    check_installed(config.logger)
+    check_writable("results_dir", Path(config.results_dir))
+
+    def unfinished() -> list[Plan]:
+        return [plan for plan in plans.values() if missing(plan, with_predictions)]
+
+    if not config.force and not unfinished():
+        text = "Finished already, on this or another device (force=true trains again): %s"
+        log.info(text, run_folder(config))
+        return plans[config.seed].reports
+    to_do = list(plans.values()) if config.force else unfinished()
+    summary = describe(to_do)
+    with _fetching_alone(config):
+        images = load_images(config.dataset)
+    log.info("%s", summary)
+    folders = [run_folder(plan.config) for plan in to_do]
+
+    def unfinished_folders() -> list[Path]:
+        return [run_folder(plan.config) for plan in unfinished()]
+
+    with locks.alone_in(folders), locks.failures_noted(folders, unfinished_folders):
+        # While this one waited, another process may have finished some.
+        to_do = [plan for plan in to_do if config.force or missing(plan, with_predictions)]
+        if to_do:
+            _train(spec, to_do, images)
+    return [report for plan in to_do or [plans[config.seed]] for report in plan.reports]
+
+
+def block_specs(spec: RunSpec) -> list[RunSpec]:
+    """The specs of the seeds that train together with this one's, itself among them."""
+    block = seed_block(spec.config.seed, spec.config.seeds_together)
+    return [spec.replace(seed=seed) for seed in block]
+
+
+@contextlib.contextmanager
+def _fetching_alone(config: TrainConfig) -> Iterator[None]:
+    """Of jobs that a launcher starts at once, one fetches the data set and the others wait."""
+    dataset = config.dataset
+    with contextlib.ExitStack() as held:
+        if dataset.name != "cifar10_mini" and dataset.source != "local":
+            # Where nothing can be written, nothing is fetched: what reads it says why.
+            with contextlib.suppress(OSError, NotImplementedError):
+                held.enter_context(FileLock(Path(dataset.root) / locks.LOCK))
+        yield
+
+
+def describe(plans: list[Plan]) -> str:
+    """Two lines on what is about to run, with what `auto` stands for."""
+    config = plans[0].config
+    seeds = ", ".join(str(plan.config.seed) for plan in plans)
+    name = hardware.device_name(hardware.prepare(config))
+    return (
+        f"{config.model.name} ({count_parameters(config):,} parameters) on "
+        f"{config.dataset.name}, {config.method.name}, seed {seeds}: {config.epochs} epochs, "
+        f"{config.epochs * plans[0].steps_per_epoch:,} steps\n"
+        f"on {config.device} ({name}), precision {config.precision}"
+    )
+
+
+def _train(spec: RunSpec, plans: list[Plan], images: ImageSet) -> None:
+    config, fingerprint = plans[0].config, images.fingerprint()
+    device = hardware.prepare(config)
+    provenance: dict[str, Any] = {
+        "recipe_diff": spec.recipe_diff(),
+        "data_sha256": fingerprint,
+        "device": hardware.device_name(device),
+        "versions": hardware.versions(),
+    }
+    if images.class_names:
+        provenance["class_names"] = list(images.class_names)
+    data = to_device(images, config, device)
+    runs = [Run(plan, _forks(spec, plan), data, fingerprint, provenance) for plan in plans]
+    train_runs(runs, Progress(config, [run.config.seed for run in runs], len(data.train_labels)))
+
+
+def _forks(spec: RunSpec, plan: Plan) -> frozenset[int]:
+    forks = fork_epochs(spec.replace(seed=plan.config.seed), plan)
+    return frozenset(epoch for epoch, other in forks if missing(other))
+
+
+def train_runs(runs: list[Run], progress: Progress) -> None:
+    """Train each run to its end, writing epochs.csv, records and checkpoints on the way.
+
+    Args:
+        runs: of one recipe and several seeds, whose steps are taken in turn.
+
+    Raises:
+        SwaBenchError: a loss is not finite (the other runs end first), or the disk refuses a file.
+        Terminated: the process was asked to end.
+    """
+    steps = {run: TrainStep(run.config, run.state, run.data) for run in runs}
+    write_row = {run: open_logger(run.config) for run in runs}
+    for run in runs:
+        for row in run.state.rows:
+            write_row[run](row)
+    failures: dict[Run, NotFiniteError] = {}
+    with progress, locks.sigterm_noted() as end_request:
+        while going := [run for run in runs if not run.done and run not in failures]:
+            epoch = min(run.state.epoch for run in going)
+            together = [run for run in going if run.state.epoch == epoch]
+            started = time.perf_counter()
+            progress.epoch_starts(epoch, len(together))
+            for run in together:
+                draws = run.data.draw(run.config.seed, epoch, "train")
+                dropout = stream_seed(run.config.seed, epoch, "dropout")
+                steps[run].begin_epoch(draws, run.plan.rates(epoch), dropout)
+            scores = train_epoch([steps[run] for run in together], progress.images_done)
+            seconds = (time.perf_counter() - started) / len(together)
+            stored = False
+            for run, score in zip(together, scores, strict=True):
+                try:
+                    stored |= run.end_epoch(score, seconds)
+                except NotFiniteError as error:
+                    failures[run] = error
+                else:
+                    progress.epoch_done(run.config.seed, run.state.rows[-1])
+                    write_row[run](run.state.rows[-1])
+            if end_request.made:
+                for run in going:
+                    stored |= run not in failures and run.store(now=True)
+            if stored:
+                _limit_checkpoints(runs)
+            end_request.check()
+    log.info("%s", _limit_checkpoints(runs))
+    if failures:
+        raise next(iter(failures.values()))
+
+
+def _limit_checkpoints(runs: list[Run]) -> str:
+    """Keep all checkpoints together within their limit, and say how much they take."""
+    config = runs[0].config
+    results, limit_gb = config.results_dir, config.checkpoints.max_gb
+    own = {run.previous for run in runs}
+    size = checkpoints.limit_size(Path(results), limit_gb * 1e9, own)
+    return f"Checkpoints: {size / 1e9:.2f} GB in {results} (checkpoints.max_gb={limit_gb:g})"
