@@ -55,3 +55,17 @@ def columns_in_order(
     columns = set(found)
     order = in_order((method for method, _ in columns), methods)
     return sorted(columns, key=lambda column: (order.index(column[0]), column[1]))
+
+
+def signed(value: float) -> str:
+    """A difference with its sign, as +0.12 or −0.12."""
+    return f"{value:+.2f}".replace("-", "−")
+
+
+def duration(seconds: float) -> str:
+    """Seconds as 42 s, 3 min 20 s, 5 h 10 min or 3 d 4 h."""
+    whole = round(seconds)
+    for unit, name, part, part_name in ((86400, "d", 3600, "h"), (3600, "h", 60, "min")):
+        if whole >= unit:
+            return f"{whole // unit} {name} {whole % unit // part} {part_name}"
+    return f"{whole // 60} min {whole % 60} s" if whole >= 60 else f"{whole} s"

@@ -37,8 +37,12 @@ def train(spec: RunSpec) -> None:
         for method in methods:
             if method not in METHODS:
                 raise ConfigError(option, method, f"choose from {', '.join(METHODS)}")
-    # What cannot be done is refused before anything is trained.
+    # torch takes seconds to import: only when the options as such are right.
     runs = [spec, *(spec.with_method(method) for method in also_train)]
+    from swa_bench.training.job import check
+
+    for one in runs:  # what cannot be done is refused before anything is trained
+        check(one.config)
     failures = []
     for one in runs:
         try:
@@ -51,7 +55,6 @@ def train(spec: RunSpec) -> None:
 
 def train_one(spec: RunSpec) -> None:
     """Do one run: train what is missing of it, or print its plan."""
-    # torch takes seconds to import: only when a run is to be done.
     from swa_bench.training import ensembles, hardware, job
 
     spec = hardware.resolve(spec)

@@ -13,12 +13,13 @@ import pytest
 import torch
 import torchvision
 from conftest import TINY, SwaTrain, plan_of
+from helpers import COLOURS, make_folder
 from PIL import Image
 from safetensors.torch import save_file
 from torchvision.transforms import functional as T
 
-from swa_bench.data import images as sources
 from swa_bench.data.batches import to_device
+from swa_bench.data.images import ImageSet, load_images
 from swa_bench.training.network import fresh_model
 from swa_bench.training.run import weights_sha256
 
@@ -26,21 +27,6 @@ ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")
 PAGE = (ROOT / "docs" / "own.md").read_text()
 COMMANDS = [line.split()[1:] for line in re.findall(r"^    (swa-train .*)$", PAGE, re.MULTILINE)]
-COLOURS = {"blue": (0, 0, 255), "green": (0, 255, 0), "red": (255, 0, 0)}
-
-
-def make_folder(root: Path, test: str = "val") -> None:
-    """Three classes of colours with some noise, 4 training and 2 test images of each, odd sizes."""
-    rng = np.random.default_rng(0)
-    for split, count in (("train", 4), (test, 2)):
-        for name, colour in COLOURS.items():
-            folder = root / split / name
-            folder.mkdir(parents=True)
-            for number in range(count):
-                height, width = rng.integers(20, 90, 2)
-                pixels = rng.integers(0, 100, (height, width, 3)) + np.array(colour) // 2
-                suffix = "png" if number % 2 else "jpg"
-                Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.{suffix}")
 
 
 def find_records(folder: Path) -> dict[str, dict[str, Any]]:
@@ -127,8 +113,8 @@ def test_images_are_resized_cut_and_dealt(tmp_path: Path) -> None:
     grey = Image.new("L", (18, 9), 77)  # becomes 72x36
     grey.save(tmp_path / "test" / "green" / "0.jpg", "PNG")
     options = ["dataset=image_folder", f"dataset.root={tmp_path}", "dataset.image_size=24"]
-    config = plan_of(*options, "dataset.augmentation.padding=2").config
-    arrays = sources.load_arrays(config.dataset)
+    config = plan_of(*options, "augmentation.padding=2").config
+    arrays = load_images(config.dataset)
     assert arrays.train_images.shape == (12, 36, 36, 3)
     assert arrays.train_labels.tolist() == [0, 1, 2] * 4
     assert arrays.test_labels.tolist() == [0, 1, 2] * 2
@@ -136,12 +122,13 @@ def test_images_are_resized_cut_and_dealt(tmp_path: Path) -> None:
     assert (first[:, :6] == COLOURS["blue"]).all() and (first[:, 30:] == COLOURS["red"]).all()
     assert (first[:, 6:30] == COLOURS["green"]).all()
     assert (arrays.test_images[1] == 77).all()
-    hashed = sources.Arrays(*(getattr(arrays, name) for name in arrays.NAMES))
+    hashed = ImageSet(*(getattr(arrays, name) for name in arrays.NAMES))
     assert arrays.known_sha256 and arrays.fingerprint() == hashed.fingerprint()
 
     data = to_device(arrays, config, CPU)
     draws = data.draw(0, 0, "train")
-    assert draws.row.min() >= 0 and draws.row.max() <= 36 + 2 * 2 - 24
+    row, column, flip = (draws.choices[name] for name in ("row", "column", "flip"))
+    assert row.min() >= 0 and row.max() <= 36 + 2 * 2 - 24
     images, labels = next(data.train_batches(draws, 12))
     assert images.shape == (12, 3, 24, 24)
     mean, std = (config.model.normalisation.mean, config.model.normalisation.std)
@@ -149,10 +136,10 @@ def test_images_are_resized_cut_and_dealt(tmp_path: Path) -> None:
     def as_input(image: torch.Tensor) -> torch.Tensor:
         return T.normalize(image.float() / 255, mean, std)
 
-    for place, (index, row, column, flip) in enumerate(zip(*draws, strict=True)):
+    for place, index in enumerate(draws.order):
         image = T.pad(torch.tensor(arrays.train_images[index]).permute(2, 0, 1), 2)
-        window = T.crop(image, int(row), int(column), 24, 24)
-        expected = as_input(T.hflip(window) if flip else window)
+        window = T.crop(image, int(row[place]), int(column[place]), 24, 24)
+        expected = as_input(T.hflip(window) if flip[place] else window)
         torch.testing.assert_close(images[place], expected)
         assert labels[place] == arrays.train_labels[index]
     tested, _ = next(data.test_batches(6))

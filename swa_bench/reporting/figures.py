@@ -1,6 +1,5 @@
-"""Records -> curves of error by epoch and by copies. Nothing here imports torch.
+"""Curves of error by epoch and by collected weights. Nothing here imports torch.
 
-`swa-figures --help` lists the command's options.
 Text of records is untrusted: `printable` keeps it from being read as mathematics or breaking a
 file, `stem` from naming a file elsewhere.
 """
@@ -9,7 +8,7 @@ import io
 import math
 import re
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -20,13 +19,12 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from swa_bench.commands import errors_in_one_line, find_records, records_options
 from swa_bench.files import write_atomically
 from swa_bench.labels import DEMONSTRATIONS, LABELS, column_label, in_order
-from swa_bench.reporting.copies import KINDS, copies_frame
-from swa_bench.results import frames as rows
+from swa_bench.reporting.tables import predictor_label
+from swa_bench.results.frames import TESTED, Row, cells_frame, epochs_frame, rows
 from swa_bench.results.record import Record
-from swa_bench.results.statistics import cells_frame, is_ensemble, summarise
+from swa_bench.results.statistics import BASELINE, collected_frame, summarise, tested_columns
 
 # Okabe and Ito's colours, told apart by the colour-blind; line styles and markers in grey. For
 # their yellow, faint on paper, and their black, which is the ink's, stand two others.
@@ -44,39 +42,24 @@ Style = tuple[str, Any, str]
 INK = "#1B1D21"  # of all that is neither a series nor a grid
 LOG_FROM = 4  # an axis that spans more than this factor is logarithmic
 RATES_TO = 1e-4  # of the highest rate: what is lower, as at the end of a cosine, is not shown
+LAST = "test_error_pct"  # the column of the trained weights
+BAND = "mean over seeds, band ± 1 sample standard deviation"
 LEGEND_LINE_IN = 0.19
 FITS_TWICE = 6.5  # characters an inch of the figure, for two columns of a legend
 
 
-def captioned(draw: Callable[[Figure, list[Record]], None], records: list[Record]) -> Figure:
-    """A figure with its caption, as swa-figures writes it.
-
-    Args:
-        draw: draw_learning_curves or draw_copies.
-        records: cells of one data set, model and variant.
-    """
-    figure = Figure(figsize=(8, 6), layout="constrained")
-    draw(figure, records)
-    what = "mean over seeds, band ± 1 sample standard deviation"
-    figure.suptitle(caption(records, what), fontsize="small")
-    return figure
-
-
-def draw_learning_curves(figure: Figure, records: list[Record]) -> None:
+def draw_learning_curves(figure: Figure, row: Row) -> None:
     """A line a method, the mean over seeds: test error above, learning rate below."""
     errors, rates = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-    methods = [record["method"] for record in records]
-    for (label, runs), (_, line, _) in zip(_curves(records).items(), cycle(STYLES), strict=False):
-        color, marker = color_and_marker(runs[0]["method"], methods)
-        style = (color, line, marker)
-        frames = [rows.read_epochs(run["path"].parent / "epochs.csv") for run in runs]
-        kind = result_column(runs[0])
-        if frames[0][kind].isna().all():
-            kind = "test_error_pct"
+    for label, runs, style in _curves(row.epochs, row):
+        result = result_column(runs)
+        if result == LAST or runs[result].isna().all():
+            result = LAST
         else:
-            _draw(errors, frames, "test_error_pct", f"{label}, last weights", style, faint=True)
-        _draw(errors, frames, kind, f"{label}, n={len(frames)}", style)
-        first = frames[0]
+            _draw(errors, runs, LAST, f"{label}, last weights", style, faint=True)
+        _draw(errors, runs, result, f"{label}, n={runs['run'].nunique()}", style)
+        first = runs[runs["run"] == runs["run"].iloc[0]]
+        color, line, _ = style
         rates.plot(first["epoch"], first["learning_rate"], linestyle=line, color=color)
     log_if_wide(errors)
     errors.set_ylabel("test error in %")
@@ -93,30 +76,25 @@ def draw_learning_curves(figure: Figure, records: list[Record]) -> None:
     _legend_below(figure, errors)
 
 
-def draw_copies(figure: Figure, records: list[Record]) -> None:
-    """Test error against the number of copies, a line a method; SGD's final error beside it.
-
-    Args:
-        records: cells of one data set, model and variant.
-    """
+def draw_collected(figure: Figure, row: Row) -> None:
+    """Test error against the number of copies, a line a method; SGD's final error beside it."""
     axes = figure.subplots()
-    methods = [record["method"] for record in records]
-    for cell in summarise(cells_frame(records)).to_dict("records"):
-        if (cell["method"], cell["budget"]) == ("sgd", 1.0):
-            color, _ = color_and_marker("sgd", methods)
-            label = f"{column_label('sgd', 1.0)}, n={cell['n']}"
+    for cell in summarise(row.cells).to_dict("records"):
+        if (cell["method"], cell["budget"]) == BASELINE:
+            color, _ = color_and_marker("sgd", row)
+            label = f"{column_label(*BASELINE)}, n={cell['n']}"
             axes.axhline(cell["error_mean"], color=color, linewidth=1, label=label)
-    for runs, (_, line, _) in zip(_curves(records).values(), cycle(STYLES), strict=False):
-        method = runs[0]["method"]
-        color, marker = color_and_marker(method, methods)
-        frame, own = copies_frame(runs), result_column(runs[0])
-        for column, kind in KINDS.items():
-            frames = [of for _, of in frame.dropna(subset=column).groupby("seed")]
-            if not frames or (is_ensemble(runs[0]) and column != own):
+    collected = collected_frame(row.epochs)
+    for _, runs, style in _curves(row.epochs, row):
+        method, result = runs["method"].iloc[0], result_column(runs)
+        tested = collected[collected["run"].isin(runs["run"])]
+        for column in tested_columns(collected):
+            of = tested.dropna(subset=column)
+            if of.empty or (runs["ensemble"].iloc[0] and column != result):
                 continue
-            label = printable(f"{LABELS.get(method, method)}, {kind}, n={len(frames)}")
-            style = (color, line, marker)
-            _draw(axes, frames, column, label, style, column != own, "n_averaged")
+            n = of["run"].nunique()
+            label = printable(f"{LABELS.get(method, method)}, {predictor_label(column)}, n={n}")
+            _draw(axes, of, column, label, style, faint=column != result, x="n_averaged")
     axes.set_xscale("log")
     _plain_ticks(axes.xaxis)
     axes.set_xlabel("copies of the weights")
@@ -125,35 +103,37 @@ def draw_copies(figure: Figure, records: list[Record]) -> None:
     _legend_below(figure, axes)
 
 
-def result_column(record: Record) -> str:
-    """The column of epochs.csv that a method's result comes from, if it collects copies."""
-    return "ensemble_test_error_pct" if is_ensemble(record) else "swa_test_error_pct"
+def result_column(runs: pd.DataFrame) -> str:
+    """The column of epochs.csv that a method's result comes from."""
+    column = f"{runs['predictor'].iloc[0]}{TESTED}"
+    return column if column in runs else LAST
 
 
-def color_and_marker(method: str, methods: Iterable[str]) -> tuple[str, str]:
+def color_and_marker(method: str, row: Row) -> tuple[str, str]:
     """A method's colour and marker among those of a row: the same in all of its figures."""
-    place = in_order(["sgd", "swa", *methods]).index(method)
+    place = in_order(["sgd", "swa", *row.cells["method"]]).index(method)
     color, _, marker = STYLES[place % len(STYLES)]
     return color, marker
 
 
-def _curves(records: list[Record]) -> dict[str, list[Record]]:
-    """The walks of each line of the figure, by its label: one method, identity and length."""
-    lines: dict[tuple[str, str], list[Record]] = {}
-    for record in rows.longest_cells(records):
-        lines.setdefault((record["method"], record["identity"]), []).append(record)
-    curves = {}
-    methods = in_order(method for method, _ in lines)
-    for method, identity in sorted(lines, key=lambda line: (methods.index(line[0]), line[1])):
-        walks = lines[method, identity]
-        label = printable(column_label(method, max(walk["budget"] for walk in walks)))
-        curves[f"{label}, {printable(identity)}" if label in curves else label] = walks
-    return curves
+def _curves(epochs: pd.DataFrame, row: Row) -> Iterator[tuple[str, pd.DataFrame, Style]]:
+    """The label, epochs and style of each line of a figure: of one method and recipe hash."""
+    lines = dict(iter(epochs.groupby(["method", "recipe_hash"])))
+    methods = in_order(epochs["method"])
+    labels = set()
+    order = sorted(lines, key=lambda key: (methods.index(key[0]), key[1]))
+    for (method, recipe_hash), (_, line, _) in zip(order, cycle(STYLES), strict=False):
+        runs = lines[method, recipe_hash]
+        label = printable(column_label(method, runs["budget"].max()))
+        label += f", {printable(recipe_hash)}" * (label in labels)
+        labels.add(label)
+        color, marker = color_and_marker(method, row)
+        yield label, runs, (color, line, marker)
 
 
 def _draw(
     axes: Axes,
-    frames: list[pd.DataFrame],
+    runs: pd.DataFrame,
     column: str,
     label: str,
     style: Style,
@@ -162,27 +142,18 @@ def _draw(
 ) -> None:
     """The mean over seeds and, around it, a band of one sample standard deviation."""
     color, line, marker = style
-    by_x = pd.concat(frames).groupby(x)[column]
-    mean, std = by_x.mean().dropna(), by_x.std()
+    by_x = runs.groupby(x)[column]
+    mean = by_x.mean().dropna()
     if faint:
         axes.plot(mean.index, mean, ":", color=color, label=label, alpha=0.6)
         return
-    every = max(1, len(mean) // 8)
-    axes.plot(
-        mean.index,
-        mean,
-        linestyle=line,
-        color=color,
-        label=label,
-        marker=marker,
-        markersize=4,
-        markevery=every,
-    )
-    if len(frames) > 1:
-        band = std.loc[mean.index]
-        axes.fill_between(
-            mean.index, mean - band, mean + band, color=color, alpha=0.15, linewidth=0
-        )
+    marks: dict[str, Any] = {"marker": marker, "markersize": 4}
+    marks["markevery"] = max(1, len(mean) // 8)
+    axes.plot(mean.index, mean, linestyle=line, color=color, label=label, **marks)
+    if runs["run"].nunique() > 1:
+        band = by_x.std().loc[mean.index]
+        low, high = mean - band, mean + band
+        axes.fill_between(mean.index, low, high, color=color, alpha=0.15, linewidth=0)
 
 
 def log_if_wide(axes: Axes) -> None:
@@ -210,12 +181,12 @@ def _legend_below(figure: Figure, axes: Axes) -> None:
     figure.set_figheight(figure.get_figheight() + LEGEND_LINE_IN * lines)
 
 
-def caption(records: list[Record], what: str, width: int = 100) -> str:
+def caption(row: Row, what: str, width: int = 100) -> str:
     """What a figure of one row must state to be read alone, in lines of `width` characters."""
-    lines = [f"{rows.title(records)}: {what}"]
-    if records[0]["dataset"] in DEMONSTRATIONS:
+    lines = [f"{row.title}: {what}"]
+    if row.dataset in DEMONSTRATIONS:
         lines.append("A demonstration: NOT comparable with the paper")
-    lines += [rows.recipe(records), rows.devices(records)]
+    lines += [row.recipe, row.devices]
     wrapped = (textwrap.wrap(printable(line, 4 * width), width) for line in lines)
     return "\n".join("\n".join(part) for part in wrapped)
 
@@ -231,46 +202,40 @@ def printable(text: object, at_most: int = 40) -> str:
     return characters.replace("$", r"\$")
 
 
-def stem(records: list[Record], what: str, taken: Sequence[str]) -> str:
+def stem(row: Row, what: str, taken: Iterable[str]) -> str:
     """Name of a row's figure without its suffix; rows of one model are counted."""
-    parts = (records[0]["dataset"], records[0]["model"], what)
-    name = (
-        "-".join(re.sub(r"[^A-Za-z0-9_]+", "_", str(part))[:40] for part in parts[:2]) + f"-{what}"
-    )
+    parts = [re.sub(r"[^A-Za-z0-9_]+", "_", part)[:40] for part in (row.dataset, row.model)]
+    name = "-".join([*parts, what])
     count = sum(re.fullmatch(rf"{name}(-\d+)?", other) is not None for other in taken)
     return f"{name}-{count + 1}" if count else name
 
 
-def write_figures(records: list[Record], folder: Path) -> list[Path]:
-    """Draw each data set, model and variant as PNG: learning curves, copies; return the files.
+def write_figures(records: Iterable[Record], folder: Path) -> list[Path]:
+    """Draw each data set, model and recipe as PNG: learning curves, copies; return the files.
 
     Raises:
         SwaBenchError: a file could not be written, or an epochs.csv is damaged.
     """
+    cells = cells_frame(records)
     written: list[Path] = []
-    for group in rows.groups(records):
-        curves = [record for record in group if rows.has_epochs(record)]
-        copies = [] if copies_frame(group).empty else group
-        for name, draw, of in (
-            ("learning-curves", draw_learning_curves, curves),
-            ("copies", draw_copies, copies),
-        ):
-            if of:
-                picture = io.BytesIO()
-                captioned(draw, of).savefig(picture, dpi=120)
-                path = folder / f"{stem(group, name, [path.stem for path in written])}.png"
-                write_atomically(path, picture.getvalue())
+    for row in rows(cells, epochs_frame(cells)):
+        drawings = {
+            "learning-curves": (draw_learning_curves, row.epochs),
+            "copies": (draw_collected, collected_frame(row.epochs)),
+        }
+        for name, (draw, of) in drawings.items():
+            if len(of):
+                figure = Figure(figsize=(8, 6), layout="constrained")
+                draw(figure, row)
+                path = folder / f"{stem(row, name, [path.stem for path in written])}.png"
+                write_captioned(figure, row, BAND, path)
                 written.append(path)
     return written
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """The command swa-figures."""
-    options = records_options("swa-figures", "Draw figures from records.", arguments)
-    with errors_in_one_line("swa-figures"):
-        records, where = find_records(options.records)
-        paths = write_figures(records, Path(options.out))
-    for path in paths:
-        print(path)
-    if not paths:
-        print(f"No runs in {where}: nothing to draw.")
+def write_captioned(figure: Figure, row: Row, what: str, path: Path) -> None:
+    """Write a figure with its caption as PNG."""
+    figure.suptitle(caption(row, what), fontsize="small")
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=120)
+    write_atomically(path, picture.getvalue())

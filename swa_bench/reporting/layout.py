@@ -1,14 +1,15 @@
-"""A table in its formats, and how its rows are found and labelled. Nothing here imports torch."""
+"""A table in its formats, and how its rows are labelled. Nothing here imports torch."""
 
 import string
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import pandas as pd
 from tabulate import tabulate
 
-from swa_bench.labels import DEMONSTRATIONS, LABELS, PAPER_MODELS, by_options, in_order
+from swa_bench.config.grid import PAPER_MODELS
+from swa_bench.labels import DEMONSTRATIONS, LABELS, by_options, in_order
 
 
 @dataclass(frozen=True)
@@ -25,30 +26,30 @@ class Table:
     header: list[str]
     rows: list[list[str]]
     notes: list[str]
-    frame: pd.DataFrame = field(default_factory=pd.DataFrame)
+    frame: pd.DataFrame
 
     def text(self) -> str:
         """For a terminal."""
-        body = tabulate(self.rows, self.header, "simple_outline", disable_numparse=True)
         notes = (textwrap.fill(note, 110, subsequent_indent="  ") for note in self.notes)
-        return "\n".join([self.title, body, *notes, ""])
+        return "\n".join([self.title, self._body("simple_outline"), *notes, ""])
 
     def markdown(self) -> str:
         """For a README."""
-        body = tabulate(self.rows, self.header, "pipe", disable_numparse=True)
         notes = "\n".join(f"- {note}" for note in self.notes)
-        return f"### {self.title}\n\n{body}\n\n{notes}\n"
+        return f"### {self.title}\n\n{self._body('pipe')}\n\n{notes}\n"
 
     def latex(self) -> str:
         """For a paper: needs the package booktabs."""
-        body = tabulate(self.rows, self.header, "latex_booktabs", disable_numparse=True)
-        body = body.replace("±", r"$\pm$").replace("−", "$-$")
+        body = self._body("latex_booktabs").replace("±", r"$\pm$").replace("−", "$-$")
         comments = "\n".join(f"% {line}" for line in (self.title, *self.notes))
         return f"{comments}\n{body}\n"
 
     def csv(self) -> str:
         """For other programs."""
         return self.frame.to_csv(index=False, float_format="%.6g")
+
+    def _body(self, style: str) -> str:
+        return tabulate(self.rows, self.header, style, disable_numparse=True)
 
 
 def labelled_rows(
@@ -57,7 +58,7 @@ def labelled_rows(
     """The rows of a table: model, label and what a frame holds of it; and notes on the labels.
 
     Args:
-        part: of one data set, with a row a cell and the columns model and variant.
+        part: of one data set, with a line a cell and the columns model and recipe_diff.
         models: each has a row, whether the frame holds something of it or not; by default those
             that the frame holds.
     """
@@ -65,12 +66,12 @@ def labelled_rows(
     rows = []
     for model in models or in_order(part["model"], PAPER_MODELS):
         of_model = part[part["model"] == model]
-        for variant in sorted(of_model["variant"].unique(), key=by_options) or [""]:
+        for recipe in sorted(of_model["recipe_diff"].unique(), key=by_options) or [""]:
             label = LABELS.get(model, model)
-            if variant:
-                label += f" [{letters.setdefault(variant, _letter(len(letters)))}]"
-            rows.append((model, label, of_model[of_model["variant"] == variant]))
-    return rows, [f"[{letter}] {variant}" for variant, letter in letters.items()]
+            if recipe:
+                label += f" [{letters.setdefault(recipe, _letter(len(letters)))}]"
+            rows.append((model, label, of_model[of_model["recipe_diff"] == recipe]))
+    return rows, [f"[{letter}] {recipe}" for recipe, letter in letters.items()]
 
 
 def _letter(index: int) -> str:
@@ -79,12 +80,5 @@ def _letter(index: int) -> str:
 
 def titled(dataset: str, what: str) -> str:
     """A table's title, such as CIFAR-10: test error."""
-    title = f"{LABELS.get(dataset, dataset)}{what}"
-    if dataset in DEMONSTRATIONS:
-        title += " (a demonstration: NOT comparable with the paper)"
-    return title
-
-
-def signed(value: float) -> str:
-    """A difference with its sign, as +0.12 or −0.12."""
-    return f"{value:+.2f}".replace("-", "−")
+    warning = " (a demonstration: NOT comparable with the paper)" * (dataset in DEMONSTRATIONS)
+    return f"{LABELS.get(dataset, dataset)}{what}{warning}"

@@ -2,14 +2,13 @@
 
 Records are untrusted text: the template escapes all that it prints, matplotlib all that it draws,
 and the page's own policy forbids scripts and requests. Nothing here imports torch.
-`swa-report --help` lists the command's options.
 """
 
 import importlib.resources
 import io
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,26 +19,16 @@ import pandas as pd
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from swa_bench.commands import errors_in_one_line, find_records, records_options
+from swa_bench.config.grid import PAPER_COLUMNS, PAPER_DATASETS, PAPER_MODELS
 from swa_bench.files import write_atomically
-from swa_bench.labels import (
-    DEMONSTRATIONS,
-    LABELS,
-    PAPER_COLUMNS,
-    PAPER_DATASETS,
-    PAPER_MODELS,
-    column_label,
-)
+from swa_bench.labels import DEMONSTRATIONS, LABELS, column_label
 from swa_bench.reporting import figures
-from swa_bench.reporting.copies import copies_frame
-from swa_bench.reporting.layout import Table
 from swa_bench.reporting.points import draw_gains, draw_test_errors, gain_label
 from swa_bench.reporting.tables import make_tables
-from swa_bench.results import frames as rows
-from swa_bench.results.cost import Cost, Seen, add, cost
-from swa_bench.results.gains import gain_text, gains
-from swa_bench.results.record import Record, value
-from swa_bench.results.statistics import cells_frame, summarise
+from swa_bench.results.cost import costs
+from swa_bench.results.frames import Row, cells_frame, epochs_frame, rows
+from swa_bench.results.record import Record
+from swa_bench.results.statistics import COMPARED, collected_frame, gains, summarise
 
 WIDTH_IN = 4.4  # at 72 points an inch and the sizes below, legible on a phone 390 pixels wide
 CAPTION_SIZE = 6.5
@@ -82,7 +71,7 @@ class Drawing:
 
     name: str
     height_in: float
-    draw: Callable[[Figure, list[Record]], None]
+    draw: Callable[[Figure, Row], None]
     what: str
     of_published: str = ""
 
@@ -114,7 +103,7 @@ DRAWINGS = (
     Drawing(
         "copies",
         2.8,
-        figures.draw_copies,
+        figures.draw_collected,
         "test error after so many copies of the weights, of their average or ensemble, mean over "
         "n seeds, band ± s (s: sample standard deviation)",
     ),
@@ -129,7 +118,7 @@ class Picture:
     svg: Markup
 
 
-def write_report(records: list[Record], where: str, folder: Path) -> Path:
+def write_report(records: Sequence[Record], where: str, folder: Path) -> Path:
     """Write index.html and, beside it, each figure as PNG and SVG; return the page's path.
 
     The same records give the same page.
@@ -140,18 +129,19 @@ def write_report(records: list[Record], where: str, folder: Path) -> Path:
     Raises:
         SwaBenchError: a file could not be written, or an epochs.csv is damaged.
     """
-    summary = summarise(cells_frame(records))
+    cells = cells_frame(records)
+    epochs = epochs_frame(cells)
+    summary, found = summarise(cells), rows(cells, epochs)
     taken: list[str] = []
-    sections = [_section(group, folder, taken) for group in rows.groups(records)]
     values = {
         "where": where,
         "records": records,
         "verdicts": _verdicts(summary),
         "missing": _missing(summary),
-        "tables": make_tables(records),
-        "sections": sections,
-        "cost": _cost_table(records),
-        "versions": sorted({_version(record) for record in records}),
+        "tables": make_tables(cells, epochs),
+        "sections": [_section(row, folder, taken) for row in found],
+        "cost": _cost_lines(found),
+        "versions": sorted(set(map(_version, cells["versions"]))),
     }
     source = (importlib.resources.files(__package__) / "page.html").read_text(encoding="utf-8")
     environment = jinja2.Environment(
@@ -162,46 +152,47 @@ def write_report(records: list[Record], where: str, folder: Path) -> Path:
     return folder / "index.html"
 
 
-def _section(records: list[Record], folder: Path, taken: list[str]) -> dict[str, Any]:
+def _section(row: Row, folder: Path, taken: list[str]) -> dict[str, Any]:
     """One row of the tables: its figures and its gains."""
-    frame = cells_frame(records)
-    found = gains(frame)
-    comparable = records[0]["dataset"] in PAPER_DATASETS
-    of = {drawing.name: records for drawing in DRAWINGS}
-    of["learning-curves"] = [record for record in records if rows.has_epochs(record)]
-    of["gain"] = records if found else []
-    of["copies"] = [] if copies_frame(records).empty else records
+    comparable = row.dataset in PAPER_DATASETS
+    lines = [
+        [gain_label(gain)]
+        + [of.gain() if of else "-" for of in (gain.ours, gain.theirs)[: 1 + comparable]]
+        for gain in gains(row)
+    ]
+    empty = {
+        "gain": not lines,
+        "learning-curves": row.epochs.empty,
+        "copies": collected_frame(row.epochs).empty,
+    }
     pictures = []
     for drawing in DRAWINGS:
-        if of[drawing.name]:
-            path = folder / figures.stem(records, drawing.name, taken)
+        if not empty.get(drawing.name):
+            path = folder / figures.stem(row, drawing.name, taken)
             taken.append(path.name)
-            what = drawing.what + (drawing.of_published if comparable else "")
-            pictures.append(Picture(what, _write_picture(drawing, what, of[drawing.name], path)))
+            what = drawing.what + drawing.of_published * comparable
+            pictures.append(Picture(what, _write_picture(drawing, what, row, path)))
     return {
-        "title": rows.title(records),
+        "title": row.title,
         "comparable": comparable,
-        "demonstration": records[0]["dataset"] in DEMONSTRATIONS,
-        "recipe": rows.recipe(records),
-        "devices": rows.devices(records),
-        "seeds": ", ".join(str(seed) for seed in sorted(set(frame["seed"]), key=str)),
+        "demonstration": row.dataset in DEMONSTRATIONS,
+        "recipe": row.recipe,
+        "devices": row.devices,
+        "seeds": ", ".join(map(str, sorted(set(row.cells["seed"])))),
         "pictures": pictures,
-        "curves": bool(of["learning-curves"]),
-        "gains": [
-            [gain_label(gain), gain_text(gain.ours)] + [gain_text(gain.theirs)] * comparable
-            for gain in found
-        ],
+        "curves": not empty["learning-curves"],
+        "gains": lines,
     }
 
 
-def _write_picture(drawing: Drawing, what: str, records: list[Record], path: Path) -> Markup:
+def _write_picture(drawing: Drawing, what: str, row: Row, path: Path) -> Markup:
     """Write a figure with its caption as PNG and SVG; return it without, for the page."""
     # Ids are digests of their content and the salt: unlike in any two figures of the page.
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": path.name}):
         figure = Figure(figsize=(WIDTH_IN, drawing.height_in), layout="constrained")
-        drawing.draw(figure, records)
+        drawing.draw(figure, row)
         inline = _themed(_saved(figure, "svg", transparent=True))
-        caption = figures.caption(records, what, CAPTION_CHARACTERS)
+        caption = figures.caption(row, what, CAPTION_CHARACTERS)
         figure.suptitle(caption, fontsize=CAPTION_SIZE)
         figure.set_figheight(figure.get_figheight() + CAPTION_LINE_IN * len(caption.splitlines()))
         for kind in ("svg", "png"):
@@ -231,14 +222,13 @@ def _themed(svg: bytes) -> Markup:
 
 def _verdicts(summary: pd.DataFrame) -> dict[str, int]:
     """How many of the cells that have a published counterpart there are of each verdict."""
-    compared = summary[summary["published_mean"].notna()]["verdict"].value_counts()
-    return {said: int(compared[name]) for name, said in VERDICTS.items() if name in compared}
+    counts = summary["verdict"].value_counts()
+    return {said: int(counts[name]) for name, said in VERDICTS.items() if name in counts}
 
 
 def _missing(summary: pd.DataFrame) -> list[str]:
     """What has no runs of each of the paper's tables: whole rows first, then single cells."""
-    keys = ("dataset", "model", "method", "budget")
-    found = set(zip(*(summary[key] for key in keys), strict=True))
+    found = set(summary[COMPARED].itertuples(index=False, name=None))
     lines = []
     for dataset in PAPER_DATASETS:
         without: list[str] = []
@@ -254,46 +244,32 @@ def _missing(summary: pd.DataFrame) -> list[str]:
     return lines
 
 
-def _cost_table(records: list[Record]) -> Table:
-    """Cost of each row's runs and of all together."""
-    header = ["", "device", "runs", "time", "images/s", "epochs, cell by cell"]
-    header += ["epochs, run by run", "epochs trained", "epochs saved"]
-    seen: Seen = set()
-    groups = rows.groups(records)
-    costs = [cost(group, seen) for group in groups]
-    lines = [
-        [rows.title(group), rows.devices(group), *_cost_cells(of, group)]
-        for group, of in zip(groups, costs, strict=True)
-    ]
-    if len(costs) > 1:
-        lines.append(["All together", "", *_cost_cells(add(costs), records)])
-    return Table("cost", "Cost", header, lines, [])
+def _cost_lines(found: Sequence[Row]) -> list[list[str]]:
+    """What each row's runs cost, and all together."""
+    frame = costs(found)
+    lines = []
+    for row, of in zip(found, frame.to_dict("records"), strict=True):
+        speeds = [f"{LABELS.get(name, name)} {_count(n)}" for name, n in of["images_per_s"].items()]
+        lines.append([row.title, row.devices, *_cost_cells(of, [row], ", ".join(speeds))])
+    if len(found) > 1:
+        total = frame.drop(columns="images_per_s").sum(skipna=False).to_dict()
+        lines.append(["All together", "", *_cost_cells(total, found, "")])
+    return lines
 
 
-def _cost_cells(of: Cost, records: list[Record]) -> list[str]:
-    kinds = {str(value(record, "config", "device")) for record in records}
+def _cost_cells(of: Mapping[Any, float], found: Sequence[Row], speeds: str) -> list[str]:
+    kinds = {kind for row in found for kind in row.cells["device_kind"]}
     hours = {"cuda": "GPU-hours", "cpu": "CPU-hours"}.get("".join(kinds), "hours")
-    time = f"{of.hours:,.2f} {hours}" if math.isfinite(of.hours) else "not recorded"
-    speeds = [f"{LABELS.get(name, name)} {_count(n)}" for name, n in of.images_per_s.items()]
-    epochs = (of.epochs_by_cell, of.epochs_by_run, of.epochs, of.epochs_by_cell - of.epochs)
-    return [str(of.runs), time, ", ".join(speeds), *map(_count, epochs)]
+    time = f"{of['hours']:,.2f} {hours}" if math.isfinite(of["hours"]) else "not recorded"
+    epochs = [of["epochs_by_cell"], of["epochs_by_run"], of["epochs"]]
+    return [f"{of['runs']:g}", time, speeds, *map(_count, [*epochs, epochs[0] - epochs[2]])]
 
 
 def _count(value: float) -> str:
     return f"{value:,.0f}" if math.isfinite(value) else "not recorded"
 
 
-def _version(record: Record) -> str:
+def _version(versions: Mapping[str, Any]) -> str:
     names = ("swa_bench", "commit", "torch", "python", "platform")
-    known = {name: value(record, "versions", name) for name in names}
-    parts = [f"{name} {said}" for name, said in known.items() if said is not None]
+    parts = [f"{name} {versions[name]}" for name in names if versions.get(name) is not None]
     return ", ".join(parts) or "an unknown version"
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """The command swa-report."""
-    options = records_options("swa-report", "Turn records into one page.", arguments)
-    with errors_in_one_line("swa-report"):
-        records, where = find_records(options.records)
-        path = write_report(records, where, Path(options.out))
-    print(f"{len(records)} records from {where}; report in {path}, figures beside it")

@@ -1,85 +1,169 @@
-"""The records of each row of the tables, and the walks that left them.
+"""All that was measured, as two DataFrames: one line a record, and one line an epoch of a run.
 
 Nothing here imports torch.
 """
 
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+from swa_bench.config.grid import PAPER_DATASETS, PAPER_MODELS
 from swa_bench.errors import SwaBenchError
-from swa_bench.labels import LABELS, PAPER_DATASETS, PAPER_MODELS, by_options, in_order
-from swa_bench.results.record import EPOCH_COLUMNS, Record
-from swa_bench.results.statistics import variant_text
+from swa_bench.labels import ENSEMBLES, LABELS, by_options, in_order
+from swa_bench.results.record import EPOCH_COLUMNS, Record, epoch_columns
+
+ROW = ["dataset", "model", "recipe_diff"]  # what names a row of the tables
+COLUMN = ["method", "budget"]
+CELL = [*ROW, "method", "ensemble", "budget", "recipe_hash"]
+LINE = [*ROW, "method", "recipe_hash"]  # what names a curve of a figure
+TESTED = "_test_error_pct"  # ends the columns of epochs.csv that hold a predictor's test error
 
 
-def groups(records: list[Record]) -> list[list[Record]]:
-    """The records of each data set, model and variant, in the order of the tables."""
-    found: dict[tuple[str, str, str], list[Record]] = {}
-    for record in records:
-        key = (record["dataset"], record["model"], variant_text(record["variant"]))
-        found.setdefault(key, []).append(record)
-    datasets = in_order((key[0] for key in found), PAPER_DATASETS)
-    models = in_order((key[1] for key in found), PAPER_MODELS)
+@dataclass(frozen=True)
+class Row:
+    """What was measured of one data set, model and recipe.
 
-    def place(key: tuple[str, str, str]) -> tuple[int, int, tuple[int, str]]:
-        return datasets.index(key[0]), models.index(key[1]), by_options(key[2])
-
-    return [found[key] for key in sorted(found, key=place)]
-
-
-def title(records: list[Record]) -> str:
-    """The row that records of one data set, model and variant belong to."""
-    model, dataset = (LABELS.get(records[0][key], records[0][key]) for key in ("model", "dataset"))
-    return f"{model} on {dataset}"
-
-
-def recipe(records: list[Record]) -> str:
-    """The options in which a row's recipe differs from the published one, if any."""
-    return variant_text(records[0]["variant"]) or "the published recipe"
-
-
-def devices(records: list[Record]) -> str:
-    """The devices that a row's records name."""
-    return "; ".join(sorted({str(record["device"]) for record in records}))
-
-
-def longest_cells(records: list[Record]) -> list[Record]:
-    """The longest cell of each walk, whose epochs.csv and timing hold those of its shorter ones.
-
-    A walk that is recorded twice counts once, as in `summary.cells_frame`: the later path wins.
-    Ensembles of several runs have no walk of their own.
+    Attributes:
+        cells, epochs: the lines of `cells_frame` and `epochs_frame`.
     """
-    longest: dict[tuple[str, ...], Record] = {}
-    for record in filter(is_trained, records):
-        key = tuple(str(record[k]) for k in ("dataset", "model", "method", "identity", "seed"))
-        if key not in longest or record["budget"] >= longest[key]["budget"]:
-            longest[key] = record
-    return list(longest.values())
+
+    dataset: str
+    model: str
+    recipe_diff: str
+    devices: str
+    cells: pd.DataFrame = field(default_factory=pd.DataFrame)
+    epochs: pd.DataFrame = field(default_factory=pd.DataFrame)
+
+    @property
+    def title(self) -> str:
+        """Such as VGG16 on CIFAR-10."""
+        return f"{LABELS.get(self.model, self.model)} on {LABELS.get(self.dataset, self.dataset)}"
+
+    @property
+    def recipe(self) -> str:
+        """The options in which the recipe differs from the published one, if any."""
+        return self.recipe_diff or "the published recipe"
 
 
-def is_trained(record: Record) -> bool:
-    """Whether a record is of a run of its own, and not put together from other runs'."""
-    return "runs" not in record
+def cells_frame(records: Iterable[Record]) -> pd.DataFrame:
+    """One line a record, nan where it lacks a figure: error and ECE in %, NLL the mean an image.
+
+    A seed that is recorded twice counts once: the later path wins.
+
+    Returns:
+        CELL, seed, the figures, and `predictor`, whose test error is the result; `trained`, whether
+        it is of a run of its own; its folder, length, cost, device and versions.
+    """
+    columns = [*CELL, *"seed error nll ece predictor trained folder epochs seconds".split()]
+    columns += ["images_per_s", "device", "device_kind", "versions"]
+    frame = pd.DataFrame(map(_cell, records), columns=columns)
+    figures = dict.fromkeys("budget error nll ece epochs seconds images_per_s".split(), float)
+    frame = frame.astype({"ensemble": bool, "trained": bool} | figures)
+    return frame.drop_duplicates([*CELL, "seed"], keep="last", ignore_index=True)
 
 
-def has_epochs(record: Record) -> bool:
-    """Whether a record is of a walk whose epochs.csv lies beside it."""
-    path: Path = record["path"].parent / "epochs.csv"
-    return is_trained(record) and path.exists()
+def _cell(record: Record) -> dict[str, Any]:
+    predictor = record.option("method", "result") or "swa"
+    ensemble = record.method in ENSEMBLES or predictor == "ensemble"
+    return {
+        "dataset": record.dataset,
+        "model": record.model,
+        "recipe_diff": recipe_text(record.recipe_diff),
+        "method": record.method,
+        "ensemble": ensemble,
+        "budget": record.budget,
+        "recipe_hash": f"{record.recipe_hash}/{record.schedule_sha256[:6]}",
+        "seed": record.seed,
+        "error": record.result.test_error_pct,
+        "nll": record.result.test_loss,
+        "ece": record.result.test_ece_pct,
+        "predictor": "ensemble" if ensemble else predictor,
+        "trained": record.runs is None,
+        "folder": record.folder,
+        "epochs": record.epochs,
+        "seconds": record.timing.seconds,
+        "images_per_s": record.timing.images_per_s,
+        "device": record.device,
+        "device_kind": str(record.config.get("device")),
+        "versions": record.versions,
+    }
+
+
+def recipe_text(recipe_diff: Mapping[str, Any]) -> str:
+    """How a recipe differs from the published one, as options of swa-train."""
+    return " ".join(
+        f"{name}={str(value).lower() if isinstance(value, bool) else value}"
+        for name, value in sorted(recipe_diff.items())
+    )
+
+
+def longest_cells(cells: pd.DataFrame) -> pd.DataFrame:
+    """The longest cell of each run, whose epochs.csv and timing hold those of its shorter ones.
+
+    Ensembles of whole runs have no epochs of their own. The recipe hash is without the digits of
+    the schedule, which differ from one length to another.
+    """
+    trained = cells[cells["trained"]]
+    trained = trained.assign(recipe_hash=trained["recipe_hash"].str.rsplit("/", n=1).str[0])
+    longest = trained.sort_values("budget", kind="stable")
+    return longest.drop_duplicates([*LINE, "seed"], keep="last").sort_index()
+
+
+def epochs_frame(cells: pd.DataFrame) -> pd.DataFrame:
+    """The epochs.csv of each run, one line an epoch, with what names the run.
+
+    Returns:
+        The columns of epochs.csv, and of the run's longest cell: `run`, its line in `cells`, LINE,
+        seed, budget, predictor, ensemble and epochs.
+
+    Raises:
+        SwaBenchError: a file is damaged.
+    """
+    runs = longest_cells(cells)
+    paths = (runs["folder"].map(lambda folder: folder / "epochs.csv")).to_dict()
+    read = {run: read_epochs(path) for run, path in paths.items() if path.exists()}
+    empty = pd.DataFrame(columns=EPOCH_COLUMNS, dtype=float)
+    epochs = pd.concat(read or {-1: empty}, names=["run"]).reset_index("run")
+    named = [*LINE, "seed", "budget", "predictor", "ensemble", "epochs"]
+    return epochs.join(runs[named], on="run").reset_index(drop=True)
 
 
 def read_epochs(path: Path) -> pd.DataFrame:
-    """The rows of an epochs.csv, as numbers; those of before ensembles lack their two columns.
+    """The lines of an epochs.csv, as numbers; those of before ensembles lack their two columns.
 
     Raises:
         SwaBenchError: it is damaged.
     """
     try:
         frame = pd.read_csv(path)
+        own = [name for name in frame if name not in EPOCH_COLUMNS and name.endswith(TESTED)]
+        columns = epoch_columns(name.removesuffix(TESTED) for name in own)
         before = [name for name in EPOCH_COLUMNS if not name.startswith("ensemble_")]
-        if list(frame) not in (EPOCH_COLUMNS, before):
+        if list(frame) not in (columns, before):
             raise ValueError("its columns are not those of epochs.csv")
-        return frame.reindex(columns=EPOCH_COLUMNS).astype(float)
+        return frame.reindex(columns=columns).astype(float)
     except ValueError as error:  # pandas' own errors too
         raise SwaBenchError(f"{path} is damaged: {error}. Delete it or train again.") from error
+
+
+def rows(cells: pd.DataFrame, epochs: pd.DataFrame) -> list[Row]:
+    """What was measured of each data set, model and recipe, in the order of the tables."""
+    datasets = in_order(cells["dataset"], PAPER_DATASETS)
+    models = in_order(cells["model"], PAPER_MODELS)
+
+    def place(key: Sequence[str]) -> tuple[int, int, tuple[int, str]]:
+        return datasets.index(key[0]), models.index(key[1]), by_options(key[2])
+
+    parts = {key: part for key, part in cells.groupby(ROW, sort=False)}
+    return [
+        Row(
+            *key,
+            devices="; ".join(sorted(set(parts[key]["device"]))),
+            cells=parts[key],
+            epochs=epochs[epochs["run"].isin(parts[key].index)],
+        )
+        for key in sorted(parts, key=place)
+    ]

@@ -1,28 +1,31 @@
-"""Records -> mean and standard deviation of each cell, compared with the published figures.
+"""Means over seeds, compared with the published figures, and gains over SGD.
 
 Nothing here imports torch.
 """
 
+import functools
 import importlib.resources
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from swa_bench.labels import ENSEMBLES
-from swa_bench.results.record import Record, number, value
+from swa_bench.config.grid import PAPER_COLUMNS
+from swa_bench.labels import Column, columns_in_order, signed
+from swa_bench.results.frames import CELL, COLUMN, TESTED, Row
 
 SIGNIFICANCE = 0.05
 SOURCES = ("authors", "fge_authors")  # of the published figures that ours are compared with
+COMPARED = ["dataset", "model", *COLUMN]  # what names a published figure
 COMPARISON = ["published_mean", "published_std", "published_n", "difference", "p_value", "verdict"]
-CELL = ["dataset", "model", "variant", "method", "ensemble", "budget", "identity"]
+COLLECTED = ["dataset", "model", "recipe_diff", "method", "n_averaged", "recipe_hash"]
+BASELINE = ("sgd", 1.0)
 
 
 @dataclass(frozen=True)
-class Cell:
-    """Mean over the seeds of one cell: of the test error in %, if nothing else is said.
+class Estimate:
+    """Mean over the seeds of a figure: of the test error in %, if nothing else is said.
 
     Attributes:
         std: sample standard deviation (n - 1 below the line); nan for one seed or if unpublished.
@@ -37,130 +40,185 @@ class Cell:
 
     def text(self, decimals: int = 2) -> str:
         """Mean ± standard deviation, without n."""
-        spread = "" if math.isnan(self.std) else f" ± {self.std:.{decimals}f}"
-        return f"{self.mean:.{decimals}f}{spread}"
+        return f"{self.mean:.{decimals}f}{self._spread(decimals)}"
+
+    def gain(self) -> str:
+        """With the sign of its mean, as +0.34 ± 0.10 (n=3)."""
+        return f"{signed(self.mean)}{self._spread()} (n={self.n})"
+
+    def _spread(self, decimals: int = 2) -> str:
+        return "" if math.isnan(self.std) else f" ± {self.std:.{decimals}f}"
 
     def __str__(self) -> str:
         n = "" if self.n is None else f" (n={self.n})"
         return self.text() + n + " (draft)" * self.draft
 
 
-def published() -> dict[tuple[str, str, str, float], Cell]:
+@functools.cache
+def published() -> dict[tuple[str, str, str, float], Estimate]:
     """The authors' figures, of SWA and of FGE: (dataset, model, method, budget) -> test error."""
+    return {
+        tuple(key): Estimate(mean, std, None if math.isnan(n) else int(n), draft)
+        for *key, mean, std, n, draft in _published_frame().itertuples(index=False)
+    }
+
+
+@functools.cache
+def _published_frame() -> pd.DataFrame:
     path = importlib.resources.files("swa_bench.published") / "published.csv"
     with path.open() as file:
         frame = pd.read_csv(file)
-    found = {}
-    for row in frame[frame["source_id"].isin(SOURCES)].to_dict("records"):
-        method = row["method"].removesuffix("_ensemble")
-        n = None if math.isnan(row["n_seeds"]) else int(row["n_seeds"])
-        cell = Cell(
-            100.0 - row["accuracy_mean"], row["accuracy_std"], n, "draft" in str(row["note"])
-        )
-        found[row["dataset"], row["model"], method, float(row["budget"])] = cell
-    return found
-
-
-def is_ensemble(record: Record) -> bool:
-    """Whether a cell's result is the mean prediction of several networks, not that of one."""
-    combine = value(record, "config", "method", "combine")
-    return record["method"] in ENSEMBLES or combine == "predictions"
-
-
-def cells_frame(records: Iterable[Record]) -> pd.DataFrame:
-    """One row a record, nan where it lacks a figure: error and ECE in %, NLL the mean an image.
-
-    A seed that is recorded twice counts once: the later path wins.
-    """
-    rows = [
-        {
-            "dataset": record["dataset"],
-            "model": record["model"],
-            "variant": variant_text(record["variant"]),
-            "method": record["method"],
-            "ensemble": is_ensemble(record),
-            "budget": float(record["budget"]),
-            "identity": f"{record['identity']}/{record['path_sha256'][:6]}",
-            "seed": record["seed"],
-            "error": float(record["result"]["test_error_pct"]),
-            "nll": number(record, "result", "test_loss"),
-            "ece": number(record, "result", "test_ece_pct"),
-        }
-        for record in records
-    ]
-    frame = pd.DataFrame(rows, columns=[*CELL, "seed", "error", "nll", "ece"])
-    frame = frame.astype({"ensemble": bool})
-    return frame.drop_duplicates([*CELL, "seed"], keep="last")
-
-
-def variant_text(variant: dict[str, Any]) -> str:
-    """How a recipe differs from the published one, as options of swa-train."""
-    return " ".join(
-        f"{name}={str(value).lower() if isinstance(value, bool) else value}"
-        for name, value in sorted(variant.items())
+    frame = frame[frame["source_id"].isin(SOURCES)]
+    frame = frame.assign(
+        method=frame["method"].str.removesuffix("_ensemble"),
+        budget=frame["budget"].astype(float),
+        published_mean=100.0 - frame["accuracy_mean"],
+        published_std=frame["accuracy_std"],
+        published_n=frame["n_seeds"],
+        draft=frame["note"].str.contains("draft", na=False),
     )
+    return frame[[*COMPARED, "published_mean", "published_std", "published_n", "draft"]]
 
 
 def mean_and_std(frame: pd.DataFrame, keys: list[str], figures: list[str]) -> pd.DataFrame:
     """Of each figure over the seeds: <figure>_mean, <figure>_std (sample) and <figure>_count.
 
-    Rows are never averaged over variants or identities. Where one variant has two identities in a
-    column (a default was changed between two versions), each keeps a row, named by its identity.
+    Lines of different recipes are never averaged. Where one recipe_diff has two recipe hashes in a
+    column (a default was changed between two versions), each keeps a line, named by its hash.
 
     Args:
-        keys: columns of a cell's name, its identity the last.
+        keys: what names a line of the result.
     """
     found = frame.groupby(keys, sort=False)[figures].agg(["mean", "std", "count"])
     found.columns = found.columns.map("_".join)
     found = found.reset_index()
-    clash = found.duplicated(keys[:-1], keep=False)
-    named = found["variant"] + " identity=" + found["identity"]
-    found["variant"] = found["variant"].mask(clash, named.str.strip())
+    place = [key for key in keys if key not in ("ensemble", "recipe_hash")]
+    named = found["recipe_diff"] + " recipe_hash=" + found["recipe_hash"]
+    clash = found.duplicated(place, keep=False)
+    found["recipe_diff"] = found["recipe_diff"].mask(clash, named.str.strip())
     return found
 
 
-def summarise(frame: pd.DataFrame) -> pd.DataFrame:
-    """Test error of each cell over its seeds, compared with the published."""
-    figures = published()
-    rows = []
-    for row in mean_and_std(frame, CELL, ["error"]).to_dict("records"):
-        ours = Cell(row["error_mean"], row["error_std"], int(row["error_count"]))
-        theirs = figures.get((row["dataset"], row["model"], row["method"], row["budget"]))
-        rows.append(
-            {name: row[name] for name in CELL}
-            | {"error_mean": ours.mean, "error_std": ours.std, "n": ours.n}
-            | compare(ours, theirs)
-        )
-    columns = [*CELL, *["error_mean", "error_std", "n"], *COMPARISON]
-    return pd.DataFrame(rows, columns=columns).astype({"ensemble": bool})
+def summarise(cells: pd.DataFrame) -> pd.DataFrame:
+    """Test error of each cell over its seeds, compared with the published.
+
+    Args:
+        cells: of `cells_frame`.
+    """
+    found = mean_and_std(cells, CELL, ["error"]).rename(columns={"error_count": "n"})
+    compared = compare(found.merge(_published_frame(), "left", COMPARED))
+    return compared[[*CELL, "error_mean", "error_std", "n", *COMPARISON]]
 
 
-def compare(ours: Cell, theirs: Cell | None) -> dict[str, Any]:
-    """Difference and Welch's t-test (two-sided, unequal variances) of two cells."""
-    if theirs is None:
-        return dict.fromkeys(COMPARISON, math.nan) | {"verdict": "nothing published"}
-    p_value = math.nan
-    if ours.n and ours.n > 1 and theirs.n:
+def compare(frame: pd.DataFrame) -> pd.DataFrame:
+    """Add difference and Welch's t-test (two-sided, unequal variances) of ours and the published.
+
+    Args:
+        frame: with error_mean, error_std, n and the same of the published, nan where unpublished.
+    """
+    ours, theirs = frame["error_mean"], frame["published_mean"]
+    testable = frame[(frame["n"] > 1) & frame["published_n"].notna()]
+    p_value = pd.Series(math.nan, frame.index)
+    if len(testable):
         from scipy import stats
 
-        p_value = float(
-            stats.ttest_ind_from_stats(
-                ours.mean, ours.std, ours.n, theirs.mean, theirs.std, theirs.n, equal_var=False
-            ).pvalue
-        )
-    if theirs.n is None:
-        verdict = "no n: no test"
-    elif math.isnan(p_value):
-        verdict = "one seed: no test"
-    elif p_value >= SIGNIFICANCE:
-        verdict = "agrees"
-    else:
-        verdict = "lower" if ours.mean < theirs.mean else "higher"
-    return {
-        "published_mean": theirs.mean,
-        "published_std": theirs.std,
-        "published_n": theirs.n,
-        "difference": ours.mean - theirs.mean,
-        "p_value": p_value,
-        "verdict": verdict,
+        names = ["error_mean", "error_std", "n", *COMPARISON[:3]]
+        figures = (testable[name] for name in names)
+        p_value[testable.index] = stats.ttest_ind_from_stats(*figures, equal_var=False).pvalue
+    verdicts = {
+        "nothing published": theirs.isna(),
+        "no n: no test": frame["published_n"].isna(),
+        "one seed: no test": p_value.isna(),
+        "agrees": p_value >= SIGNIFICANCE,
+        "lower": ours < theirs,
     }
+    verdict = np.select(list(verdicts.values()), list(verdicts), "higher")
+    return frame.assign(difference=ours - theirs, p_value=p_value, verdict=verdict)
+
+
+def collected_frame(epochs: pd.DataFrame) -> pd.DataFrame:
+    """The test errors of what is made of k collected weights, for each k at which it was tested.
+
+    Where the same weights were tested after several epochs, the first of them counts. A run that
+    collected once is left out: one model is no average.
+
+    Returns:
+        One line a run and k: COLLECTED, seed, predictor, ensemble, and the test errors in % of
+        `tested_columns`, nan where not tested.
+    """
+    epochs = epochs[epochs["n_averaged"] > 0]
+    epochs = epochs[epochs.groupby("run")["n_averaged"].transform("max") > 1]
+    keys = ["run", *COLLECTED, "seed", "predictor", "ensemble"]
+    tested = epochs.groupby(keys)[tested_columns(epochs)].first()
+    return tested.dropna(how="all").reset_index().astype({"n_averaged": int})
+
+
+def tested_columns(epochs: pd.DataFrame) -> list[str]:
+    """The test errors of the predictors: swa_test_error_pct and so on."""
+    return [name for name in epochs if name.endswith(TESTED)]
+
+
+@dataclass(frozen=True)
+class Gain:
+    """How much lower a cell's test error is than SGD's, in percentage points.
+
+    Attributes:
+        baseline_budget: of the SGD run: 1 as in the paper, or the cell's own where that was run;
+            for an ensemble always 1, since k budgets of it are k runs of one budget.
+        ours: over seeds that have both runs, the mean of the difference and its sample standard
+            deviation; None if no seed has both.
+        theirs: difference of the published means; its deviation is that of independent runs, the
+            root of the sum of squares, since the pairs are not published. None if the means or
+            their n are not published.
+    """
+
+    method: str
+    budget: float
+    baseline_budget: float
+    ours: Estimate | None
+    theirs: Estimate | None
+
+
+def columns(cells: pd.DataFrame) -> list[Column]:
+    """The methods and budgets of a row, and the paper's four."""
+    return columns_in_order([*PAPER_COLUMNS, *zip(cells["method"], cells["budget"], strict=True)])
+
+
+def gains(row: Row) -> list[Gain]:
+    """The gain of each cell over SGD of one budget and of its own length.
+
+    Pairs have one seed; an ensemble of several runs is paired with the SGD run of its first. Where
+    two recipe hashes share a cell, it has no pairs: they are never mixed.
+    """
+    errors = {
+        column: cells.set_index("seed")["error"]
+        for column, cells in row.cells.groupby(COLUMN)
+        if cells["recipe_hash"].nunique() == 1
+    }
+    ensembles = set(row.cells["method"][row.cells["ensemble"]])
+    found = []
+    for method, budget in columns(row.cells):
+        lengths = {BASELINE[1]: None} | ({} if method in ensembles else {budget: None})
+        for length in lengths if method != BASELINE[0] else ():
+            baseline = (BASELINE[0], length)
+            ours = _paired(errors.get(baseline), errors.get((method, budget)))
+            theirs = _published_gain((row.dataset, row.model), baseline, (method, budget))
+            if ours or theirs:
+                found.append(Gain(method, budget, length, ours, theirs))
+    return found
+
+
+def _paired(sgd: "pd.Series[float] | None", other: "pd.Series[float] | None") -> Estimate | None:
+    if sgd is None or other is None:
+        return None
+    difference = (sgd - other).dropna()
+    if difference.empty:
+        return None
+    return Estimate(float(difference.mean()), float(difference.std()), len(difference))
+
+
+def _published_gain(row: tuple[str, str], sgd: Column, other: Column) -> Estimate | None:
+    one, two = published().get((*row, *sgd)), published().get((*row, *other))
+    if not one or not two or one.n is None or two.n is None:  # of a source with another SGD
+        return None
+    return Estimate(one.mean - two.mean, math.hypot(one.std, two.std), min(one.n, two.n))

@@ -1,0 +1,53 @@
+"""The command swa-status: what is done, running, failed and missing of the paper's tables."""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from tabulate import tabulate
+
+from swa_bench.labels import duration
+from swa_bench.results.status import REPORTS, RowStatus, RunStatus, lengths, read_rows
+
+
+def swa_status(arguments: Sequence[str] | None = None) -> None:
+    """Print what is on disk."""
+    description = "Print what is done, running, failed and missing, from what is on disk alone."
+    parser = argparse.ArgumentParser("swa-status", description=description)
+    parser.add_argument(
+        "--results", type=Path, default="results/runs", metavar="FOLDER", help="%(default)s"
+    )
+    folder = parser.parse_args(arguments).results
+    if not folder.is_dir():
+        sys.exit(f"swa-status: --results {folder}: no such folder; nothing has been trained there")
+    print(show(read_rows(folder)))
+
+
+def show(rows: Sequence[RowStatus]) -> str:
+    """A line a row, then a line for each run that is being trained or has failed."""
+    lines, total = [], 0.0
+    for row in rows:
+        line = [row.dataset, row.model, row.done(), len(row.running()), len(row.failed())]
+        if row.in_grid:
+            left, seconds = row.epochs_left(*lengths(row.dataset, row.model)), row.epoch_seconds()
+            total += left * (seconds or 0)
+            time_left = "unknown" if seconds is None else duration(left * seconds)
+            line += [REPORTS - row.done(), left, time_left if left else ""]
+        lines.append(line)
+    header = ["data set", "model", "cells done", "running", "failed", "missing", "epochs", "time"]
+    text = [tabulate(lines, header, "simple")]
+    for row in rows:
+        text += [_running(row, run) for run in row.running()]
+        text += [f"failed: see {run.traceback}" for run in row.failed()]
+    text.append(f"Time left where the speed is known: {duration(total)} of one device")
+    return "\n".join(text)
+
+
+def _running(row: RowStatus, run: RunStatus) -> str:
+    path, age = run.folder / "epochs.csv", ""
+    if path.exists():
+        age = f", the last {duration(max(0.0, time.time() - path.stat().st_mtime))} ago"
+    name = f"{row.dataset} {row.model} {run.method} seed {run.seed}"
+    return f"running: {name}, {run.epochs} epochs done{age} ({run.process})"
