@@ -23,6 +23,7 @@ from swa_bench.config.spec import METHODS, RunSpec
 from swa_bench.data import folder
 from swa_bench.errors import ConfigError, SwaBenchError, Terminated
 from swa_bench.explain import explain
+from swa_bench.labels import duration
 from swa_bench.results.record import read_record, record_path
 
 
@@ -77,7 +78,6 @@ def train_one(spec: RunSpec) -> None:
 def print_plan(plan: Plan, summary: str) -> None:
     """The plan as CSV on stdout, a summary on stderr; nothing is trained or written."""
     from swa_bench.training import timing
-    from swa_bench.training.progress import duration
 
     config = plan.config
     writer = csv.writer(sys.stdout, lineterminator="\n")

@@ -80,7 +80,9 @@ class RunSpec:
         if method not in METHODS:
             method = "sgd" if config.method.collect_from is None else "swa"
         names = [_shipped("model", config.model.name, "own"), f"method={method}"]
-        names.append(_shipped("dataset", config.dataset.name, "image_folder"))
+        folder = config.dataset._target_ == "swa_bench.data.folder.load_folder"
+        own = "image_folder" if folder else "cifar10"
+        names.append(_shipped("dataset", config.dataset.name, own))
         mine, published = (flatten(shaping(_raw(cfg))) for cfg in (self.cfg, compose(names)))
         differs = [name for name, value in mine.items() if value != published.get(name)]
         resolved = to_dict(config)
