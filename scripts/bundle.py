@@ -26,7 +26,7 @@ from torchvision.datasets.utils import check_integrity
 
 from swa_bench.data.cifar import NPM_CACHE
 from swa_bench.errors import SwaBenchError
-from swa_bench.results.record import code_version
+from swa_bench.training.hardware import versions
 
 ROOT = Path(__file__).resolve().parent.parent
 STOCK = ("torch", "torchvision", "numpy")
@@ -94,7 +94,7 @@ def _copy_project(folder: Path) -> None:
     """
     text = (ROOT / "pyproject.toml").read_text()
     settings = tomllib.loads(text)
-    version, commit = f'version = "{settings["project"]["version"]}', code_version()["commit"]
+    version, commit = f'version = "{settings["project"]["version"]}', versions()["commit"]
     if commit:  # such as 0.1.0+g1a2b3c4 or 0.1.0+g1a2b3c4.changed
         changed = ".changed" if commit.endswith("+") else ""
         text = text.replace(version, f"{version}+g{commit[:7]}{changed}", 1)
@@ -166,8 +166,9 @@ def main(arguments: list[str] | None = None) -> None:
     """Make the wheels, find the data, split both."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     running = "{}.{}".format(*sys.version_info)
-    pythons = tuple(OLDEST_NUMPY)
-    parser.add_argument("--python-version", default=running, choices=pythons, help="%(default)s")
+    parser.add_argument(
+        "--python-version", default=running, choices=OLDEST_NUMPY, help="%(default)s"
+    )
     parser.add_argument("--machine", default=platform.machine(), help="or aarch64 (%(default)s)")
     parser.add_argument("--data", type=Path, default=Path("data"), help="%(default)s")
     parser.add_argument("--out", type=Path, default=Path("dist/offline"), help="%(default)s")

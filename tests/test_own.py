@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +12,17 @@ import pytest
 import torch
 import torchvision
 from conftest import TINY, SwaTrain, plan_of
-from helpers import COLOURS, make_folder
+from helpers import made_images, make_folder
 from PIL import Image
 from safetensors.torch import save_file
-from torchvision.transforms import functional as T
 
-from swa_bench.data.batches import to_device
-from swa_bench.data.images import ImageSet, load_images
 from swa_bench.training.network import fresh_model
 from swa_bench.training.run import weights_sha256
 
 ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")
 PAGE = (ROOT / "docs" / "own.md").read_text()
+RECIPES = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
 COMMANDS = [line.split()[1:] for line in re.findall(r"^    (swa-train .*)$", PAGE, re.MULTILINE)]
 
 
@@ -58,8 +55,7 @@ def test_the_pages_network(swa_train: SwaTrain, mynet: Path) -> None:
     assert "Finished already" in swa_train(*command).err
 
     (mynet / "my" / "model").mkdir(parents=True)
-    (recipe,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
-    (mynet / "my" / "model" / "mynet.yaml").write_text(recipe)
+    (mynet / "my" / "model" / "mynet.yaml").write_text(RECIPES[0])
     outcome = swa_train(*COMMANDS[1], *few, "results_dir=with_file")
     assert outcome.code == 0, outcome.err
     (record,) = find_records(mynet / "with_file").values()
@@ -105,46 +101,25 @@ def test_the_pages_images(swa_train: SwaTrain, mynet: Path) -> None:
     assert len(folders) == 5  # two of SWA, two of SGD and the longer one of SGD
 
 
-def test_images_are_resized_cut_and_dealt(tmp_path: Path) -> None:
-    make_folder(tmp_path, test="test")
-    stripes = np.repeat(np.array(list(COLOURS.values()), dtype=np.uint8), 24, axis=0)
-    wide = np.broadcast_to(stripes, (36, 72, 3))  # the centre holds 6, 24 and 6 columns of them
-    Image.fromarray(wide.copy()).save(tmp_path / "test" / "blue" / "0.jpg", "PNG")
-    grey = Image.new("L", (18, 9), 77)  # becomes 72x36
-    grey.save(tmp_path / "test" / "green" / "0.jpg", "PNG")
-    options = ["dataset=image_folder", f"dataset.root={tmp_path}", "dataset.image_size=24"]
-    config = plan_of(*options, "augmentation.padding=2").config
-    arrays = load_images(config.dataset)
-    assert arrays.train_images.shape == (12, 36, 36, 3)
-    assert arrays.train_labels.tolist() == [0, 1, 2] * 4
-    assert arrays.test_labels.tolist() == [0, 1, 2] * 2
-    first = arrays.test_images[0]
-    assert (first[:, :6] == COLOURS["blue"]).all() and (first[:, 30:] == COLOURS["red"]).all()
-    assert (first[:, 6:30] == COLOURS["green"]).all()
-    assert (arrays.test_images[1] == 77).all()
-    hashed = ImageSet(*(getattr(arrays, name) for name in arrays.NAMES))
-    assert arrays.known_sha256 and arrays.fingerprint() == hashed.fingerprint()
-
-    data = to_device(arrays, config, CPU)
-    draws = data.draw(0, 0, "train")
-    row, column, flip = (draws.choices[name] for name in ("row", "column", "flip"))
-    assert row.min() >= 0 and row.max() <= 36 + 2 * 2 - 24
-    images, labels = next(data.train_batches(draws, 12))
-    assert images.shape == (12, 3, 24, 24)
-    mean, std = (config.model.normalisation.mean, config.model.normalisation.std)
-
-    def as_input(image: torch.Tensor) -> torch.Tensor:
-        return T.normalize(image.float() / 255, mean, std)
-
-    for place, index in enumerate(draws.order):
-        image = T.pad(torch.tensor(arrays.train_images[index]).permute(2, 0, 1), 2)
-        window = T.crop(image, int(row[place]), int(column[place]), 24, 24)
-        expected = as_input(T.hflip(window) if flip[place] else window)
-        torch.testing.assert_close(images[place], expected)
-        assert labels[place] == arrays.train_labels[index]
-    tested, _ = next(data.test_batches(6))
-    centre = T.center_crop(torch.tensor(arrays.test_images[3]).permute(2, 0, 1), [24, 24])
-    torch.testing.assert_close(tested[3], as_input(centre))
+def test_the_pages_data_set_and_augmentation(swa_train: SwaTrain, mynet: Path) -> None:
+    shutil.copy(ROOT / "examples" / "own" / "cutout.py", mynet)
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    (mynet / "mydata.py").write_text(code)
+    names = ("model/mynet", "dataset/mydata", "augmentation/cutout")
+    for name, recipe in zip(names, RECIPES, strict=True):
+        path = mynet / "my" / f"{name}.yaml"
+        path.parent.mkdir(parents=True)
+        path.write_text(recipe)
+    made = made_images(12, 6, classes=3)
+    arrays = (made.train_images, made.train_labels, made.test_images, made.test_labels)
+    np.savez(mynet / "all.npz", **dict(zip(("x", "y", "x_test", "y_test"), arrays, strict=True)))
+    outcome = swa_train(*COMMANDS[3])
+    assert outcome.code == 0, outcome.err
+    (record,) = find_records(mynet).values()
+    assert record["config"]["augmentation"]["hole"] == 17
+    assert record["config"]["augmentation"]["padding"] == 4
+    assert record["config"]["dataset"]["_target_"] == "mydata.load"
+    assert record["data_sha256"] == made.fingerprint()
 
 
 def test_the_pages_fine_tuning(
@@ -154,7 +129,7 @@ def test_the_pages_fine_tuning(
     make_folder(tmp_path / "imagenet")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     small = ["dataset.resize=40", "dataset.image_size=32", "optimizer.batch_size=6"]
-    command = [*COMMANDS[3], *small, "precision=fp32"]
+    command = [*COMMANDS[4], *small, "precision=fp32"]
     assert swa_train(*command, "dry_run=true").code == 0
     assert [path.name for path in tmp_path.iterdir()] == ["imagenet"]  # nothing is fetched for it
     torch.manual_seed(5)
@@ -196,65 +171,6 @@ def test_init_from_a_file(swa_train: SwaTrain, mynet: Path) -> None:
     assert outcome.code == 2
     (line,) = outcome.err.splitlines()
     assert "init=first.safetensors: does not fit" in line and "size mismatch" in line
-
-
-def without_val(root: Path) -> str:
-    shutil.rmtree(root / "val")
-    return "dataset.root=images: needs train/CLASS/*.jpg and val/CLASS/*.jpg (or test)"
-
-
-def another_class(root: Path) -> str:
-    (root / "val" / "red").rename(root / "val" / "pink")
-    return "dataset.root=images: train and val differ in the classes pink, red"
-
-
-def no_images(root: Path) -> str:
-    for path in (root / "train" / "blue").iterdir():
-        path.unlink()
-    return "Found no valid file for the classes blue"
-
-
-def broken_image(root: Path) -> str:
-    (root / "train" / "red" / "2.jpg").write_text("no image")
-    return "images/train/red/2.jpg cannot be read as an image"
-
-
-def cut_image(root: Path) -> str:
-    path = root / "train" / "green" / "1.png"
-    path.write_bytes(path.read_bytes()[:200])
-    return "images/train/green/1.png cannot be read as an image"
-
-
-@pytest.mark.parametrize("spoil", [without_val, another_class, no_images, broken_image, cut_image])
-def test_a_spoilt_folder_is_named(
-    swa_train: SwaTrain, tmp_path: Path, spoil: Callable[[Path], str]
-) -> None:
-    make_folder(tmp_path / "images")
-    expected = spoil(tmp_path / "images")
-    outcome = swa_train("model=preresnet20", "dataset=image_folder", "dataset.root=images")
-    assert outcome.code in (1, 2)
-    line = outcome.err.splitlines()[-1]
-    assert line.startswith("swa-train: ") and expected in line
-    assert "Traceback" not in outcome.err
-    assert not list(tmp_path.rglob("*.npy")) and not list(tmp_path.rglob("*.part"))
-    assert [path.name for path in tmp_path.iterdir()] == ["images"]
-
-
-def test_a_damaged_cache_is_named(swa_train: SwaTrain, tmp_path: Path) -> None:
-    make_folder(tmp_path / "images")
-    options = ["model=preresnet20", "dataset=image_folder", "dataset.root=images", "method=sgd"]
-    options += ["model.budget_epochs=1", "model.swa_start=1"]
-    assert swa_train(*options).code == 0
-    (cache,) = tmp_path.glob("images/decoded-train-36px-*.npy")
-    content = bytearray(cache.read_bytes())
-    content[-1] ^= 1
-    cache.write_bytes(content)
-    outcome = swa_train(*options, "seed=1")
-    assert outcome.code == 1
-    assert f"images/{cache.name} is altered: delete it" in outcome.err
-    cache.write_bytes(content[:-100])
-    outcome = swa_train(*options, "seed=1", "dataset.memory=host")
-    assert f"images/{cache.name} is damaged" in outcome.err
 
 
 UNFIT = {
