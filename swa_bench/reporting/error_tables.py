@@ -4,7 +4,7 @@ Nothing here imports torch.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -161,11 +161,11 @@ def _row_lines(
     return [[label if line is lines[0] else "", *line] for line in shown]
 
 
-def _estimate(cell: dict[str, Any]) -> str:
+def _estimate(cell: Mapping[Hashable, Any]) -> str:
     return str(Estimate(cell["error_mean"], cell["error_std"], cell["n"]))
 
 
-def _comparison(cell: dict[str, Any]) -> list[str]:
+def _comparison(cell: Mapping[Hashable, Any]) -> list[str]:
     """Difference from the published mean, and the verdict of the test."""
     tested = f", p={cell['p_value']:.2g}" * (not math.isnan(cell["p_value"]))
     return [signed(cell["difference"]), f"{cell['verdict']}{tested}"]

@@ -8,7 +8,7 @@ import io
 import math
 import re
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,9 @@ from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from swa_bench.files import write_atomically
 from swa_bench.labels import DEMONSTRATIONS, LABELS, column_label, in_order
 from swa_bench.reporting.tables import predictor_label
-from swa_bench.results.frames import TESTED, Row, cells_frame, epochs_frame, rows
+from swa_bench.results.frames import TESTED, Row, cells_frame, epochs_frame, rows, tested_columns
 from swa_bench.results.record import Record
-from swa_bench.results.statistics import BASELINE, collected_frame, summarise, tested_columns
+from swa_bench.results.statistics import BASELINE, collected_frame, summarise
 
 # Okabe and Ito's colours, told apart by the colour-blind; line styles and markers in grey. For
 # their yellow, faint on paper, and their black, which is the ink's, stand two others.
@@ -118,12 +118,12 @@ def color_and_marker(method: str, row: Row) -> tuple[str, str]:
 
 def _curves(epochs: pd.DataFrame, row: Row) -> Iterator[tuple[str, pd.DataFrame, Style]]:
     """The label, epochs and style of each line of a figure: of one method and recipe hash."""
-    lines = dict(iter(epochs.groupby(["method", "recipe_hash"])))
+    lines = {tuple(map(str, key)): runs for key, runs in epochs.groupby(["method", "recipe_hash"])}
     methods = in_order(epochs["method"])
-    labels = set()
+    labels: set[str] = set()
     order = sorted(lines, key=lambda key: (methods.index(key[0]), key[1]))
-    for (method, recipe_hash), (_, line, _) in zip(order, cycle(STYLES), strict=False):
-        runs = lines[method, recipe_hash]
+    for key, (_, line, _) in zip(order, cycle(STYLES), strict=False):
+        runs, (method, recipe_hash) = lines[key], key
         label = printable(column_label(method, runs["budget"].max()))
         label += f", {printable(recipe_hash)}" * (label in labels)
         labels.add(label)

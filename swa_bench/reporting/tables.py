@@ -11,7 +11,7 @@ from swa_bench.files import write_atomically
 from swa_bench.labels import LABELS, column_label, columns_in_order, in_order
 from swa_bench.reporting.error_tables import ensembles_table, single_table
 from swa_bench.reporting.layout import Table, labelled_rows, titled
-from swa_bench.results.frames import CELL, TESTED, cells_frame, epochs_frame
+from swa_bench.results.frames import CELL, TESTED, cells_frame, epochs_frame, tested_columns
 from swa_bench.results.record import Record
 from swa_bench.results.statistics import (
     COLLECTED,
@@ -19,7 +19,6 @@ from swa_bench.results.statistics import (
     collected_frame,
     mean_and_std,
     summarise,
-    tested_columns,
 )
 
 MEASURES = {"error": 2, "nll": 4, "ece": 2}  # with their decimals
