@@ -1,4 +1,4 @@
-"""Tables, gains, cost and figures of ensembles, calibration and copies, with numbers by hand."""
+"""Tables, gains, cost and figures of ensembles, calibration and collected models, with numbers by hand."""
 
 import dataclasses
 import math
@@ -131,13 +131,13 @@ def test_calibration_over_the_seeds_that_have_it(tmp_path: Path) -> None:
     assert "natural logarithm" in table.markdown() and "15 bins" in table.markdown()
 
 
-def test_copies_count_where_they_were_tested_first(tmp_path: Path) -> None:
+def test_models_count_where_they_were_tested_first(tmp_path: Path) -> None:
     swa = {"method": "swa", "recipe_hash": "5" * 12}
     tested = [(0, None, None), (1, 20.0, 24.0), (2, None, None), (2, 16.0, None), (2, 15.0, 14.0)]
     write_collected(tmp_path, [*tested, (4, 9.0, 9.0)], seed=0, **swa)
     write_collected(tmp_path, [(1, 22.0, None), (3, 10.0, None)], seed=1, **swa)
     write_collected(tmp_path, [(0, None, None)], recipe_hash="6" * 12)  # SGD collects none
-    table = made_tables(tmp_path)["cifar10_mini-copies"]
+    table = made_tables(tmp_path)["cifar10_mini-collected"]
     assert table.header == ["", "", "k=1", "k=2", "k=3"]
     assert table.rows == [
         ["VGG16", "SWA, average", "21.00 ± 1.41 (n=2)", "16.00 (n=1)", "10.00 (n=1)"],
@@ -146,8 +146,8 @@ def test_copies_count_where_they_were_tested_first(tmp_path: Path) -> None:
 
 
 def test_epochs_of_before_ensembles_are_read(tmp_path: Path) -> None:
-    copies = [(1, 20.0, 24.0), (2, 18.0, 18.0)]
-    path = write_collected(tmp_path, copies, method="swa").parent / "epochs.csv"
+    tested = [(1, 20.0, 24.0), (2, 18.0, 18.0)]
+    path = write_collected(tmp_path, tested, method="swa").parent / "epochs.csv"
     old = [name for name in EPOCH_COLUMNS if not name.startswith("ensemble")]
     assert len(old) == 10
     pd.read_csv(path)[old].to_csv(path, index=False)
@@ -155,7 +155,7 @@ def test_epochs_of_before_ensembles_are_read(tmp_path: Path) -> None:
     assert list(epochs) == EPOCH_COLUMNS
     assert list(epochs["swa_test_error_pct"]) == [20.0, 18.0]
     assert epochs["ensemble_test_error_pct"].isna().all()
-    assert [line[1] for line in made_tables(tmp_path)["cifar10_mini-copies"].rows] == [
+    assert [line[1] for line in made_tables(tmp_path)["cifar10_mini-collected"].rows] == [
         "SWA, average"
     ]
 
@@ -222,7 +222,7 @@ def test_figures_show_what_a_method_results_in(tmp_path: Path) -> None:
     assert curves["FGE 1, last weights"] == [50.0, 50.0]
     written = figures.write_figures(read_records([tmp_path]), tmp_path / "out")
     names = [path.name for path in written]
-    assert names == [f"cifar10_mini-vgg16-{kind}.png" for kind in ("learning-curves", "copies")]
+    assert names == [f"cifar10_mini-vgg16-{kind}.png" for kind in ("learning-curves", "collected")]
 
 
 def test_a_predictor_of_the_methods_own_is_shown(tmp_path: Path) -> None:
@@ -236,7 +236,7 @@ def test_a_predictor_of_the_methods_own_is_shown(tmp_path: Path) -> None:
     assert curves["mine 1, n=1"] == [30.0, 24.0, 14.0]
     assert curves["mine 1, last weights"] == [50.0, 50.0, 50.0]
     assert lines_of(figures.draw_collected, row)["mine, EMA, n=1"] == [24.0, 14.0]
-    table = made_tables(tmp_path)["cifar10_mini-copies"]
+    table = made_tables(tmp_path)["cifar10_mini-collected"]
     assert [line[1] for line in table.rows] == [
         "SWA, average",
         "mine, average",

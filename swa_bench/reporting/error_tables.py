@@ -34,8 +34,8 @@ NOTES = {
     "published": (
         "Published: the authors' repository (the paper's figures where it has them), n=3. Welch: "
         f"two-sided t-test with unequal variances of ours against the published mean, standard "
-        f"deviation and n; 'agrees' is p >= {SIGNIFICANCE:g}, 'lower' and 'higher' say where our "
-        "error lies otherwise."
+        f"deviation and n; 'agrees' means p >= {SIGNIFICANCE:g}; otherwise 'lower' and 'higher' "
+        "say where our error lies."
     ),
     "preresnet110": (
         "PreResNet110 is compared with the authors' PreResNet110 row, which is not in the paper, "
@@ -58,7 +58,7 @@ NOTES = {
     ),
     "fge_budget": (
         "The budget of the published Independent and FGE is 200 epochs for every net; ours of "
-        "PreResNet164 is 150, so there the lengths are not equal."
+        "PreResNet164 is 150, so their lengths differ."
     ),
     "draft": "(draft): in an HTML comment of that repository's README, not shown to its readers.",
 }

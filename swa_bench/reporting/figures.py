@@ -77,7 +77,7 @@ def draw_learning_curves(figure: Figure, row: Row) -> None:
 
 
 def draw_collected(figure: Figure, row: Row) -> None:
-    """Test error against the number of copies, a line a method; SGD's final error beside it."""
+    """Test error against the number of collected models, a line a method; SGD's final error beside it."""
     axes = figure.subplots()
     for cell in summarise(row.cells).to_dict("records"):
         if (cell["method"], cell["budget"]) == BASELINE:
@@ -97,7 +97,7 @@ def draw_collected(figure: Figure, row: Row) -> None:
             _draw(axes, of, column, label, style, faint=column != result, x="n_averaged")
     axes.set_xscale("log")
     _plain_ticks(axes.xaxis)
-    axes.set_xlabel("copies of the weights")
+    axes.set_xlabel("collected models")
     axes.set_ylabel("test error in %")
     axes.grid(alpha=0.2)
     _legend_below(figure, axes)
@@ -211,7 +211,7 @@ def stem(row: Row, what: str, taken: Iterable[str]) -> str:
 
 
 def write_figures(records: Iterable[Record], folder: Path) -> list[Path]:
-    """Draw each data set, model and recipe as PNG: learning curves, copies; return the files.
+    """Draw each data set, model and recipe as PNG: learning curves and collected models. Return the files.
 
     Raises:
         SwaBenchError: a file could not be written, or an epochs.csv is damaged.
@@ -221,7 +221,7 @@ def write_figures(records: Iterable[Record], folder: Path) -> list[Path]:
     for row in rows(cells, epochs_frame(cells)):
         drawings = {
             "learning-curves": (draw_learning_curves, row.epochs),
-            "copies": (draw_collected, collected_frame(row.epochs)),
+            "collected": (draw_collected, collected_frame(row.epochs)),
         }
         for name, (draw, of) in drawings.items():
             if len(of):
