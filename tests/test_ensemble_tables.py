@@ -1,51 +1,52 @@
-"""Tables, gains, cost and figures of ensembles, calibration and copies, with numbers by hand."""
+"""Tables, gains, cost and figures of ensembles, calibration and collected models, with numbers by hand."""
 
+import dataclasses
 import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
-from test_tables import write_record
+from matplotlib.figure import Figure
+from record_helpers import RUNS, write_collected, write_record
 
 from swa_bench.reporting import figures, tables
-from swa_bench.reporting.copies import copies_frame
 from swa_bench.reporting.layout import Table
-from swa_bench.results import frames as rows
-from swa_bench.results import statistics as summary
-from swa_bench.results.cost import cost
-from swa_bench.results.gains import gains
-from swa_bench.results.record import EPOCH_COLUMNS, read_cells, write_epochs
+from swa_bench.results import frames
+from swa_bench.results.cost import costs
+from swa_bench.results.frames import Row
+from swa_bench.results.record import EPOCH_COLUMNS, read_records
+from swa_bench.results.statistics import collected_frame, gains, published, summarise
 
-RUNS = {"runs": ["some", "other"]}
+
+def row_of(*folders: Path) -> Row:
+    cells = frames.cells_frame(read_records(folders))
+    (row,) = frames.rows(cells, frames.epochs_frame(cells))
+    return row
+
+
+def lines_of(draw: Callable[[Figure, Row], None], row: Row) -> dict[str, list[float]]:
+    figure = Figure()
+    draw(figure, row)
+    return {str(line.get_label()): list(line.get_ydata()) for line in figure.axes[0].lines}
 
 
 def made_tables(folder: Path) -> dict[str, Table]:
-    return {table.name: table for table in tables.make_tables(read_cells([folder]))}
+    cells = frames.cells_frame(read_records([folder]))
+    return {table.name: table for table in tables.make_tables(cells, frames.epochs_frame(cells))}
 
 
 def cell(table: Table, line: int, column: str) -> str:
     return table.rows[line][table.header.index(column)]
 
 
-def write_copies(folder: Path, tested: list[tuple[int, Any, Any]], **changes: Any) -> Path:
-    """A run of cifar10_mini whose epochs end with so many copies: (n, average's, ensemble's)."""
-    path = write_record(folder, **({"dataset": "cifar10_mini"} | changes))
-    epochs = [
-        {"epoch": epoch, "learning_rate": 0.1, "test_error_pct": 50, "n_averaged": n, "seconds": 1}
-        | {"swa_test_error_pct": average, "ensemble_test_error_pct": ensemble}
-        for epoch, (n, average, ensemble) in enumerate(tested, start=1)
-    ]
-    write_epochs(path.parent, epochs)
-    return path
-
-
-def test_published_ensembles() -> None:
-    published = summary.published()
-    draft = published["cifar10", "vgg16", "independent", 3.0]
+def test_published_ensembles(tmp_path: Path) -> None:
+    draft = published()["cifar10", "vgg16", "independent", 3.0]
     assert (str(draft), draft.n, draft.draft) == ("5.95 (draft)", None, True)
-    assert str(published["cifar100", "preresnet164", "fge", 1.0]) == "19.70 ± 0.20"
-    compared = summary.compare(summary.Cell(20.0, 0.1, 3), published["cifar100", "vgg16", "fge", 2])
+    assert str(published()["cifar100", "preresnet164", "fge", 1.0]) == "19.70 ± 0.20"
+    for seed, error in ((0, 19.9), (1, 20.1)):
+        write_record(tmp_path, dataset="cifar100", method="fge", budget=2.0, seed=seed, error=error)
+    (compared,) = summarise(row_of(tmp_path).cells).to_dict("records")
     assert compared["difference"] == pytest.approx(20.0 - (100 - 76.1))
     assert compared["verdict"] == "no n: no test"
     assert math.isnan(compared["p_value"])
@@ -95,10 +96,10 @@ def test_published_ensembles_of_another_length_are_named(tmp_path: Path) -> None
 
 def test_only_tables_with_runs_follow_a_run(tmp_path: Path) -> None:
     def names() -> list[str]:
-        cells = summary.summarise(summary.cells_frame(read_cells([tmp_path])))
-        return [table.name for table in tables.tables_of_runs("cifar10", cells, ["vgg16"])]
+        found = tables.tables_of_runs(read_records([tmp_path]), ["vgg16"])
+        return [table.name for table in found]
 
-    own = {"config": {"method": {"combine": "predictions"}}}  # a user's own ensemble
+    own = {"config": {"method": {"result": "ensemble"}}}  # a user's own ensemble
     write_record(tmp_path, method="mine", error=6.0, **own)
     assert names() == ["cifar10-ensembles"]
     assert cell(made_tables(tmp_path)["cifar10-ensembles"], 0, "mine 1") == "6.00 (n=1)"
@@ -130,13 +131,13 @@ def test_calibration_over_the_seeds_that_have_it(tmp_path: Path) -> None:
     assert "natural logarithm" in table.markdown() and "15 bins" in table.markdown()
 
 
-def test_copies_count_where_they_were_tested_first(tmp_path: Path) -> None:
-    swa = {"method": "swa", "identity": "5" * 12}
+def test_models_count_where_they_were_tested_first(tmp_path: Path) -> None:
+    swa = {"method": "swa", "recipe_hash": "5" * 12}
     tested = [(0, None, None), (1, 20.0, 24.0), (2, None, None), (2, 16.0, None), (2, 15.0, 14.0)]
-    write_copies(tmp_path, [*tested, (4, 9.0, 9.0)], seed=0, **swa)
-    write_copies(tmp_path, [(1, 22.0, None), (3, 10.0, None)], seed=1, **swa)
-    write_copies(tmp_path, [(0, None, None)], identity="6" * 12)  # SGD collects none
-    table = made_tables(tmp_path)["cifar10_mini-copies"]
+    write_collected(tmp_path, [*tested, (4, 9.0, 9.0)], seed=0, **swa)
+    write_collected(tmp_path, [(1, 22.0, None), (3, 10.0, None)], seed=1, **swa)
+    write_collected(tmp_path, [(0, None, None)], recipe_hash="6" * 12)  # SGD collects none
+    table = made_tables(tmp_path)["cifar10_mini-collected"]
     assert table.header == ["", "", "k=1", "k=2", "k=3"]
     assert table.rows == [
         ["VGG16", "SWA, average", "21.00 ± 1.41 (n=2)", "16.00 (n=1)", "10.00 (n=1)"],
@@ -145,34 +146,40 @@ def test_copies_count_where_they_were_tested_first(tmp_path: Path) -> None:
 
 
 def test_epochs_of_before_ensembles_are_read(tmp_path: Path) -> None:
-    copies = [(1, 20.0, 24.0), (2, 18.0, 18.0)]
-    path = write_copies(tmp_path, copies, method="swa").parent / "epochs.csv"
+    tested = [(1, 20.0, 24.0), (2, 18.0, 18.0)]
+    path = write_collected(tmp_path, tested, method="swa").parent / "epochs.csv"
     old = [name for name in EPOCH_COLUMNS if not name.startswith("ensemble")]
     assert len(old) == 10
     pd.read_csv(path)[old].to_csv(path, index=False)
-    epochs = rows.read_epochs(path)
+    epochs = frames.read_epochs(path)
     assert list(epochs) == EPOCH_COLUMNS
     assert list(epochs["swa_test_error_pct"]) == [20.0, 18.0]
     assert epochs["ensemble_test_error_pct"].isna().all()
-    assert [line[1] for line in made_tables(tmp_path)["cifar10_mini-copies"].rows] == [
+    assert [line[1] for line in made_tables(tmp_path)["cifar10_mini-collected"].rows] == [
         "SWA, average"
     ]
 
 
-def test_records_of_several_runs_are_no_walk(tmp_path: Path) -> None:
+def test_records_of_several_runs_have_no_epochs(tmp_path: Path) -> None:
     """Beside the cell of one run, in the same folder, lies that of two: with an epochs.csv."""
     timing = {"timing": {"seconds": 3600.0, "images_per_s": 100.0}, "epochs": 2}
     fge = {"dataset": "cifar10_mini", "method": "fge"}
-    write_copies(tmp_path, [(1, 20.0, 24.0), (2, 18.0, 18.0)], **timing, **fge)
-    two = write_record(tmp_path, budget=2.0, **timing, **fge, **RUNS)
-    records = read_cells([tmp_path])
-    assert len(records) == 2
-    of = cost(records, set())
-    assert (of.runs, of.epochs_by_cell, of.epochs_by_run, of.epochs, of.hours) == (1, 2, 2, 2, 1.0)
-    assert cost([r for r in records if r["path"] == two], set()).runs == 0
-    assert len(copies_frame(records)) == 2
-    figure = figures.captioned(figures.draw_copies, records)
-    assert [line.get_label() for line in figure.axes[0].lines] == ["FGE, ensemble, n=1"]
+    write_collected(tmp_path, [(1, 20.0, 24.0), (2, 18.0, 18.0)], **timing, **fge)
+    write_record(tmp_path, budget=2.0, **timing, **fge, **RUNS)
+    row = row_of(tmp_path)
+    assert len(row.cells) == 2
+    of = costs([row]).iloc[0]
+    assert list(of[["runs", "epochs_by_cell", "epochs_by_run", "epochs", "hours"]]) == [
+        1,
+        2,
+        2,
+        2,
+        1,
+    ]
+    only = dataclasses.replace(row, cells=row.cells[~row.cells["trained"]])
+    assert costs([only])["runs"].item() == 0
+    assert len(collected_frame(row.epochs)) == 2
+    assert list(lines_of(figures.draw_collected, row)) == ["FGE, ensemble, n=1"]
 
 
 def test_gains_of_ensembles_are_over_one_budget(tmp_path: Path) -> None:
@@ -183,8 +190,7 @@ def test_gains_of_ensembles_are_over_one_budget(tmp_path: Path) -> None:
         write_record(tmp_path, method="fge", budget=2.0, seed=first, error=error, **RUNS)
     write_record(tmp_path, method="swa", budget=2.0, error=5.8)
     found = {
-        (gain.method, gain.budget, gain.baseline_budget): gain
-        for gain in gains(summary.cells_frame(read_cells([tmp_path])))
+        (gain.method, gain.budget, gain.baseline_budget): gain for gain in gains(row_of(tmp_path))
     }
     ensembles = [key for key in found if key[0] == "fge"]
     assert ensembles == [("fge", 2.0, 1.0)]
@@ -201,17 +207,11 @@ def test_figures_show_what_a_method_results_in(tmp_path: Path) -> None:
     for seed, more in ((0, 0.0), (1, 2.0)):
         tested = [(n, average + more, ensemble + more) for n, average, ensemble in both]
         for method in ("swa", "fge"):
-            write_copies(tmp_path, tested, method=method, seed=seed, identity=method)
-    write_copies(tmp_path, [(0, None, None)], error=30.0, identity="sgd")
-    records = read_cells([tmp_path])
-    copies, curves = (
-        {line.get_label(): list(line.get_ydata()) for line in figure.axes[0].lines}
-        for figure in (
-            figures.captioned(draw, records)
-            for draw in (figures.draw_copies, figures.draw_learning_curves)
-        )
-    )
-    assert copies == {
+            write_collected(tmp_path, tested, method=method, seed=seed, recipe_hash=method)
+    write_collected(tmp_path, [(0, None, None)], error=30.0, recipe_hash="sgd")
+    row = row_of(tmp_path)
+    curves = lines_of(figures.draw_learning_curves, row)
+    assert lines_of(figures.draw_collected, row) == {
         "SGD 1, n=1": [30.0, 30.0],
         "SWA, average, n=2": [21.0, 17.0],
         "SWA, ensemble, n=2": [25.0, 15.0],
@@ -220,14 +220,39 @@ def test_figures_show_what_a_method_results_in(tmp_path: Path) -> None:
     assert curves["SWA 1, n=2"] == [21.0, 17.0]
     assert curves["FGE 1, n=2"] == [25.0, 15.0]
     assert curves["FGE 1, last weights"] == [50.0, 50.0]
-    written = figures.write_figures(records, tmp_path / "out")
+    written = figures.write_figures(read_records([tmp_path]), tmp_path / "out")
     names = [path.name for path in written]
-    assert names == [f"cifar10_mini-vgg16-{kind}.png" for kind in ("learning-curves", "copies")]
+    assert names == [f"cifar10_mini-vgg16-{kind}.png" for kind in ("learning-curves", "collected")]
+
+
+def test_a_predictor_of_the_methods_own_is_shown(tmp_path: Path) -> None:
+    """Without any code that names it; beside a run that has none."""
+    config = {"config": {"method": {"result": "ema"}}}
+    tested = [(0, None, 30.0), (1, 20.0, 24.0), (2, 16.0, 14.0)]
+    write_collected(tmp_path, tested, ["ema"], method="mine", recipe_hash="5" * 12, **config)
+    write_collected(tmp_path, [(1, 20.0, None), (2, 18.0, None)], method="swa")
+    row = row_of(tmp_path)
+    curves = lines_of(figures.draw_learning_curves, row)
+    assert curves["mine 1, n=1"] == [30.0, 24.0, 14.0]
+    assert curves["mine 1, last weights"] == [50.0, 50.0, 50.0]
+    assert lines_of(figures.draw_collected, row)["mine, EMA, n=1"] == [24.0, 14.0]
+    table = made_tables(tmp_path)["cifar10_mini-collected"]
+    assert [line[1] for line in table.rows] == [
+        "SWA, average",
+        "mine, average",
+        "mine, ensemble",
+        "mine, EMA",
+    ]
+    assert table.rows[3][2:] == ["24.00 (n=1)", "14.00 (n=1)"]
 
 
 def test_methods_of_one_row_have_colours_of_their_own() -> None:
-    shipped = "sgd swa swa_cyclic fge swa_fge snapshot sgd_bn independent".split()
-    assert len({figures.color_and_marker(method, shipped) for method in shipped}) == 8
-    with_own = ["sgd", "fge", "mine"]
-    assert figures.color_and_marker("sgd", with_own) == figures.color_and_marker("sgd", shipped)
-    assert len({figures.color_and_marker(method, with_own) for method in with_own}) == 3
+    def row(methods: list[str]) -> Row:
+        return Row("", "", "", "", pd.DataFrame({"method": methods}))
+
+    shipped = row("sgd swa swa_cyclic fge swa_fge snapshot sgd_bn independent".split())
+    methods = shipped.cells["method"]
+    assert len({figures.color_and_marker(method, shipped) for method in methods}) == 8
+    own = row(["sgd", "fge", "mine"])
+    assert figures.color_and_marker("sgd", own) == figures.color_and_marker("sgd", shipped)
+    assert len({figures.color_and_marker(method, own) for method in own.cells["method"]}) == 3

@@ -14,13 +14,15 @@ from xml.etree import ElementTree
 
 import pytest
 from PIL import Image
+from record_helpers import write_run
 
+from swa_bench.commands.records import swa_report
 from swa_bench.reporting import page as report
-from swa_bench.results import frames as rows
-from swa_bench.results.cost import cost
-from swa_bench.results.gains import Gain, gains
-from swa_bench.results.record import read_cells, write_epochs
-from swa_bench.results.statistics import cells_frame
+from swa_bench.results import frames
+from swa_bench.results.cost import costs
+from swa_bench.results.frames import Row
+from swa_bench.results.record import read_records
+from swa_bench.results.statistics import Gain, gains
 
 SHIPPED = Path(__file__).parent.parent / "results" / "shipped" / "cpu-amd-epyc" / "quickstart"
 CHROMIUM = next(
@@ -34,41 +36,9 @@ HOSTILE = (
 LONG = "averyverylongword" * 20
 
 
-def write_run(folder: Path, errors: dict[float, float], rates: list[float], **changes: Any) -> None:
-    """A run of VGG16 with a cell a budget (of 4 epochs) and, of its rates, epochs.csv."""
-    record: dict[str, Any] = {
-        "format": 1,
-        "dataset": "cifar10",
-        "model": "vgg16",
-        "method": "sgd",
-        "seed": 0,
-        "variant": {},
-        "device": "a made GPU",
-        "config": {"device": "cuda"},
-    }
-    record |= changes
-    record.setdefault("identity", f"{len(record['method']):012}")
-    run = folder / f"{len(list(folder.glob('*'))):03}"
-    run.mkdir(parents=True)
-    for budget, error in errors.items():
-        epochs = int(4 * budget)
-        cell = {"budget": budget, "epochs": epochs, "path_sha256": f"{budget:<64g}"}
-        timing = {"seconds": 3600.0 * epochs, "images_per_s": 1000.0 * budget}
-        cell |= {"result": {"test_error_pct": error}, "timing": timing}
-        (run / f"cell-{budget:g}.json").write_text(json.dumps(cell | record))
-    if rates:
-        figures = {"train_error_pct": 50, "test_loss": 1, "swa_test_loss": 1, "seconds": 3600}
-        averages = record["method"] != "sgd"
-        write_epochs(
-            run,
-            [
-                figures
-                | {"epoch": epoch, "learning_rate": rate, "train_loss": 10 * rate}
-                | {"test_error_pct": 100 / epoch, "swa_test_error_pct": 60 / epoch}
-                | {"n_averaged": epoch * averages}
-                for epoch, rate in enumerate(rates, start=1)
-            ],
-        )
+def rows_of(*folders: Path) -> list[Row]:
+    cells = frames.cells_frame(read_records(folders))
+    return frames.rows(cells, frames.epochs_frame(cells))
 
 
 @pytest.fixture
@@ -83,13 +53,14 @@ def made(tmp_path: Path) -> Path:
     return folder
 
 
-def gain_of(found: list[Gain], budget: float, baseline: float = 1.0) -> Gain:
-    (gain,) = (g for g in found if (g.budget, g.baseline_budget) == (budget, baseline))
+def gain_of(folder: Path, budget: float, baseline: float = 1.0) -> Gain:
+    (row,) = rows_of(folder)
+    (gain,) = (g for g in gains(row) if (g.budget, g.baseline_budget) == (budget, baseline))
     return gain
 
 
 def test_gains_are_paired_by_seed(made: Path) -> None:
-    gain = gain_of(gains(cells_frame(read_cells([made]))), 1.0)
+    gain = gain_of(made, 1.0)
     assert gain.ours is not None and gain.theirs is not None
     pairs = [6.5 - 6.1, 6.9 - 6.3]
     assert gain.ours.n == 2
@@ -100,22 +71,22 @@ def test_gains_are_paired_by_seed(made: Path) -> None:
 
 
 def test_gains_over_sgd_of_equal_length_where_it_was_run(made: Path) -> None:
-    assert len(gains(cells_frame(read_cells([made])))) == 3
+    assert len(gains(*rows_of(made))) == 3
     write_run(made, {1.5: 6.4}, [], seed=0)
-    gain = gain_of(gains(cells_frame(read_cells([made]))), 1.5, 1.5)
+    gain = gain_of(made, 1.5, 1.5)
     assert gain.ours is not None and gain.ours.mean == pytest.approx(6.4 - 5.9)
     assert gain.theirs is None
 
 
-def test_gains_never_mix_two_identities(made: Path) -> None:
-    write_run(made, {1.0: 1.0}, [], seed=7, identity="another")
-    gain = gain_of(gains(cells_frame(read_cells([made]))), 1.0)
+def test_gains_never_mix_two_recipe_hashes(made: Path) -> None:
+    write_run(made, {1.0: 1.0}, [], seed=7, recipe_hash="another")
+    gain = gain_of(made, 1.0)
     assert gain.ours is None
     assert gain.theirs is not None
 
 
-def test_cost_counts_walks_and_shared_epochs_once(made: Path) -> None:
-    of = cost(read_cells([made]), set())
+def test_cost_counts_runs_and_shared_epochs_once(made: Path) -> None:
+    of = costs(rows_of(made)).iloc[0]
     assert of.runs == 6
     assert of.epochs_by_cell == 3 * 4 + 3 * (4 + 5 + 6)
     assert of.epochs_by_run == 3 * 4 + 3 * 6
@@ -126,19 +97,19 @@ def test_cost_counts_walks_and_shared_epochs_once(made: Path) -> None:
 
 def test_cost_of_the_shipped_records() -> None:
     """SGD of 15 epochs, SWA of 22, of which 7 are shared."""
-    of = cost(read_cells([SHIPPED]), set())
+    of = costs(rows_of(SHIPPED)).iloc[0]
     assert (of.runs, of.epochs_by_cell, of.epochs_by_run) == (6, 3 * (15 + 15 + 18 + 22), 3 * 37)
     assert of.epochs == 3 * (37 - 7)
-    rows_of = {}
+    seconds = {}
     for path in SHIPPED.rglob("epochs.csv"):
         for line in path.read_text().splitlines()[1:]:
-            rows_of[line.split(",")[2], line.split(",")[-1]] = float(line.split(",")[-1])
-    assert of.hours * 3600 == pytest.approx(sum(rows_of.values()), abs=0.01)
+            seconds[line.split(",")[2], line.split(",")[-1]] = float(line.split(",")[-1])
+    assert of.hours * 3600 == pytest.approx(sum(seconds.values()), abs=0.01)
 
 
 def test_what_records_lack_is_said(tmp_path: Path) -> None:
-    write_run(tmp_path / "in", {1.0: 7.0}, [], timing={}, config="none")
-    report.main(["--records", str(tmp_path / "in"), "--out", str(tmp_path / "out")])
+    write_run(tmp_path / "in", {1.0: 7.0}, [], timing={}, config={})
+    swa_report(["--records", str(tmp_path / "in"), "--out", str(tmp_path / "out")])
     page = (tmp_path / "out" / "index.html").read_text()
     assert "<td>not recorded</td>" in page
     assert "No learning curves: no epochs.csv" in page
@@ -149,17 +120,17 @@ def test_what_records_lack_is_said(tmp_path: Path) -> None:
 
 def test_nothing_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.chdir(tmp_path)
-    report.main([])
+    swa_report([])
     page = Path("results/report/index.html").read_text()
     assert page.count("<td>no runs</td>") == 2 * 4 * 4 + 8 * (2 + 3)  # and ensembles of FGE's nets
     assert "No runs yet, so there is nothing to draw." in page
     assert "0 records from results/runs or results/shipped" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="swa-report: --records nowhere: no such folder"):
-        report.main(["--records", "nowhere"])
+        swa_report(["--records", "nowhere"])
 
 
 def test_each_figure_states_what_it_shows(made: Path, tmp_path: Path) -> None:
-    report.main(["--records", str(made), "--out", str(tmp_path / "out")])
+    swa_report(["--records", str(made), "--out", str(tmp_path / "out")])
     names = {path.name for path in (tmp_path / "out").iterdir()}
     stems = [f"cifar10-vgg16-{drawing.name}" for drawing in report.DRAWINGS]
     assert names == {"index.html", *(f"{s}.{kind}" for s in stems for kind in ("png", "svg"))}
@@ -172,7 +143,7 @@ def test_each_figure_states_what_it_shows(made: Path, tmp_path: Path) -> None:
     captions = re.findall(r"<figcaption>(.*?)</figcaption>", page, re.DOTALL)
     assert len(captions) == 4
     assert all("± s" in caption and "a made GPU" in caption for caption in captions)
-    again = report.write_report(read_cells([made]), str(made), tmp_path / "again")
+    again = report.write_report(read_records([made]), str(made), tmp_path / "again")
     assert again.read_text() == page
 
 
@@ -193,17 +164,23 @@ class Tags(html.parser.HTMLParser):
 def write_hostile(folder: Path) -> None:
     """Records whose every text is an attack, or too long for its place."""
     for text, seed in ((HOSTILE, 0), (LONG, 1), ("\ud800 \x00 $x$ {{ 7 * 7 }}", 2)):
-        texts = {"model": f"../../{text}", "dataset": text, "device": text, "variant": {text: text}}
+        texts = {
+            "model": f"../../{text}",
+            "dataset": text,
+            "device": text,
+            "recipe_diff": {text: text},
+        }
         versions = {"versions": {"commit": text}}
         for method in ("sgd", "swa"):
             changes = {**texts, **versions, "method": method, "seed": seed}
             write_run(folder, {1.0: 50.0}, [0.1, 0.2], **changes)
-    write_run(folder, {1.0: 5.0}, [0.1], method=HOSTILE, identity=HOSTILE, seed=HOSTILE)
+    write_run(folder, {1.0: 5.0}, [0.1], method=HOSTILE, recipe_hash=HOSTILE)
+    write_run(folder, {1.0: 5.0}, [], seed=HOSTILE)  # left out: a seed is a number
 
 
 def test_records_are_escaped(tmp_path: Path) -> None:
     write_hostile(tmp_path / "in")
-    path = report.write_report(read_cells([tmp_path / "in"]), HOSTILE, tmp_path / "deep" / "out")
+    path = report.write_report(read_records([tmp_path / "in"]), HOSTILE, tmp_path / "deep" / "out")
     page = path.read_text()
     found = Tags(page)
     assert not found.tags & {"script", "img", "iframe", "link", "object", "base", "form", "a"}
@@ -215,7 +192,7 @@ def test_records_are_escaped(tmp_path: Path) -> None:
 
 
 def test_nothing_in_the_page_asks_for_another_file(made: Path, tmp_path: Path) -> None:
-    page = report.write_report(read_cells([made, SHIPPED]), "made", tmp_path / "out").read_text()
+    page = report.write_report(read_records([made, SHIPPED]), "made", tmp_path / "out").read_text()
     links = [v for name, v in Tags(page).attributes if name in ("src", "href", "xlink:href")]
     assert links and all(link.startswith("#") for link in links)
     assert set(re.findall(r"url\((.)", page)) == {"#"}
@@ -225,9 +202,33 @@ def test_nothing_in_the_page_asks_for_another_file(made: Path, tmp_path: Path) -
     assert len(ids) == len(set(ids))
 
 
-def test_reports_do_without_torch() -> None:
-    program = "import sys, swa_bench.reporting.page; sys.exit('torch' in sys.modules)"
+def test_the_commands_do_without_torch() -> None:
+    program = """import sys
+import swa_bench.commands.records, swa_bench.reporting.page, swa_bench.reporting.width_figures
+import swa_bench.commands.status
+sys.exit('torch' in sys.modules)"""
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_records_and_epochs_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Path] = []
+    read_epochs = frames.read_epochs
+
+    def noted(path: Path) -> Any:
+        read.append(path)
+        return read_epochs(path)
+
+    monkeypatch.setattr(frames, "read_epochs", noted)
+    swa_report(["--records", str(SHIPPED), "--out", str(tmp_path)])
+    assert sorted(read) == sorted(SHIPPED.rglob("epochs.csv"))
+
+
+def test_a_damaged_file_is_named(made: Path, tmp_path: Path) -> None:
+    path = next(made.rglob("epochs.csv"))
+    path.write_text(path.read_text().replace("train_loss", "loss"))
+    with pytest.raises(SystemExit, match=re.escape(f"swa-report: {path} is damaged: its columns")):
+        swa_report(["--records", str(made), "--out", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
 
 
 MEASURE = """
@@ -278,8 +279,8 @@ def test_in_a_browser_nothing_overflows_and_nothing_is_requested(
     made: Path, tmp_path: Path
 ) -> None:
     write_hostile(tmp_path / "hostile")
-    records = read_cells([SHIPPED, made, tmp_path / "hostile"])
-    assert len(rows.groups(records)) == 5
+    records = read_records([SHIPPED, made, tmp_path / "hostile"])
+    assert len(rows_of(SHIPPED, made, tmp_path / "hostile")) == 5
     page = report.write_report(records, LONG, tmp_path / "out").read_text()
     for width in (1280, 390):
         found = browse(page, width, tmp_path / str(width))

@@ -4,7 +4,7 @@ Nothing here imports torch.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -34,8 +34,8 @@ NOTES = {
     "published": (
         "Published: the authors' repository (the paper's figures where it has them), n=3. Welch: "
         f"two-sided t-test with unequal variances of ours against the published mean, standard "
-        f"deviation and n; 'agrees' is p >= {SIGNIFICANCE:g}, 'lower' and 'higher' say where our "
-        "error lies otherwise."
+        f"deviation and n; 'agrees' means p >= {SIGNIFICANCE:g}; otherwise 'lower' and 'higher' "
+        "say where our error lies."
     ),
     "preresnet110": (
         "PreResNet110 is compared with the authors' PreResNet110 row, which is not in the paper, "
@@ -58,7 +58,7 @@ NOTES = {
     ),
     "fge_budget": (
         "The budget of the published Independent and FGE is 200 epochs for every net; ours of "
-        "PreResNet164 is 150, so there the lengths are not equal."
+        "PreResNet164 is 150, so their lengths differ."
     ),
     "draft": "(draft): in an HTML comment of that repository's README, not shown to its readers.",
 }
@@ -161,11 +161,11 @@ def _row_lines(
     return [[label if line is lines[0] else "", *line] for line in shown]
 
 
-def _estimate(cell: dict[str, Any]) -> str:
+def _estimate(cell: Mapping[Hashable, Any]) -> str:
     return str(Estimate(cell["error_mean"], cell["error_std"], cell["n"]))
 
 
-def _comparison(cell: dict[str, Any]) -> list[str]:
+def _comparison(cell: Mapping[Hashable, Any]) -> list[str]:
     """Difference from the published mean, and the verdict of the test."""
     tested = f", p={cell['p_value']:.2g}" * (not math.isnan(cell["p_value"]))
     return [signed(cell["difference"]), f"{cell['verdict']}{tested}"]

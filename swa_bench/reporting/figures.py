@@ -22,9 +22,9 @@ from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from swa_bench.files import write_atomically
 from swa_bench.labels import DEMONSTRATIONS, LABELS, column_label, in_order
 from swa_bench.reporting.tables import predictor_label
-from swa_bench.results.frames import TESTED, Row, cells_frame, epochs_frame, rows
+from swa_bench.results.frames import TESTED, Row, cells_frame, epochs_frame, rows, tested_columns
 from swa_bench.results.record import Record
-from swa_bench.results.statistics import BASELINE, collected_frame, summarise, tested_columns
+from swa_bench.results.statistics import BASELINE, collected_frame, summarise
 
 # Okabe and Ito's colours, told apart by the colour-blind; line styles and markers in grey. For
 # their yellow, faint on paper, and their black, which is the ink's, stand two others.
@@ -77,7 +77,7 @@ def draw_learning_curves(figure: Figure, row: Row) -> None:
 
 
 def draw_collected(figure: Figure, row: Row) -> None:
-    """Test error against the number of copies, a line a method; SGD's final error beside it."""
+    """Test error against the number of collected models, a line a method; SGD's final error beside it."""
     axes = figure.subplots()
     for cell in summarise(row.cells).to_dict("records"):
         if (cell["method"], cell["budget"]) == BASELINE:
@@ -97,7 +97,7 @@ def draw_collected(figure: Figure, row: Row) -> None:
             _draw(axes, of, column, label, style, faint=column != result, x="n_averaged")
     axes.set_xscale("log")
     _plain_ticks(axes.xaxis)
-    axes.set_xlabel("copies of the weights")
+    axes.set_xlabel("collected models")
     axes.set_ylabel("test error in %")
     axes.grid(alpha=0.2)
     _legend_below(figure, axes)
@@ -118,12 +118,12 @@ def color_and_marker(method: str, row: Row) -> tuple[str, str]:
 
 def _curves(epochs: pd.DataFrame, row: Row) -> Iterator[tuple[str, pd.DataFrame, Style]]:
     """The label, epochs and style of each line of a figure: of one method and recipe hash."""
-    lines = dict(iter(epochs.groupby(["method", "recipe_hash"])))
+    lines = {tuple(map(str, key)): runs for key, runs in epochs.groupby(["method", "recipe_hash"])}
     methods = in_order(epochs["method"])
-    labels = set()
+    labels: set[str] = set()
     order = sorted(lines, key=lambda key: (methods.index(key[0]), key[1]))
-    for (method, recipe_hash), (_, line, _) in zip(order, cycle(STYLES), strict=False):
-        runs = lines[method, recipe_hash]
+    for key, (_, line, _) in zip(order, cycle(STYLES), strict=False):
+        runs, (method, recipe_hash) = lines[key], key
         label = printable(column_label(method, runs["budget"].max()))
         label += f", {printable(recipe_hash)}" * (label in labels)
         labels.add(label)
@@ -211,7 +211,7 @@ def stem(row: Row, what: str, taken: Iterable[str]) -> str:
 
 
 def write_figures(records: Iterable[Record], folder: Path) -> list[Path]:
-    """Draw each data set, model and recipe as PNG: learning curves, copies; return the files.
+    """Draw each data set, model and recipe as PNG: learning curves and collected models. Return the files.
 
     Raises:
         SwaBenchError: a file could not be written, or an epochs.csv is damaged.
@@ -221,7 +221,7 @@ def write_figures(records: Iterable[Record], folder: Path) -> list[Path]:
     for row in rows(cells, epochs_frame(cells)):
         drawings = {
             "learning-curves": (draw_learning_curves, row.epochs),
-            "copies": (draw_collected, collected_frame(row.epochs)),
+            "collected": (draw_collected, collected_frame(row.epochs)),
         }
         for name, (draw, of) in drawings.items():
             if len(of):

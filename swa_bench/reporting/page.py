@@ -88,7 +88,7 @@ DRAWINGS = (
         "gain",
         2.3,
         draw_gains,
-        "test error of SGD (of 1 budget, if not named: others may have trained longer) less that "
+        "test error of SGD (of 1 budget unless named: other methods may train longer) minus that "
         "of each method, paired by (first) seed, mean ± s over n pairs (s: sample standard "
         "deviation)",
         "; published: difference of the means of n=3, with no pairs known "
@@ -101,11 +101,11 @@ DRAWINGS = (
         "test error and learning rate, mean over n seeds, band ± s (s: sample standard deviation)",
     ),
     Drawing(
-        "copies",
+        "collected",
         2.8,
         figures.draw_collected,
-        "test error after so many copies of the weights, of their average or ensemble, mean over "
-        "n seeds, band ± s (s: sample standard deviation)",
+        "test error of the average or ensemble of the models collected so far, mean over n seeds, "
+        "band ± s (s: sample standard deviation)",
     ),
 )
 
@@ -163,7 +163,7 @@ def _section(row: Row, folder: Path, taken: list[str]) -> dict[str, Any]:
     empty = {
         "gain": not lines,
         "learning-curves": row.epochs.empty,
-        "copies": collected_frame(row.epochs).empty,
+        "collected": collected_frame(row.epochs).empty,
     }
     pictures = []
     for drawing in DRAWINGS:

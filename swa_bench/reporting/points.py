@@ -35,7 +35,7 @@ def draw_test_errors(figure: Figure, row: Row) -> None:
     """Test error of each method and budget, ours and published, each ± 1 sample std."""
     summary = summarise(row.cells)
     axes = figure.subplots()
-    labels = []
+    labels: list[list[str]] = []
     for column in columns(row.cells):
         cells, theirs = _at(summary, column), published().get((row.dataset, row.model, *column))
         if cells.empty and not theirs:
@@ -43,8 +43,8 @@ def draw_test_errors(figure: Figure, row: Row) -> None:
         y = len(labels)
         seeds = _at(row.cells, column)["error"]
         axes.plot(seeds, [y - 2 * ASIDE] * len(seeds), ".", **ONE_SEED)
-        for cell in cells.itertuples():
-            ours = Estimate(cell.error_mean, cell.error_std, cell.n)
+        for cell in cells.to_dict("records"):
+            ours = Estimate(cell["error_mean"], cell["error_std"], cell["n"])
             _point(axes, y - ASIDE, ours, _our_style(column[0], row))
         _point(axes, y + ASIDE, theirs, PUBLISHED)
         n = "no runs" if cells.empty else f"n={', '.join(map(str, cells['n']))}"

@@ -11,7 +11,7 @@ from swa_bench.files import write_atomically
 from swa_bench.labels import LABELS, column_label, columns_in_order, in_order
 from swa_bench.reporting.error_tables import ensembles_table, single_table
 from swa_bench.reporting.layout import Table, labelled_rows, titled
-from swa_bench.results.frames import CELL, TESTED, cells_frame, epochs_frame
+from swa_bench.results.frames import CELL, TESTED, cells_frame, epochs_frame, tested_columns
 from swa_bench.results.record import Record
 from swa_bench.results.statistics import (
     COLLECTED,
@@ -19,7 +19,6 @@ from swa_bench.results.statistics import (
     collected_frame,
     mean_and_std,
     summarise,
-    tested_columns,
 )
 
 MEASURES = {"error": 2, "nll": 4, "ece": 2}  # with their decimals
@@ -80,14 +79,14 @@ def calibration_table(dataset: str, cells: pd.DataFrame) -> Table:
     header = ["", "", "test error in %", "NLL", "ECE in %", "n"]
     notes = [
         *letters,
-        "NLL: negative log-likelihood (natural logarithm) of the test labels, mean an image.",
+        "NLL: negative log-likelihood (natural logarithm) of the test labels, mean per image.",
         "ECE: expected calibration error of the test images, over 15 bins of the confidence.",
     ]
     return Table(f"{dataset}-calibration", title, header, lines, notes, part)
 
 
 def collected_table(dataset: str, collected: pd.DataFrame) -> Table:
-    """Test error after k copies, for some k, of each method that collects copies.
+    """Test error of k collected models, for some k, of each method that collects them.
 
     Args:
         collected: of `collected_frame`.
@@ -112,14 +111,15 @@ def collected_table(dataset: str, collected: pd.DataFrame) -> Table:
                     name = f"{LABELS.get(method, method)}, {predictor_label(column)}"
                     lines.append([label, name, *(str(figures.get(c, "-")) for c in counts)])
                     label = ""
-    what = ", copies: test error in % after k copies, mean ± sample standard deviation over n seeds"
+    what = ", averages and ensembles of k collected models: test error in %, mean ± sample "
+    what += "standard deviation over n seeds"
     header = ["", "", *(f"k={count}" for count in counts)]
     notes = [
         *letters,
-        "Average: of the copies' weights. Ensemble: the mean of their softmax outputs. A '-' was "
-        "not tested: evaluation.average_every says after how many epochs there is a test.",
+        "Average: one network with the mean of the k models' weights. Ensemble: the mean of their "
+        "softmax outputs. '-': not tested; evaluation.average_every sets how often there is a test.",
     ]
-    return Table(f"{dataset}-copies", titled(dataset, what), header, lines, notes, part)
+    return Table(f"{dataset}-collected", titled(dataset, what), header, lines, notes, part)
 
 
 def predictor_label(column: str) -> str:

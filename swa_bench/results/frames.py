@@ -3,7 +3,7 @@
 Nothing here imports torch.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,8 +60,9 @@ def cells_frame(records: Iterable[Record]) -> pd.DataFrame:
     columns = [*CELL, *"seed error nll ece predictor trained folder epochs seconds".split()]
     columns += ["images_per_s", "device", "device_kind", "versions"]
     frame = pd.DataFrame(map(_cell, records), columns=columns)
-    figures = dict.fromkeys("budget error nll ece epochs seconds images_per_s".split(), float)
-    frame = frame.astype({"ensemble": bool, "trained": bool} | figures)
+    kinds: dict[str, Any] = dict.fromkeys(["ensemble", "trained"], bool)
+    kinds |= dict.fromkeys("budget error nll ece epochs seconds images_per_s".split(), float)
+    frame = frame.astype(kinds)
     return frame.drop_duplicates([*CELL, "seed"], keep="last", ignore_index=True)
 
 
@@ -123,12 +124,13 @@ def epochs_frame(cells: pd.DataFrame) -> pd.DataFrame:
         SwaBenchError: a file is damaged.
     """
     runs = longest_cells(cells)
-    paths = (runs["folder"].map(lambda folder: folder / "epochs.csv")).to_dict()
-    read = {run: read_epochs(path) for run, path in paths.items() if path.exists()}
-    empty = pd.DataFrame(columns=EPOCH_COLUMNS, dtype=float)
-    epochs = pd.concat(read or {-1: empty}, names=["run"]).reset_index("run")
+    read = [pd.DataFrame(columns=["run", *EPOCH_COLUMNS], dtype=float)]
+    for run, folder in zip(runs.index, runs["folder"], strict=True):
+        if (folder / "epochs.csv").exists():
+            read.append(read_epochs(folder / "epochs.csv").assign(run=run))
+    epochs = pd.concat(read[1:] or read, ignore_index=True)
     named = [*LINE, "seed", "budget", "predictor", "ensemble", "epochs"]
-    return epochs.join(runs[named], on="run").reset_index(drop=True)
+    return epochs.join(runs[named], on="run")
 
 
 def read_epochs(path: Path) -> pd.DataFrame:
@@ -139,7 +141,7 @@ def read_epochs(path: Path) -> pd.DataFrame:
     """
     try:
         frame = pd.read_csv(path)
-        own = [name for name in frame if name not in EPOCH_COLUMNS and name.endswith(TESTED)]
+        own = [name for name in tested_columns(frame) if name not in EPOCH_COLUMNS]
         columns = epoch_columns(name.removesuffix(TESTED) for name in own)
         before = [name for name in EPOCH_COLUMNS if not name.startswith("ensemble_")]
         if list(frame) not in (columns, before):
@@ -149,21 +151,22 @@ def read_epochs(path: Path) -> pd.DataFrame:
         raise SwaBenchError(f"{path} is damaged: {error}. Delete it or train again.") from error
 
 
+def tested_columns(epochs: pd.DataFrame) -> list[str]:
+    """The test errors of the predictors: swa_test_error_pct and so on."""
+    return [name for name in map(str, epochs) if name.endswith(TESTED)]
+
+
 def rows(cells: pd.DataFrame, epochs: pd.DataFrame) -> list[Row]:
     """What was measured of each data set, model and recipe, in the order of the tables."""
     datasets = in_order(cells["dataset"], PAPER_DATASETS)
     models = in_order(cells["model"], PAPER_MODELS)
 
-    def place(key: Sequence[str]) -> tuple[int, int, tuple[int, str]]:
-        return datasets.index(key[0]), models.index(key[1]), by_options(key[2])
+    def place(row: Row) -> tuple[int, int, tuple[int, str]]:
+        return datasets.index(row.dataset), models.index(row.model), by_options(row.recipe_diff)
 
-    parts = {key: part for key, part in cells.groupby(ROW, sort=False)}
-    return [
-        Row(
-            *key,
-            devices="; ".join(sorted(set(parts[key]["device"]))),
-            cells=parts[key],
-            epochs=epochs[epochs["run"].isin(parts[key].index)],
-        )
-        for key in sorted(parts, key=place)
-    ]
+    found = []
+    for (dataset, model, recipe_diff), part in cells.groupby(ROW, sort=False):
+        devices = "; ".join(sorted(set(part["device"])))
+        own = epochs[epochs["run"].isin(part.index)]
+        found.append(Row(str(dataset), str(model), str(recipe_diff), devices, part, own))
+    return sorted(found, key=place)

@@ -13,7 +13,7 @@ import pandas as pd
 
 from swa_bench.config.grid import PAPER_COLUMNS
 from swa_bench.labels import Column, columns_in_order, signed
-from swa_bench.results.frames import CELL, COLUMN, TESTED, Row
+from swa_bench.results.frames import CELL, COLUMN, Row, tested_columns
 
 SIGNIFICANCE = 0.05
 SOURCES = ("authors", "fge_authors")  # of the published figures that ours are compared with
@@ -122,9 +122,10 @@ def compare(frame: pd.DataFrame) -> pd.DataFrame:
     if len(testable):
         from scipy import stats
 
-        names = ["error_mean", "error_std", "n", *COMPARISON[:3]]
-        figures = (testable[name] for name in names)
-        p_value[testable.index] = stats.ttest_ind_from_stats(*figures, equal_var=False).pvalue
+        names = ["error_mean", "error_std", "n", "published_mean", "published_std", "published_n"]
+        mean, std, n, mean_2, std_2, n_2 = testable[names].to_numpy(float).T
+        test = stats.ttest_ind_from_stats(mean, std, n, mean_2, std_2, n_2, equal_var=False)
+        p_value[testable.index] = test.pvalue
     verdicts = {
         "nothing published": theirs.isna(),
         "no n: no test": frame["published_n"].isna(),
@@ -151,11 +152,6 @@ def collected_frame(epochs: pd.DataFrame) -> pd.DataFrame:
     keys = ["run", *COLLECTED, "seed", "predictor", "ensemble"]
     tested = epochs.groupby(keys)[tested_columns(epochs)].first()
     return tested.dropna(how="all").reset_index().astype({"n_averaged": int})
-
-
-def tested_columns(epochs: pd.DataFrame) -> list[str]:
-    """The test errors of the predictors: swa_test_error_pct and so on."""
-    return [name for name in epochs if name.endswith(TESTED)]
 
 
 @dataclass(frozen=True)

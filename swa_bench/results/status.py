@@ -4,6 +4,7 @@ Other machines may be training meanwhile: nothing is imported that computes, not
 """
 
 import csv
+import functools
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,6 +124,7 @@ def _read_run(folder: Path) -> RunStatus:
     )
 
 
+@functools.cache
 def lengths(dataset: str, model: str) -> tuple[dict[str, int], int]:
     """Epochs of the grid's run of each method, and after how many of them the two part."""
     choice = ["experiment=paper_tables", f"dataset={dataset}", f"model={model}"]

@@ -94,7 +94,7 @@ def describe(found: Width) -> list[str]:
         return []
     of, farthest = found["rays"]["reach"], found["rays"]["distances"][-1]
     lines = []
-    for name, label in (("sgd", "SGD"), ("swa", "SWA"), ("difference", "SWA less SGD")):
+    for name, label in (("sgd", "SGD"), ("swa", "SWA"), ("difference", "SWA minus SGD")):
         one = of[name]
         missing = one["n"] - one["reached"]
         what = f"not within {farthest:g} in {missing} of {one['n']} directions"
