@@ -1,4 +1,4 @@
-"""Helpers of the tests that train: a tiny network, its recipe, plans, and what runs leave behind."""
+"""Helpers of the tests that train: a tiny network, its recipe, plans, what runs leave behind."""
 
 import json
 from collections.abc import Callable
@@ -82,7 +82,7 @@ def config_of(*overrides: str) -> TrainConfig:
 
 
 def untimed(path: Path) -> dict[str, Any]:
-    """A record without what two records of one run may differ in: time, and where and how it ran."""
+    """A record without what two records of one run may differ in: times, and where it lies."""
     content: dict[str, Any] = json.loads(path.read_text())
     del content["timing"]
     content["config"].pop("results_dir")
