@@ -128,7 +128,7 @@ def test_the_pages_fine_tuning(
     """ResNet-50 from weights that the test puts where torchvision keeps its own."""
     make_folder(tmp_path / "imagenet")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    small = ["dataset.resize=40", "dataset.image_size=32", "optimizer.batch_size=6"]
+    small = ["dataset.resize=40", "dataset.image_size=32", "batch_size=6"]
     command = [*COMMANDS[4], *small, "precision=fp32"]
     assert swa_train(*command, "dry_run=true").code == 0
     assert [path.name for path in tmp_path.iterdir()] == ["imagenet"]  # nothing is fetched for it

@@ -15,7 +15,7 @@ from helpers import made_images, make_archive, mini_images
 from make_cifar10_mini import first_of_each_class
 from PIL import Image
 
-from swa_bench.config import schema as configs
+from swa_bench.config.spec import RunSpec
 from swa_bench.config.schema import DatasetConfig
 from swa_bench.data import cifar
 from swa_bench.data.images import ImageSet, load_images
@@ -24,7 +24,7 @@ from swa_bench.errors import ConfigError, SwaBenchError
 
 def load(root: Path, name: str, source: str, *overrides: str) -> ImageSet:
     cfg = compose(f"dataset={name}", f"dataset.root={root}", f"dataset.source={source}", *overrides)
-    return load_images(configs.to_config(cfg).dataset)
+    return load_images(RunSpec.of(cfg).config.dataset)
 
 
 def test_mini_is_cifar10s_first_images_of_each_class() -> None:
