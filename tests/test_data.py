@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import plan_of
 from helpers import mini_images
 from torchvision import transforms
 from torchvision.transforms import functional as T
+from training_helpers import plan_of
 
 from swa_bench.data.augmentation import load_augmentation
 from swa_bench.data.batches import DeviceImages, to_device

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import SwaTrain, plan_of
 from helpers import COLOURS, make_folder
 from PIL import Image
 from torchvision.transforms import functional as T
+from training_helpers import SwaTrain, plan_of
 
 from swa_bench.data.batches import to_device
 from swa_bench.data.images import ImageSet, load_images

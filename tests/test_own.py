@@ -6,15 +6,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
 import torchvision
-from conftest import TINY, SwaTrain, plan_of
-from helpers import made_images, make_folder
+from helpers import make_folder
 from PIL import Image
 from safetensors.torch import save_file
+from training_helpers import SHORT_RECIPE, SwaTrain, plan_of
 
 from swa_bench.training.network import fresh_model
 from swa_bench.training.run import weights_sha256
@@ -22,8 +21,28 @@ from swa_bench.training.run import weights_sha256
 ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")
 PAGE = (ROOT / "docs" / "own.md").read_text()
-RECIPES = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+(RECIPE,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
 COMMANDS = [line.split()[1:] for line in re.findall(r"^    (swa-train .*)$", PAGE, re.MULTILINE)]
+
+
+CHOICES = ["schedule=steps", "optimizer=adamw", "augmentation=cutout", "dataset=squares"]
+
+
+def _files() -> dict[str, str]:
+    """{name: text} of the indented files that the page shows, each after a line that ends in it."""
+    found, lines = {}, PAGE.splitlines()
+    for place, line in enumerate(lines):
+        named = re.search(r"`([\w/]+\.(?:py|yaml))`[^`]*,$", line)
+        if named and lines[place + 2].startswith("    "):
+            end = place + 2
+            while lines[end].startswith("    ") or not lines[end]:
+                end += 1
+            text = "\n".join(one[4:] for one in lines[place + 2 : end])
+            found[named[1]] = text.rstrip() + "\n"
+    return found
+
+
+FILES = _files()
 
 
 def find_records(folder: Path) -> dict[str, dict[str, Any]]:
@@ -47,15 +66,15 @@ def test_the_pages_network(swa_train: SwaTrain, mynet: Path) -> None:
     assert outcome.code == 0, outcome.err
     records = find_records(mynet)
     assert set(records) == {"swa 1", "sgd 1"}
-    assert records["swa 1"]["variant"]["model._target_"] == "mynet.Net"
-    assert "model.name" not in records["swa 1"]["variant"]
+    assert records["swa 1"]["recipe_diff"]["model._target_"] == "mynet.Net"
+    assert "model.name" not in records["swa 1"]["recipe_diff"]
     assert "mynet [a]" in outcome.out and "swa 1 seed 0: test error" in outcome.out
     # 3 epochs are common: T = 4 for SWA and 5 for SGD, whose decays begin after 2 and 2.5.
     assert "Going on after epoch 3" in outcome.err
     assert "Finished already" in swa_train(*command).err
 
     (mynet / "my" / "model").mkdir(parents=True)
-    (mynet / "my" / "model" / "mynet.yaml").write_text(RECIPES[0])
+    (mynet / "my" / "model" / "mynet.yaml").write_text(RECIPE)
     outcome = swa_train(*COMMANDS[1], *few, "results_dir=with_file")
     assert outcome.code == 0, outcome.err
     (record,) = find_records(mynet / "with_file").values()
@@ -101,25 +120,35 @@ def test_the_pages_images(swa_train: SwaTrain, mynet: Path) -> None:
     assert len(folders) == 5  # two of SWA, two of SGD and the longer one of SGD
 
 
-def test_the_pages_data_set_and_augmentation(swa_train: SwaTrain, mynet: Path) -> None:
+def test_the_pages_schedule_optimiser_augmentation_and_data_set(
+    swa_train: SwaTrain, mynet: Path
+) -> None:
+    """All four from the page's own text, in one run of the page's network."""
     shutil.copy(ROOT / "examples" / "own" / "cutout.py", mynet)
-    (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    (mynet / "mydata.py").write_text(code)
-    names = ("model/mynet", "dataset/mydata", "augmentation/cutout")
-    for name, recipe in zip(names, RECIPES, strict=True):
-        path = mynet / "my" / f"{name}.yaml"
-        path.parent.mkdir(parents=True)
-        path.write_text(recipe)
-    made = made_images(12, 6, classes=3)
-    arrays = (made.train_images, made.train_labels, made.test_images, made.test_labels)
-    np.savez(mynet / "all.npz", **dict(zip(("x", "y", "x_test", "y_test"), arrays, strict=True)))
-    outcome = swa_train(*COMMANDS[3])
+    for name, text in FILES.items():
+        (mynet / name).parent.mkdir(parents=True, exist_ok=True)
+        (mynet / name).write_text(text)
+    chosen = [choice for command in COMMANDS[4:] for choice in command if choice in CHOICES]
+    assert sorted(chosen) == sorted(CHOICES)
+    own = ["--config-dir", "my", "model=own", "model._target_=mynet.Net", "model.name=mynet"]
+    short = ["model.budget_epochs=2", "model.learning_rate=0.001", "method=sgd"]
+    outcome = swa_train(*own, *short, *CHOICES)
     assert outcome.code == 0, outcome.err
     (record,) = find_records(mynet).values()
-    assert record["config"]["augmentation"]["hole"] == 17
-    assert record["config"]["augmentation"]["padding"] == 4
-    assert record["config"]["dataset"]["_target_"] == "mydata.load"
-    assert record["data_sha256"] == made.fingerprint()
+    config = record["config"]
+    assert config["augmentation"] == {
+        "_target_": "cutout.Cutout",
+        "flip": True,
+        "padding": 4,
+        "padding_mode": "zeros",
+        "hole": 9,
+    }
+    assert config["optimizer"]["_target_"] == "torch.optim.AdamW"
+    assert config["dataset"]["_target_"] == "squares.load" and config["dataset"]["classes"] == 2
+    assert config["schedule"]["_target_"] == "my_rates.steps"
+    (path,) = mynet.rglob("epochs.csv")
+    assert list(pd.read_csv(path)["learning_rate"]) == [0.001, 0.001]
+    assert record["recipe_diff"]["optimizer._target_"] == "torch.optim.AdamW"
 
 
 def test_the_pages_fine_tuning(
@@ -129,7 +158,7 @@ def test_the_pages_fine_tuning(
     make_folder(tmp_path / "imagenet")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     small = ["dataset.resize=40", "dataset.image_size=32", "batch_size=6"]
-    command = [*COMMANDS[4], *small, "precision=fp32"]
+    command = [*COMMANDS[3], *small, "precision=fp32"]
     assert swa_train(*command, "dry_run=true").code == 0
     assert [path.name for path in tmp_path.iterdir()] == ["imagenet"]  # nothing is fetched for it
     torch.manual_seed(5)
@@ -140,7 +169,7 @@ def test_the_pages_fine_tuning(
     assert outcome.code == 0, outcome.err
     records = find_records(tmp_path)
     assert set(records) == {"swa_cyclic 0.5", "swa_cyclic 1"}
-    assert records["swa_cyclic 1"]["variant"]["init"] == "pretrained"
+    assert records["swa_cyclic 1"]["recipe_diff"]["init"] == "pretrained"
     (path,) = tmp_path.rglob("epochs.csv")
     rows = pd.read_csv(path)
     assert list(rows["n_averaged"]) == list(range(1, 11))
@@ -157,7 +186,8 @@ def test_the_pages_fine_tuning(
 
 
 def test_init_from_a_file(swa_train: SwaTrain, mynet: Path) -> None:
-    options = ["model=own", "model._target_=mynet.Net", "+model.arguments.width=4", *TINY[1:]]
+    options = ["model=own", "model._target_=mynet.Net", "+model.arguments.width=4"]
+    options += SHORT_RECIPE
     config = plan_of(*options, "seed=7").config
     state = fresh_model(config, CPU).state_dict()
     weights = {name: values.contiguous() for name, values in state.items()}

@@ -20,18 +20,18 @@ def test_wheel_works_from_another_directory(tmp_path: Path) -> None:
         "swa_bench/conf/experiment/quickstart.yaml",
         "swa_bench/conf/hydra/help/swa_train.yaml",
         "swa_bench/models/vgg.py",
-        "swa_bench/cifar10_mini/train.png",
+        "swa_bench/data/cifar10_mini/train.png",
         "swa_bench/published/published.csv",
-        "swa_bench/report.html",
+        "swa_bench/reporting/page.html",
     ):
         assert name in names
     site = tmp_path / "site"
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
     program = (
-        "import contextlib, sys, swa_bench.train, swa_bench.reporting.tables\n"
+        "import contextlib, sys, swa_bench.train, swa_bench.commands.records\n"
         "assert swa_bench.train.__file__.startswith(sys.argv.pop())\n"
-        "swa_bench.reporting.tables.main([])\n"
+        "swa_bench.commands.records.swa_tables([])\n"
         "sys.argv[1:] = ['--help']\n"
         "with contextlib.suppress(SystemExit):\n"
         "    swa_bench.train.main()\n"

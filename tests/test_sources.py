@@ -15,8 +15,8 @@ from helpers import made_images, make_archive, mini_images
 from make_cifar10_mini import first_of_each_class
 from PIL import Image
 
-from swa_bench.config.spec import RunSpec
 from swa_bench.config.schema import DatasetConfig
+from swa_bench.config.spec import RunSpec
 from swa_bench.data import cifar
 from swa_bench.data.images import ImageSet, load_images
 from swa_bench.errors import ConfigError, SwaBenchError
