@@ -1,4 +1,4 @@
-"""Rates and collections of every model, method and epoch against the formulae, in exact fractions."""
+"""Rates and collections of every model and method against the formulae, in exact fractions."""
 
 import math
 from fractions import Fraction
