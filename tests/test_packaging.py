@@ -29,9 +29,9 @@ def test_wheel_works_from_another_directory(tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
     program = (
-        "import contextlib, sys, swa_bench.train, swa_bench.reporting.tables\n"
+        "import contextlib, sys, swa_bench.train, swa_bench.commands.records\n"
         "assert swa_bench.train.__file__.startswith(sys.argv.pop())\n"
-        "swa_bench.reporting.tables.main([])\n"
+        "swa_bench.commands.records.swa_tables([])\n"
         "sys.argv[1:] = ['--help']\n"
         "with contextlib.suppress(SystemExit):\n"
         "    swa_bench.train.main()\n"

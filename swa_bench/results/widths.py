@@ -1,7 +1,4 @@
-"""The record of swa-width: how far along random rays the test error reaches a level.
-
-Nothing here imports torch.
-"""
+"""The record of swa-width: how far along random rays the test error reaches a level."""
 
 import json
 import math
@@ -30,9 +27,14 @@ def read_width(path: Path) -> Width:
         found = json.loads(path.read_bytes())
         if found["format"] not in (1, FORMAT):
             raise ValueError(f"its format is {found['format']}, not {FORMAT}")
-        return _from_format_1(found) if found["format"] == 1 else {**found}
+        if found["format"] == 1:
+            found = _from_format_1(found)
+        for name in ("dataset", "model", "recipe_diff", "device", "networks"):
+            found[name]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise SwaBenchError(f"{path} is no record of swa-width: {error}") from error
+    assert isinstance(found, dict)
+    return found
 
 
 def _from_format_1(found: Width) -> Width:
