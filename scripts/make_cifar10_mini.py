@@ -1,7 +1,7 @@
-"""Write swa_bench/cifar10_mini/*.png: the first 200 training and 100 test images of each class.
+"""Write the sheets of swa_bench/data/cifar10_mini: the first images of each class of CIFAR-10.
 
-Needs CIFAR-10 in data/ or a way to fetch it. Run from the repository's root:
-    python scripts/make_cifar10_mini.py
+Needs the official CIFAR-10 in data/ (or the folder that is named), or downloads it there:
+    python scripts/make_cifar10_mini.py [FOLDER]
 """
 
 import sys
@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from swa_bench.config.schema import DatasetConfig, Source
-from swa_bench.data import images as sources
+from swa_bench.data import cifar
+from swa_bench.data.images import array_sha256
 
 
 def first_of_each_class(images: np.ndarray, labels: np.ndarray, per_class: int) -> np.ndarray:
@@ -21,19 +21,14 @@ def first_of_each_class(images: np.ndarray, labels: np.ndarray, per_class: int) 
 
 def main() -> None:
     """Write both sheets and print the SHA-256 of the images they hold."""
-    root = sys.argv[1] if len(sys.argv) > 1 else "data"
-    arrays = sources.load_arrays(
-        DatasetConfig("cifar10", 10, 50_000, 10_000, "cifar10", root, Source.auto)
-    )
-    folder = Path(sources.__file__).parent / "cifar10_mini"
-    folder.mkdir(exist_ok=True)
-    for split, per_class in sources.MINI_SHEETS.items():
-        images = first_of_each_class(
-            getattr(arrays, f"{split}_images"), getattr(arrays, f"{split}_labels"), per_class
-        )
-        sheet = Image.fromarray(sources.to_sheet(images))
-        sheet.save(folder / f"{split}.png", optimize=True)
-        print(folder / f"{split}.png", sources.array_sha256(images))
+    root = Path(sys.argv[1] if len(sys.argv) > 1 else "data")
+    cifar10 = cifar.read_official("cifar10", root, download=True)
+    for split, per_class in cifar.MINI_SHEETS.items():
+        images, labels = getattr(cifar10, f"{split}_images"), getattr(cifar10, f"{split}_labels")
+        first = first_of_each_class(images, labels, per_class)
+        path = Path(cifar.__file__).parent / "cifar10_mini" / f"{split}.png"
+        Image.fromarray(cifar.to_sheet(first)).save(path, optimize=True)
+        print(path, array_sha256(first))
 
 
 if __name__ == "__main__":

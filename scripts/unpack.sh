@@ -11,129 +11,86 @@ set -euo pipefail
 
 here=$(CDPATH="" cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 manifest=$here/manifest.txt
-problems=0
 
-problem() {
-    printf '%s\n' "$*"
-    problems=$((problems + 1))
-}
+stop() { echo "unpack.sh: $*" >&2 && exit 1; }
 
-stop() {
-    printf 'unpack.sh: %s\n' "$*" >&2
-    exit 1
-}
+has_sha256() { sha256sum --check --status 2>/dev/null <<<"$2  $1"; }
 
-mib() {
-    local tenths=$((($1 * 10 + 524288) / 1048576))
-    printf '%d.%d MiB' $((tenths / 10)) $((tenths % 10))
-}
-
-sha256_of() {
-    sha256sum <"$1" | cut -c 1-64
-}
-
-# Name each part of a file that is missing or damaged; fail if there is one.
-parts_arrived() {
-    local kind sha256 bytes name size before=$problems
-    while read -r kind sha256 bytes name; do
-        if [[ $kind != part || $name != "$1".part* ]]; then
-            continue
-        elif [[ ! -e $here/$name ]]; then
-            problem "missing   $name ($(mib "$bytes"))"
-            continue
-        fi
-        size=$(wc -c <"$here/$name")
-        if ((size != bytes)); then
-            problem "damaged   $name: $((size)) bytes of $bytes; copy it again"
-        elif [[ $(sha256_of "$here/$name") != "$sha256" ]]; then
-            problem "damaged   $name ($(mib "$bytes")): its SHA-256 differs; copy it again"
-        fi
-    done <"$manifest"
-    ((problems == before))
-}
-
-# Join the parts of file $1 as $2, whose SHA-256 is to be $3.
+# Join the parts of file $1, whose SHA-256 is $2, as file $3. Name those that are missing or damaged,
+# and fail if there are any.
 join_parts() {
-    local kind sha256 bytes name
-    while read -r kind sha256 bytes name; do
-        if [[ $kind == part && $name == "$1".part* ]]; then
-            cat "$here/$name"
-        fi
-    done <"$manifest" >"$2"
-    [[ $(sha256_of "$2") == "$3" ]] || stop "$2 is not what was bundled as $1: is the disk full?"
+    local parts
+    parts=$(grep -F "  $1.part" "$manifest")
+    if ! (cd "$here" && LC_ALL=C sha256sum --check --quiet 2>/dev/null <<<"$parts") | sed '
+        s/\(.*\): FAILED open or read$/missing   \1/
+        s/\(.*\): FAILED$/damaged   \1: its SHA-256 differs; copy it again/'; then
+        complete=false
+        return 1
+    fi
+    mkdir -p "$(dirname "$3")"
+    (cd "$here" && cut -d " " -f 3 <<<"$parts" | xargs cat) >"$3"
+    has_sha256 "$3" "$2" || stop "$3 is not what was bundled as $1: is the disk full?"
 }
 
 unpack_data() {
     local name=$1 sha256=$2 joined=data/.$1.joined
-    if [[ ! -f data/$name || $(sha256_of "data/$name") != "$sha256" ]]; then
-        parts_arrived "$name" || return 0
-        mkdir -p data
-        join_parts "$name" "$joined" "$sha256"
+    if ! has_sha256 "data/$name" "$sha256"; then
+        join_parts "$name" "$sha256" "$joined" || return 0
         case $name in *.tar | *.tar.gz) tar --no-same-owner -xf "$joined" -C data ;; esac
         mv "$joined" "data/$name" # last, so that the name stands for all of it
     fi
     echo "in place  data/$name"
 }
 
-# Say what this Python lacks for the wheels, as seen by pip; fail if it lacks something.
+# Say what this Python lacks for the wheels; fail if it lacks something.
 python_fits() {
     "$python" - "$@" <<'PROGRAM'
 import platform
 import sys
+from importlib.util import find_spec
 
 wanted, machine, glibc = sys.argv[1:]
-version = "%d.%d" % sys.version_info[:2]
-name, libc = platform.libc_ver()
-if version != wanted:
-    sys.exit("unfit     %s is Python %s; the wheels are for %s" % (sys.executable, version, wanted))
-if platform.machine() != machine:
-    sys.exit("unfit     this is %s; the wheels are for %s" % (platform.machine(), machine))
-if name == "glibc" and [int(n) for n in libc.split(".")] < [int(n) for n in glibc.split(".")]:
-    sys.exit("unfit     this system has glibc %s; the wheels need %s" % (libc, glibc))
-
-from importlib import metadata
-
-found = {}
-for name in ("pip", "torch", "torchvision", "numpy"):
-    try:
-        found[name] = metadata.version(name)
-    except metadata.PackageNotFoundError:
-        sys.exit("unfit     %s sees no %s; name a Python that does" % (sys.executable, name))
-print("python    %s, Python %s, torch %s" % (sys.executable, version, found["torch"]))
+here, version = platform.machine(), "%d.%d" % sys.version_info[:2]
+libc, found = platform.libc_ver()
+old = libc == "glibc" and [int(n) for n in found.split(".")] < [int(n) for n in glibc.split(".")]
+for unfit, reason in [
+    (version != wanted, "%s is Python %s; the wheels are for %s" % (sys.executable, version, wanted)),
+    (here != machine, "this is %s; the wheels are for %s" % (here, machine)),
+    (old, "this system has glibc %s; the wheels need %s" % (found, glibc)),
+] + [
+    (not find_spec(name), "%s sees no %s; name a Python that does" % (sys.executable, name))
+    for name in ("pip", "torch", "torchvision", "numpy")
+]:
+    if unfit:
+        sys.exit("unfit     " + reason)
 PROGRAM
 }
 
-# pip as if nothing were configured: no index, no constraints of the image, no other links.
-offline_pip_install() {
-    PIP_CONFIG_FILE=/dev/null "$python" -m pip --isolated --disable-pip-version-check install \
-        --root-user-action=ignore --no-index --find-links "$scratch" "$@" >>"$scratch/pip.log" 2>&1
-}
-
 install_wheels() {
-    local name=$1 sha256=$2 project
-    parts_arrived "$name" || return 0
-    join_parts "$name" "$scratch/$name" "$sha256"
-    tar -xf "$scratch/$name" -C "$scratch"
-    project=$(echo "$scratch"/swa_bench-*.whl)
+    local project pip
+    join_parts "$1" "$2" "$scratch/$1" && $fits || return 0
+    tar -xf "$scratch/$1" -C "$scratch"
+    project=$(echo "$scratch"/wheels/swa_bench-*.whl)
+    # As if nothing were configured: no index, no constraints of the image, no other links.
+    pip=(env PIP_CONFIG_FILE=/dev/null "$python" -m pip --isolated --disable-pip-version-check
+        install --root-user-action=ignore --no-index --find-links "$scratch/wheels")
     # The second call replaces a project of the same version; the first would keep that one.
-    if offline_pip_install "$project" &&
-        offline_pip_install --no-deps --force-reinstall "$project"; then
-        grep WARNING "$scratch/pip.log" || true # such as: the scripts' folder is not on PATH
+    if { "${pip[@]}" "$project" && "${pip[@]}" --no-deps --force-reinstall "$project"; } \
+        >"$scratch/log" 2>&1; then
+        grep WARNING "$scratch/log" || true # such as: the scripts' folder is not on PATH
         echo "in place  $(basename "$project"), seen by $python"
     else
-        tail -n 15 "$scratch/pip.log"
-        problem "unfit     pip could not install into $python; its reasons are above. Where" \
-            "packages may not be added:" \
-            "python3 -m venv --system-site-packages env; bash unpack.sh env"
+        tail -n 15 "$scratch/log"
+        echo "unfit     pip could not install into $python; its reasons are above. Where packages" \
+            "may not be added: python3 -m venv --system-site-packages env; bash unpack.sh env"
+        complete=false
     fi
 }
 
 main() {
-    local kind sha256 bytes name fits=true
-    python=${1:-python3}
-    if [[ -d $python ]]; then
-        python=$python/bin/python
-    fi
+    local sha256 name target
+    python=${1:-python3} complete=true fits=true
+    [[ ! -d $python ]] || python=$python/bin/python
     command -v "$python" >/dev/null ||
         stop "there is no $python; python3 -m venv --system-site-packages env makes one in env"
     [[ -f $manifest && $(tail -n 1 "$manifest") == end ]] ||
@@ -141,26 +98,18 @@ main() {
     scratch=$(mktemp -d)
     trap 'rm -rf "$scratch"' EXIT
 
-    while read -r kind sha256 bytes name <&3; do
-        case $kind:$name in
-        target:*) python_fits "$sha256" "$bytes" "$name" || fits=false ;;
-        whole:wheels.tar)
-            if $fits; then
-                install_wheels "$name" "$sha256"
-            else
-                parts_arrived "$name" || true
-            fi
-            ;;
-        whole:*) unpack_data "$name" "$sha256" ;;
+    read -ra target <"$manifest" # "target", Python, machine, glibc
+    python_fits "${target[@]:1}" || fits=false
+    while read -r sha256 name <&3; do
+        case $sha256:$name in
+        target:* | end:* | *.part[0-9]*) ;;
+        *:wheels.tar) install_wheels "$name" "$sha256" ;;
+        *) unpack_data "$name" "$sha256" ;;
         esac
     done 3<"$manifest"
 
-    if $fits && ((problems == 0)); then
-        echo "All is in place. Start swa-train in $PWD."
-    else
-        echo "Not all is in place yet. Mend what is named above, and start this again."
-        exit 1
-    fi
+    $fits && $complete || stop "not all is in place yet: mend what is named above, and start again"
+    echo "All is in place. Start swa-train in $PWD."
 }
 
 main "$@" # last, so that a file that was cut short does nothing

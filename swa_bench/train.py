@@ -23,6 +23,7 @@ from swa_bench.config.spec import METHODS, RunSpec
 from swa_bench.data import folder
 from swa_bench.errors import ConfigError, SwaBenchError, Terminated
 from swa_bench.explain import explain
+from swa_bench.labels import duration
 from swa_bench.results.record import read_record, record_path
 
 
@@ -37,8 +38,12 @@ def train(spec: RunSpec) -> None:
         for method in methods:
             if method not in METHODS:
                 raise ConfigError(option, method, f"choose from {', '.join(METHODS)}")
-    # What cannot be done is refused before anything is trained.
+    # torch takes seconds to import: only when the options as such are right.
     runs = [spec, *(spec.with_method(method) for method in also_train)]
+    from swa_bench.training.job import check
+
+    for one in runs:  # what cannot be done is refused before anything is trained
+        check(one.config)
     failures = []
     for one in runs:
         try:
@@ -51,7 +56,6 @@ def train(spec: RunSpec) -> None:
 
 def train_one(spec: RunSpec) -> None:
     """Do one run: train what is missing of it, or print its plan."""
-    # torch takes seconds to import: only when a run is to be done.
     from swa_bench.training import ensembles, hardware, job
 
     spec = hardware.resolve(spec)
@@ -74,7 +78,6 @@ def train_one(spec: RunSpec) -> None:
 def print_plan(plan: Plan, summary: str) -> None:
     """The plan as CSV on stdout, a summary on stderr; nothing is trained or written."""
     from swa_bench.training import timing
-    from swa_bench.training.progress import duration
 
     config = plan.config
     writer = csv.writer(sys.stdout, lineterminator="\n")

@@ -1,57 +1,24 @@
-"""Shared by all tests: the command in this process, configurations, and a tiny setting."""
+"""Shared by all tests: no GPU unless asked for, and swa-train in this process or its own."""
 
 import os
+import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
-import hydra
 import pytest
-from omegaconf import DictConfig
+import training_helpers
+from training_helpers import TESTS, TINY, Outcome, SwaTrain
 
 from swa_bench import sweep, train
-from swa_bench.config import schema as configs
-from swa_bench.config.plan import Plan, make_plan
-from swa_bench.training import hardware as device
+
+compose, plan_of = training_helpers.compose, training_helpers.plan_of
 
 if os.environ.get("TEST_GPU") != "1":
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # what is tested is the same on every machine
+# Processes that tests start find the tiny network too.
+os.environ["PYTHONPATH"] = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
 
-# Three steps an epoch (128 + 128 + 32 images), budgets of 4 epochs, copies from epoch 3 on.
-TINY = [
-    "model=preresnet20",
-    "dataset=cifar10_mini",
-    "dataset.train_images=288",
-    "dataset.test_images=100",
-    "model.budget_epochs=4",
-    "model.swa_start=3",
-    "evaluation.average_every=1",
-    "checkpoints.every_s=0",
-]
-
-configs.register()
-
-
-def compose(*overrides: str) -> DictConfig:
-    with hydra.initialize_config_module("swa_bench.conf", version_base="1.3"):
-        return hydra.compose("train", list(overrides))
-
-
-def plan_of(*overrides: str) -> Plan:
-    cfg = compose(*overrides, "device=cpu")
-    config = configs.to_config(cfg)
-    device.decide(config)
-    return make_plan(cfg, config)
-
-
-class Outcome:
-    """What a command left: its exit code and what it printed."""
-
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-
-SwaTrain = Callable[..., Outcome]
+train.register()
 
 
 @pytest.fixture
@@ -65,6 +32,7 @@ def swa_train(
         monkeypatch.setattr(sys, "argv", ["swa-train", *arguments])
         monkeypatch.setenv("HYDRA_FULL_ERROR", "")
         monkeypatch.setattr(sweep, "_sweeps", [])
+        monkeypatch.setattr(train, "_failed", [])
         code: object = 0
         try:
             train.main()
@@ -74,3 +42,14 @@ def swa_train(
         return Outcome(code if isinstance(code, int) else 1, printed.out, printed.err)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results of one SWA run of 1.5 budgets by the console script, beside what it printed."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    command = [Path(sys.executable).parent / "swa-train", *TINY, "budget=1.5"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (folder / "stdout.txt").write_text(done.stdout)
+    return folder / "results"

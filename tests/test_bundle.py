@@ -68,15 +68,15 @@ def test_parts_arrive_one_after_another(
     (parts / second.name).write_bytes(first.read_bytes())
     code, said = unpack(parts, work)
     assert code == 1
-    assert f"damaged   {second.name} (1.0 MiB): its SHA-256 differs" in said
-    assert f"missing   {third.name} (0.5 MiB)" in said
+    assert f"damaged   {second.name}: its SHA-256 differs" in said
+    assert f"missing   {third.name}" in said
     assert first.name not in said
     assert list(work.iterdir()) == []
 
     (parts / second.name).write_bytes(second.read_bytes())
     (parts / third.name).write_bytes(third.read_bytes()[:1000])
     code, said = unpack(parts, work)
-    assert (code, f"damaged   {third.name}: 1000 bytes of 524288" in said) == (1, True)
+    assert (code, f"damaged   {third.name}: its SHA-256 differs" in said) == (1, True)
 
     (parts / third.name).write_bytes(third.read_bytes())
     code, said = unpack(parts, work)
@@ -144,6 +144,7 @@ def stock_image(folder: Path) -> Path:
     return folder / "env"
 
 
+@pytest.mark.slow
 def test_wheels_install_beside_the_nodes_torch_without_a_registry(tmp_path: Path) -> None:
     pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "mdurl"]
     if subprocess.run(pip, cwd=tmp_path, capture_output=True, check=False).returncode:

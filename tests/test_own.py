@@ -3,44 +3,46 @@
 import json
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
 import torchvision
-from conftest import TINY, SwaTrain, plan_of
+from helpers import make_folder
 from PIL import Image
 from safetensors.torch import save_file
-from torchvision.transforms import functional as T
+from training_helpers import SHORT_RECIPE, SwaTrain, plan_of
 
-from swa_bench.data import images as sources
-from swa_bench.data.batches import to_device
 from swa_bench.training.network import fresh_model
 from swa_bench.training.run import weights_sha256
 
 ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")
 PAGE = (ROOT / "docs" / "own.md").read_text()
+(RECIPE,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
 COMMANDS = [line.split()[1:] for line in re.findall(r"^    (swa-train .*)$", PAGE, re.MULTILINE)]
-COLOURS = {"blue": (0, 0, 255), "green": (0, 255, 0), "red": (255, 0, 0)}
 
 
-def make_folder(root: Path, test: str = "val") -> None:
-    """Three classes of colours with some noise, 4 training and 2 test images of each, odd sizes."""
-    rng = np.random.default_rng(0)
-    for split, count in (("train", 4), (test, 2)):
-        for name, colour in COLOURS.items():
-            folder = root / split / name
-            folder.mkdir(parents=True)
-            for number in range(count):
-                height, width = rng.integers(20, 90, 2)
-                pixels = rng.integers(0, 100, (height, width, 3)) + np.array(colour) // 2
-                suffix = "png" if number % 2 else "jpg"
-                Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.{suffix}")
+CHOICES = ["schedule=steps", "optimizer=adamw", "augmentation=cutout", "dataset=squares"]
+
+
+def _files() -> dict[str, str]:
+    """{name: text} of the indented files that the page shows, each after a line that ends in it."""
+    found, lines = {}, PAGE.splitlines()
+    for place, line in enumerate(lines):
+        named = re.search(r"`([\w/]+\.(?:py|yaml))`[^`]*,$", line)
+        if named and lines[place + 2].startswith("    "):
+            end = place + 2
+            while lines[end].startswith("    ") or not lines[end]:
+                end += 1
+            text = "\n".join(one[4:] for one in lines[place + 2 : end])
+            found[named[1]] = text.rstrip() + "\n"
+    return found
+
+
+FILES = _files()
 
 
 def find_records(folder: Path) -> dict[str, dict[str, Any]]:
@@ -64,16 +66,15 @@ def test_the_pages_network(swa_train: SwaTrain, mynet: Path) -> None:
     assert outcome.code == 0, outcome.err
     records = find_records(mynet)
     assert set(records) == {"swa 1", "sgd 1"}
-    assert records["swa 1"]["variant"]["model._target_"] == "mynet.Net"
-    assert "model.name" not in records["swa 1"]["variant"]
+    assert records["swa 1"]["recipe_diff"]["model._target_"] == "mynet.Net"
+    assert "model.name" not in records["swa 1"]["recipe_diff"]
     assert "mynet [a]" in outcome.out and "swa 1 seed 0: test error" in outcome.out
     # 3 epochs are common: T = 4 for SWA and 5 for SGD, whose decays begin after 2 and 2.5.
     assert "Going on after epoch 3" in outcome.err
     assert "Finished already" in swa_train(*command).err
 
     (mynet / "my" / "model").mkdir(parents=True)
-    (recipe,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
-    (mynet / "my" / "model" / "mynet.yaml").write_text(recipe)
+    (mynet / "my" / "model" / "mynet.yaml").write_text(RECIPE)
     outcome = swa_train(*COMMANDS[1], *few, "results_dir=with_file")
     assert outcome.code == 0, outcome.err
     (record,) = find_records(mynet / "with_file").values()
@@ -119,45 +120,35 @@ def test_the_pages_images(swa_train: SwaTrain, mynet: Path) -> None:
     assert len(folders) == 5  # two of SWA, two of SGD and the longer one of SGD
 
 
-def test_images_are_resized_cut_and_dealt(tmp_path: Path) -> None:
-    make_folder(tmp_path, test="test")
-    stripes = np.repeat(np.array(list(COLOURS.values()), dtype=np.uint8), 24, axis=0)
-    wide = np.broadcast_to(stripes, (36, 72, 3))  # the centre holds 6, 24 and 6 columns of them
-    Image.fromarray(wide.copy()).save(tmp_path / "test" / "blue" / "0.jpg", "PNG")
-    grey = Image.new("L", (18, 9), 77)  # becomes 72x36
-    grey.save(tmp_path / "test" / "green" / "0.jpg", "PNG")
-    options = ["dataset=image_folder", f"dataset.root={tmp_path}", "dataset.image_size=24"]
-    config = plan_of(*options, "dataset.augmentation.padding=2").config
-    arrays = sources.load_arrays(config.dataset)
-    assert arrays.train_images.shape == (12, 36, 36, 3)
-    assert arrays.train_labels.tolist() == [0, 1, 2] * 4
-    assert arrays.test_labels.tolist() == [0, 1, 2] * 2
-    first = arrays.test_images[0]
-    assert (first[:, :6] == COLOURS["blue"]).all() and (first[:, 30:] == COLOURS["red"]).all()
-    assert (first[:, 6:30] == COLOURS["green"]).all()
-    assert (arrays.test_images[1] == 77).all()
-    hashed = sources.Arrays(*(getattr(arrays, name) for name in arrays.NAMES))
-    assert arrays.known_sha256 and arrays.fingerprint() == hashed.fingerprint()
-
-    data = to_device(arrays, config, CPU)
-    draws = data.draw(0, 0, "train")
-    assert draws.row.min() >= 0 and draws.row.max() <= 36 + 2 * 2 - 24
-    images, labels = next(data.train_batches(draws, 12))
-    assert images.shape == (12, 3, 24, 24)
-    mean, std = (config.model.normalisation.mean, config.model.normalisation.std)
-
-    def as_input(image: torch.Tensor) -> torch.Tensor:
-        return T.normalize(image.float() / 255, mean, std)
-
-    for place, (index, row, column, flip) in enumerate(zip(*draws, strict=True)):
-        image = T.pad(torch.tensor(arrays.train_images[index]).permute(2, 0, 1), 2)
-        window = T.crop(image, int(row), int(column), 24, 24)
-        expected = as_input(T.hflip(window) if flip else window)
-        torch.testing.assert_close(images[place], expected)
-        assert labels[place] == arrays.train_labels[index]
-    tested, _ = next(data.test_batches(6))
-    centre = T.center_crop(torch.tensor(arrays.test_images[3]).permute(2, 0, 1), [24, 24])
-    torch.testing.assert_close(tested[3], as_input(centre))
+def test_the_pages_schedule_optimiser_augmentation_and_data_set(
+    swa_train: SwaTrain, mynet: Path
+) -> None:
+    """All four from the page's own text, in one run of the page's network."""
+    shutil.copy(ROOT / "examples" / "own" / "cutout.py", mynet)
+    for name, text in FILES.items():
+        (mynet / name).parent.mkdir(parents=True, exist_ok=True)
+        (mynet / name).write_text(text)
+    chosen = [choice for command in COMMANDS[4:] for choice in command if choice in CHOICES]
+    assert sorted(chosen) == sorted(CHOICES)
+    own = ["--config-dir", "my", "model=own", "model._target_=mynet.Net", "model.name=mynet"]
+    short = ["model.budget_epochs=2", "model.learning_rate=0.001", "method=sgd"]
+    outcome = swa_train(*own, *short, *CHOICES)
+    assert outcome.code == 0, outcome.err
+    (record,) = find_records(mynet).values()
+    config = record["config"]
+    assert config["augmentation"] == {
+        "_target_": "cutout.Cutout",
+        "flip": True,
+        "padding": 4,
+        "padding_mode": "zeros",
+        "hole": 9,
+    }
+    assert config["optimizer"]["_target_"] == "torch.optim.AdamW"
+    assert config["dataset"]["_target_"] == "squares.load" and config["dataset"]["classes"] == 2
+    assert config["schedule"]["_target_"] == "my_rates.steps"
+    (path,) = mynet.rglob("epochs.csv")
+    assert list(pd.read_csv(path)["learning_rate"]) == [0.001, 0.001]
+    assert record["recipe_diff"]["optimizer._target_"] == "torch.optim.AdamW"
 
 
 def test_the_pages_fine_tuning(
@@ -166,7 +157,7 @@ def test_the_pages_fine_tuning(
     """ResNet-50 from weights that the test puts where torchvision keeps its own."""
     make_folder(tmp_path / "imagenet")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    small = ["dataset.resize=40", "dataset.image_size=32", "optimizer.batch_size=6"]
+    small = ["dataset.resize=40", "dataset.image_size=32", "batch_size=6"]
     command = [*COMMANDS[3], *small, "precision=fp32"]
     assert swa_train(*command, "dry_run=true").code == 0
     assert [path.name for path in tmp_path.iterdir()] == ["imagenet"]  # nothing is fetched for it
@@ -178,7 +169,7 @@ def test_the_pages_fine_tuning(
     assert outcome.code == 0, outcome.err
     records = find_records(tmp_path)
     assert set(records) == {"swa_cyclic 0.5", "swa_cyclic 1"}
-    assert records["swa_cyclic 1"]["variant"]["init"] == "pretrained"
+    assert records["swa_cyclic 1"]["recipe_diff"]["init"] == "pretrained"
     (path,) = tmp_path.rglob("epochs.csv")
     rows = pd.read_csv(path)
     assert list(rows["n_averaged"]) == list(range(1, 11))
@@ -195,7 +186,8 @@ def test_the_pages_fine_tuning(
 
 
 def test_init_from_a_file(swa_train: SwaTrain, mynet: Path) -> None:
-    options = ["model=own", "model._target_=mynet.Net", "+model.arguments.width=4", *TINY[1:]]
+    options = ["model=own", "model._target_=mynet.Net", "+model.arguments.width=4"]
+    options += SHORT_RECIPE
     config = plan_of(*options, "seed=7").config
     state = fresh_model(config, CPU).state_dict()
     weights = {name: values.contiguous() for name, values in state.items()}
@@ -209,65 +201,6 @@ def test_init_from_a_file(swa_train: SwaTrain, mynet: Path) -> None:
     assert outcome.code == 2
     (line,) = outcome.err.splitlines()
     assert "init=first.safetensors: does not fit" in line and "size mismatch" in line
-
-
-def without_val(root: Path) -> str:
-    shutil.rmtree(root / "val")
-    return "dataset.root=images: needs train/CLASS/*.jpg and val/CLASS/*.jpg (or test)"
-
-
-def another_class(root: Path) -> str:
-    (root / "val" / "red").rename(root / "val" / "pink")
-    return "dataset.root=images: train and val differ in the classes pink, red"
-
-
-def no_images(root: Path) -> str:
-    for path in (root / "train" / "blue").iterdir():
-        path.unlink()
-    return "Found no valid file for the classes blue"
-
-
-def broken_image(root: Path) -> str:
-    (root / "train" / "red" / "2.jpg").write_text("no image")
-    return "images/train/red/2.jpg cannot be read as an image"
-
-
-def cut_image(root: Path) -> str:
-    path = root / "train" / "green" / "1.png"
-    path.write_bytes(path.read_bytes()[:200])
-    return "images/train/green/1.png cannot be read as an image"
-
-
-@pytest.mark.parametrize("spoil", [without_val, another_class, no_images, broken_image, cut_image])
-def test_a_spoilt_folder_is_named(
-    swa_train: SwaTrain, tmp_path: Path, spoil: Callable[[Path], str]
-) -> None:
-    make_folder(tmp_path / "images")
-    expected = spoil(tmp_path / "images")
-    outcome = swa_train("model=preresnet20", "dataset=image_folder", "dataset.root=images")
-    assert outcome.code in (1, 2)
-    line = outcome.err.splitlines()[-1]
-    assert line.startswith("swa-train: ") and expected in line
-    assert "Traceback" not in outcome.err
-    assert not list(tmp_path.rglob("*.npy")) and not list(tmp_path.rglob("*.part"))
-    assert [path.name for path in tmp_path.iterdir()] == ["images"]
-
-
-def test_a_damaged_cache_is_named(swa_train: SwaTrain, tmp_path: Path) -> None:
-    make_folder(tmp_path / "images")
-    options = ["model=preresnet20", "dataset=image_folder", "dataset.root=images", "method=sgd"]
-    options += ["model.budget_epochs=1", "model.swa_start=1"]
-    assert swa_train(*options).code == 0
-    (cache,) = tmp_path.glob("images/decoded-train-36px-*.npy")
-    content = bytearray(cache.read_bytes())
-    content[-1] ^= 1
-    cache.write_bytes(content)
-    outcome = swa_train(*options, "seed=1")
-    assert outcome.code == 1
-    assert f"images/{cache.name} is altered: delete it" in outcome.err
-    cache.write_bytes(content[:-100])
-    outcome = swa_train(*options, "seed=1", "dataset.memory=host")
-    assert f"images/{cache.name} is damaged" in outcome.err
 
 
 UNFIT = {

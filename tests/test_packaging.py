@@ -20,9 +20,9 @@ def test_wheel_works_from_another_directory(tmp_path: Path) -> None:
         "swa_bench/conf/experiment/quickstart.yaml",
         "swa_bench/conf/hydra/help/swa_train.yaml",
         "swa_bench/models/vgg.py",
-        "swa_bench/cifar10_mini/train.png",
+        "swa_bench/data/cifar10_mini/train.png",
         "swa_bench/published/published.csv",
-        "swa_bench/report.html",
+        "swa_bench/reporting/page.html",
     ):
         assert name in names
     site = tmp_path / "site"

@@ -14,7 +14,7 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ..
     """The script in an empty folder, a device that takes 1 ms an image, its calls only noted."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("ALLOW_CPU", raising=False)
-    monkeypatch.setattr(grid.estimate, "seconds_per_image", lambda config: 1e-3)
+    monkeypatch.setattr(grid.timing, "seconds_per_image", lambda config: 1e-3)
     made: list[tuple[str, ...]] = []
 
     def call(*command: str) -> int:
@@ -52,9 +52,9 @@ def test_with_leave_it_trains_what_can_be_had_and_makes_tables(
             raise SwaBenchError("cifar100: not here")
 
     monkeypatch.setenv("ALLOW_CPU", "1")
-    monkeypatch.setattr(grid.sources, "load_arrays", load)
+    monkeypatch.setattr(grid, "load_images", load)
     assert grid.main(["device=cpu", "precision=auto"]) == 0
-    train = ("swa-train", "+experiment=paper_tables", "dataset=cifar10")
+    train = ("swa-train", "experiment=paper_tables", "dataset=cifar10")
     assert calls == [(*train, "device=cpu", "precision=auto"), ("swa-tables",)]
     assert "Left out: cifar100: not here" in capsys.readouterr().out
 

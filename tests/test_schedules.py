@@ -1,12 +1,11 @@
-"""Rates and copies of every model, method and epoch against the formulae, in exact fractions."""
+"""Rates and collections of every model and method against the formulae, in exact fractions."""
 
 import math
 from fractions import Fraction
 
 import pytest
-from conftest import compose, plan_of
+from training_helpers import plan_of, spec_of
 
-from swa_bench import train
 from swa_bench.schedules import authors, cyclic
 
 # From the paper and the authors' README: lr, SGD / SWA epochs, swa_start, swa_lr per data set.
@@ -40,7 +39,7 @@ def test_sgd_decays_over_the_run(model: str, dataset: str) -> None:
             expected = float(rate(epoch, epochs, Fraction(1, 100), Fraction(lr)))
             assert plan.rates(epoch) == pytest.approx([expected] * 391, rel=1e-12)
             assert not plan.collects(epoch)
-        assert [(cell.epochs, cell.budget) for cell in plan.cells] == [(epochs, multiple)]
+        assert [(report.epochs, report.budget) for report in plan.reports] == [(epochs, multiple)]
 
 
 @pytest.mark.parametrize(("model", "dataset"), CASES)
@@ -52,10 +51,10 @@ def test_swa_decays_to_its_start_and_collects_from_there(model: str, dataset: st
         expected = float(rate(epoch, start, ratio, Fraction(lr)))
         assert plan.rates(epoch)[0] == pytest.approx(expected, rel=1e-12)
         assert plan.collects(epoch) == (epoch + 1 >= start)
-    cells = {cell.budget: cell.epochs for cell in plan.cells}
-    assert cells == {1: budget, 1.25: budget * 5 // 4, 1.5: budget * 3 // 2}
-    copies = [sum(map(plan.collects, range(done))) for done in cells.values()]
-    assert copies == ([40, 90, 140] if budget == 200 else [25, 62, 100])
+    reports = {report.budget: report.epochs for report in plan.reports}
+    assert reports == {1: budget, 1.25: budget * 5 // 4, 1.5: budget * 3 // 2}
+    collected = [sum(map(plan.collects, range(done))) for done in reports.values()]
+    assert collected == ([40, 90, 140] if budget == 200 else [25, 62, 100])
 
 
 def test_where_the_decay_begins_and_ends() -> None:
@@ -69,10 +68,10 @@ def test_where_the_decay_begins_and_ends() -> None:
         assert rates[ends - 1] > rates[ends] == rates[-1] == pytest.approx(0.01)
 
 
-def test_cycle_length_and_copies_at_cycle_ends() -> None:
+def test_cycle_length_and_collections_at_cycle_ends() -> None:
     """Cycles of 2 epochs of 3 steps that end with epochs 4 and 6 (1-based), by hand."""
     own = {"learning_rate": 1.0, "decay_epochs": 100, "final_ratio": 0.1}
-    own |= {"first_copy": 4, "cycle_epochs": 2, "cycle_first": 0.6, "cycle_last": 0.0}
+    own |= {"collect_from": 4, "cycle_epochs": 2, "cycle_first": 0.6, "cycle_last": 0.0}
     rates = [cyclic(epoch, step, 3, **own) for epoch in range(6) for step in range(3)]
     fall = [0.5, 0.4, 0.3, 0.2, 0.1, 0.0]  # t = 1/6, 2/6, ..., 1
     assert rates == pytest.approx([1.0] * 6 + fall + fall)
@@ -106,7 +105,7 @@ def test_fge_goes_down_and_up_from_80_percent_of_sgd() -> None:
 
 def test_swa_fge_averages_what_fge_ensembles() -> None:
     fge, swa = plan_of("method=fge"), plan_of("method=swa_fge")
-    assert fge.path_sha256(200) == swa.path_sha256(200)
+    assert fge.schedule_sha256(200) == swa.schedule_sha256(200)
 
 
 def test_snapshot_falls_to_zero_five_times() -> None:
@@ -121,7 +120,7 @@ def test_snapshot_falls_to_zero_five_times() -> None:
     assert [e + 1 for e in range(200) if plan.collects(e)] == [40, 80, 120, 160, 200]
 
 
-def test_sgd_bn_copies_the_last_weights_alone() -> None:
+def test_sgd_bn_collects_the_last_weights_alone() -> None:
     plan, sgd = plan_of("method=sgd_bn"), plan_of("method=sgd")
     assert all(plan.rates(e) == sgd.rates(e) for e in range(200))
     assert [e + 1 for e in range(200) if plan.collects(e)] == [200]
@@ -130,9 +129,9 @@ def test_sgd_bn_copies_the_last_weights_alone() -> None:
 def test_constant() -> None:
     plan = plan_of("schedule=constant", "method=sgd", "model.learning_rate=0.3")
     assert {rate for epoch in range(200) for rate in plan.rates(epoch)} == {0.3}
-    # Its rate does not depend on the run's length, so the SGD run passes no other cell but its own:
-    # method.decay_epochs still differs. What it records is its own budget.
-    assert [cell.budget for cell in plan.cells] == [1]
+    # The rate does not depend on the run's length, but method.decay_epochs does: SGD runs of other
+    # lengths are other runs, and this one reports its own budget alone.
+    assert [report.budget for report in plan.reports] == [1]
 
 
 def test_fractions_of_an_epoch_are_dropped() -> None:
@@ -140,13 +139,17 @@ def test_fractions_of_an_epoch_are_dropped() -> None:
     assert plan_of("budget=1.15", "method=sgd").config.epochs == 230  # not 229.99999999999997
 
 
-def test_two_budgets_that_end_with_one_epoch_are_two_cells() -> None:
+def test_two_budgets_that_end_with_one_epoch_are_two_reports() -> None:
     plan = plan_of("model.budget_epochs=2", "model.swa_start=1", "budget=1.5")
-    assert [(cell.budget, cell.epochs) for cell in plan.cells] == [(1, 2), (1.25, 2), (1.5, 3)]
+    assert [(report.budget, report.epochs) for report in plan.reports] == [
+        (1, 2),
+        (1.25, 2),
+        (1.5, 3),
+    ]
 
 
 def test_another_method_brings_its_own_schedule_also_where_rates_were_changed() -> None:
-    cyclic = train.with_method(compose("method=swa_cyclic", "schedule.cycle_first=0.04"), "sgd")
-    assert cyclic.schedule._target_ == "swa_bench.schedules.authors"
-    chosen = train.with_method(compose("method=swa", "schedule=constant"), "sgd")
-    assert chosen.schedule._target_ == "swa_bench.schedules.constant"
+    cyclic = spec_of("method=swa_cyclic", "schedule.cycle_first=0.04").with_method("sgd")
+    assert cyclic.config.schedule["_target_"] == "swa_bench.schedules.authors"
+    chosen = spec_of("method=swa", "schedule=constant").with_method("sgd")
+    assert chosen.config.schedule["_target_"] == "swa_bench.schedules.constant"

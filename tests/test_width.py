@@ -8,21 +8,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import SwaTrain
 from matplotlib.figure import Figure
+from training_helpers import TINY_NET, SwaTrain
 
-from swa_bench.analysis import landscape, restore, width
+from swa_bench.analysis import landscape, restore
+from swa_bench.commands import width
 from swa_bench.reporting import width_figures
-from swa_bench.results import reach
-from swa_bench.results import record as records
-from swa_bench.training import step as engine
+from swa_bench.results.record import read_records
+from swa_bench.results.widths import describe, first_crossing, reach
+from swa_bench.training import evaluation
 
-# Budgets of 4 epochs of 3 steps; SWA takes 2 copies, Snapshot 4.
+# Budgets of 4 epochs of 3 steps; SWA collects 2 models, Snapshot 4.
 SHORT = ["dataset=cifar10_mini", "dataset.train_images=96", "dataset.test_images=50"]
-SHORT += ["optimizer.batch_size=32", "model.budget_epochs=4", "model.swa_start=3"]
+SHORT += ["batch_size=32", "model.budget_epochs=4", "model.swa_start=3"]
 SMALL = ["--directions", "2", "--distance", "8", "--steps", "4", "--grid", "5"]
 SMALL += ["--line-points", "7", "--images", "96", "--device", "cpu"]
-FOLDER = Path("results/runs/cifar10_mini/preresnet20")
+FOLDER = Path("results/runs/cifar10_mini/tiny")
 EVERY = [*landscape.MEASURES]
 
 
@@ -35,14 +36,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_rays_line_and_plane_of_trained_networks(
     swa_train: SwaTrain, tmp_path: Path, trained: Path, capfd: Any
 ) -> None:
-    options = [*SHORT, "model=preresnet20", "checkpoints.keep=copies"]
+    options = [*SHORT, *TINY_NET, "checkpoints.keep=collected"]
     assert swa_train(*options, "method=sgd").code == 0
     assert swa_train("-m", *options, "method=swa,snapshot", "method.cycle_epochs=1").code == 0
     shutil.copytree("results", trained / "results")
     width.main([str(FOLDER), *SMALL, "--level", "91"])
     printed = capfd.readouterr().out
     assert printed.count("distance to a test error of 91 %") == 3
-    folder = tmp_path / "results/width/cifar10_mini-preresnet20-seed0"
+    folder = tmp_path / "results/width/cifar10_mini-tiny-seed0"
     found = json.loads((folder / "width.json").read_text())
     rays, line, plane = (found[part] for part in width.PARTS)
     assert [len(rays["swa"]["test_loss"]), len(rays["swa"]["test_loss"][0])] == [2, 5]
@@ -70,7 +71,7 @@ def test_rays_line_and_plane_of_trained_networks(
 
 
 def test_a_point_has_the_statistics_and_the_loss_of_the_fixed_pass(trained: Path) -> None:
-    """Against the engine's own recomputation of statistics and evaluation, in two passes."""
+    """Against the recomputation of statistics in training and evaluation, in two passes."""
     (path,) = (trained / FOLDER).glob("swa-seed0-*/cell-1.json")
     restored = restore.restore(path)
     probe = landscape.Probe(restored, images=96)
@@ -79,9 +80,9 @@ def test_a_point_has_the_statistics_and_the_loss_of_the_fixed_pass(trained: Path
     measured = dict(zip(EVERY, probe.at(weights).tolist(), strict=True))
     data, plain = restored.data, torch.autocast("cpu", enabled=False)
     fixed = list(data.train_batches(data.draw(0, 4, "recompute"), 96))
-    engine.recompute_batch_norm(restored.model, fixed, plain)
-    test = engine.evaluate(restored.model, data.test_batches(50), plain)
-    train = engine.evaluate(restored.model, fixed, plain)
+    evaluation.recompute_batch_norm(restored.model, fixed, plain)
+    test = evaluation.evaluate(restored.model, data.test_batches(50), plain)
+    train = evaluation.evaluate(restored.model, fixed, plain)
     assert measured["test_loss"] == pytest.approx(test.loss, rel=1e-5)
     assert measured["test_error_pct"] == test.error_pct
     assert measured["train_loss"] == pytest.approx(train.loss, rel=1e-2)  # n / (n - 1)
@@ -89,7 +90,7 @@ def test_a_point_has_the_statistics_and_the_loss_of_the_fixed_pass(trained: Path
     assert measured["squared_norm"] == pytest.approx(squares)
 
 
-def test_the_plane_of_three_copies_of_one_run(
+def test_the_plane_of_three_collected_models_of_one_run(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -106,18 +107,17 @@ def test_without_batch_norm_a_network_at_no_distance_is_that_of_its_record(
     swa_train: SwaTrain, tmp_path: Path
 ) -> None:
     options = [*SHORT, "model=vgg16", "model.budget_epochs=1", "model.swa_start=1"]
-    assert swa_train(*options, "dataset.train_images=32", "then=[sgd]").code == 0
+    assert swa_train(*options, "dataset.train_images=32", "also_train=[sgd]").code == 0
     folder = "results/runs/cifar10_mini/vgg16"
     width.main([folder, *SMALL, "--parts", "rays", "--steps", "1", "--directions", "1"])
     (path,) = (tmp_path / "results/width").rglob("width.json")
     found = json.loads(path.read_text())
     for method in ("sgd", "swa"):
-        (record,) = (
-            r for r in records.read_cells([tmp_path / "results/runs"]) if r["method"] == method
-        )
+        found_records = read_records([tmp_path / "results/runs"])
+        (record,) = (record for record in found_records if record.method == method)
         rays = found["rays"][method]
-        assert rays["test_error_pct"][0][0] == record["result"]["test_error_pct"]
-        assert rays["test_loss"][0][0] == pytest.approx(record["result"]["test_loss"], rel=1e-6)
+        assert rays["test_error_pct"][0][0] == record.result.test_error_pct
+        assert rays["test_loss"][0][0] == pytest.approx(record.result.test_loss, rel=1e-6)
 
 
 def test_directions_are_of_length_1_and_unlike() -> None:
@@ -145,17 +145,17 @@ def test_distance_to_a_level_by_hand() -> None:
         "sgd": {"test_error_pct": [[10, 20, 40, 60, 80], [10, 10, 30, 50, 90]]},
         "swa": {"test_error_pct": [[10, 10, 20, 40, 80], [10, 10, 10, 20, 40]]},
     }
-    found = reach.reach(rays, 30.0)
+    found = reach(rays, 30.0)
     assert (found["sgd"]["mean"], found["swa"]["mean"]) == (1.75, 3.0)
     # t(0.975; 1) = 12.7062; standard error of two values: half their difference.
     assert found["difference"]["mean"] == 1.25
     assert found["difference"]["interval"] == pytest.approx([1.25 - 3.17655, 1.25 + 3.17655], 1e-4)
-    assert reach.reach(rays, None)["level_pct"] == 20.0
-    far = reach.reach(rays, 85.0)
+    assert reach(rays, None)["level_pct"] == 20.0
+    far = reach(rays, 85.0)
     assert (far["sgd"]["reached"], far["sgd"]["mean"], far["swa"]["reached"]) == (1, None, 0)
-    told = reach.told({"rays": rays | {"reach": far}})
-    assert told[1] == "distance to a test error of 85 %, SWA: not within 4 in 2 of 2 directions"
-    assert np.isnan(reach.first_crossing(np.arange(2.0), np.array([1.0, np.nan]), 2.0))
+    said = describe({"rays": rays | {"reach": far}})
+    assert said[1] == "distance to a test error of 85 %, SWA: not within 4 in 2 of 2 directions"
+    assert np.isnan(first_crossing(np.arange(2.0), np.array([1.0, np.nan]), 2.0))
 
 
 def test_rays_are_drawn_with_the_papers_loss() -> None:

@@ -3,6 +3,7 @@
 Rays in random directions from both, the line between them, and a plane through three networks.
 """
 
+from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,49 +13,10 @@ import numpy as np
 from swa_bench.analysis import landscape
 from swa_bench.analysis.restore import Restored, recorded_config, restore
 from swa_bench.config.plan import collects
-from swa_bench.config.schema import Device
 from swa_bench.errors import SwaBenchError
 from swa_bench.results.record import Record, read_record, read_records
 from swa_bench.results.widths import FORMAT, reach
 from swa_bench.training import hardware
-
-
-@dataclass(frozen=True)
-class WidthOptions:
-    """What is measured, and how finely.
-
-    Attributes:
-        folder: of the runs of one network.
-        seed: of the SGD and the SWA run.
-        sgd, swa: records to take instead of the folder's own.
-        third: record of the plane's third network; by default SWA's last weights.
-        members: record of a run whose collected weights span the plane instead.
-        parts: of rays, line and plane.
-        directions, direction_seed: how many rays, and from which seed they are drawn.
-        distance, steps: of the farthest point of a ray, and points on it.
-        line_points: from t = -1 to 2.
-        grid, margin: points of the plane on each side, and its margin in extents of its points.
-        images: training images of the pass at each point.
-        level: test error in % whose distance is reported; None: see widths.reach.
-    """
-
-    folder: Path
-    seed: int
-    sgd: Path | None
-    swa: Path | None
-    third: Path | None
-    members: Path | None
-    parts: list[str]
-    directions: int
-    direction_seed: int
-    distance: float
-    steps: int
-    line_points: int
-    grid: int
-    margin: float
-    images: int
-    level: float | None
-    device: Device
 
 
 @dataclass(frozen=True)
@@ -66,7 +28,7 @@ class NetworkRef:
     epoch: int | None = None
 
 
-def choose(options: WidthOptions) -> tuple[list[NetworkRef], list[NetworkRef]]:
+def choose(options: Namespace) -> tuple[list[NetworkRef], list[NetworkRef]]:
     """The networks of SGD and SWA, and the three of the plane.
 
     Raises:
@@ -76,8 +38,8 @@ def choose(options: WidthOptions) -> tuple[list[NetworkRef], list[NetworkRef]]:
         raise SwaBenchError(f"{options.folder}: no such folder")
     found = read_records([options.folder])
     own = [record for record in found if record.seed == options.seed]
-    sgd = options.sgd or _only(own, "sgd", options)
-    swa = options.swa or _only(own, "swa", options)
+    sgd: Path = options.sgd or _only(own, "sgd", options)
+    swa: Path = options.swa or _only(own, "swa", options)
     pair = [NetworkRef("SGD", sgd), NetworkRef("SWA", swa)]
     if options.members:
         return pair, _members(options.members)
@@ -94,7 +56,7 @@ def _record(path: Path, option: str) -> Record:
     return record
 
 
-def _only(found: list[Record], method: str, options: WidthOptions) -> Path:
+def _only(found: list[Record], method: str, options: Namespace) -> Path:
     """A method's record of the largest budget; of one recipe, or the user must say which."""
     of_method = [record for record in found if record.method == method]
     if method == "sgd":  # the baseline of the paper has one budget
@@ -118,8 +80,11 @@ def _members(path: Path) -> list[NetworkRef]:
     return [NetworkRef(f"epoch {epoch}", path, epoch) for epoch in three]
 
 
-def measure(options: WidthOptions) -> dict[str, Any]:
+def measure(options: Namespace) -> dict[str, Any]:
     """Measure the parts that are asked for; return the record of all numbers.
+
+    Args:
+        options: see commands/width.py, which describes each.
 
     Raises:
         SwaBenchError: a network cannot be restored, or they do not go together.
@@ -155,7 +120,7 @@ def measure(options: WidthOptions) -> dict[str, Any]:
     return found
 
 
-def _provenance(options: WidthOptions, nets: dict[NetworkRef, Restored]) -> dict[str, Any]:
+def _provenance(options: Namespace, nets: dict[NetworkRef, Restored]) -> dict[str, Any]:
     first = next(iter(nets.values()))
     return {
         "format": FORMAT,

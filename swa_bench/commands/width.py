@@ -1,6 +1,7 @@
 """The command swa-width: measure around the weights of SGD and SWA, and draw what was measured."""
 
 import argparse
+import functools
 import json
 import logging
 import math
@@ -17,19 +18,18 @@ PARTS = ("rays", "line", "plane")
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command swa-width."""
-    options = vars(_parser().parse_args(arguments))
+    options = _parser().parse_args(arguments)
     logging.basicConfig(format="%(message)s")
-    redraw, out = options.pop("redraw"), options.pop("out")
     with errors_in_one_line("swa-width"):
-        check_writable("--out", out)
-        if redraw:
-            found = read_width(redraw)
+        check_writable("--out", options.out)
+        if options.redraw:
+            found = read_width(options.redraw)
         else:
-            from swa_bench.analysis.width import WidthOptions, measure  # torch takes seconds
+            from swa_bench.analysis.width import measure  # torch takes seconds to import
 
-            found = measure(WidthOptions(**options))
+            found = measure(options)
         seed = found["networks"][0]["seed"]
-        folder = out / f"{found['dataset']}-{found['model']}-seed{seed}"
+        folder = options.out / f"{found['dataset']}-{found['model']}-seed{seed}"
         text = json.dumps(found, allow_nan=False) + "\n"
         write_atomically(folder / "width.json", text.encode())
         from swa_bench.reporting.width_figures import write_figures
@@ -47,13 +47,14 @@ def _parser() -> argparse.ArgumentParser:
         description="Measure loss and error around the weights of SGD and SWA, and draw them.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    add, record = parser.add_argument, {"type": Path, "metavar": "CELL.json"}
+    add = parser.add_argument
+    record = functools.partial(add, type=Path, metavar="CELL.json")
     add("folder", type=Path, nargs="?", default=Path("results/runs"), help="with one net's runs")
     add("--seed", type=int, default=0, help="of the SGD and the SWA run")
-    add("--sgd", **record, help="instead of the folder's own")
-    add("--swa", **record, help="instead of the folder's own of the largest budget")
-    add("--third", **record, help="third network of the plane, instead of SWA's last weights")
-    add("--members", **record, help="plane through three of the weights that this run collected")
+    record("--sgd", help="instead of the folder's own")
+    record("--swa", help="instead of the folder's own of the largest budget")
+    record("--third", help="third network of the plane, instead of SWA's last weights")
+    record("--members", help="plane through three of the weights that this run collected")
     add("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what is measured")
     add("--directions", type=_from(1), default=10, help="number of rays")
     add("--direction-seed", type=int, default=0, help="from which the rays are drawn")

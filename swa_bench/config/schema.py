@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field, Strict, StrictBool, TypeAdapter, Validat
 from pydantic.dataclasses import dataclass
 from pydantic_core import ErrorDetails
 
-from swa_bench.config.renames import RENAMED
+from swa_bench.config.renames import RENAMED, RENAMED_VALUES
 from swa_bench.errors import ConfigError
 
 # Marks an option that says where and how a run is done, not what it computes. It is no part of a
@@ -215,6 +215,8 @@ def _expected(error: ErrorDetails, name: str) -> str:
     """What would be right, in our words where pydantic's are not a user's."""
     if error["type"] == "unexpected_keyword_argument":
         return f"is called {RENAMED[name]} now" if name in RENAMED else "there is no such option"
+    if error["type"] == "literal_error" and error["input"] in RENAMED_VALUES.get(name, {}):
+        return f"is called {RENAMED_VALUES[name][error['input']]} now"
     if error["type"] == "string_pattern_mismatch":
         return "names a folder: letters, digits, _ . - only"
     if error["type"] == "missing":

@@ -80,11 +80,13 @@ class RunSpec:
         if method not in METHODS:
             method = "sgd" if config.method.collect_from is None else "swa"
         names = [_shipped("model", config.model.name, "own"), f"method={method}"]
-        names.append(_shipped("dataset", config.dataset.name, "image_folder"))
+        folder = config.dataset._target_ == "swa_bench.data.folder.load_folder"
+        own = "image_folder" if folder else "cifar10"
+        names.append(_shipped("dataset", config.dataset.name, own))
         mine, published = (flatten(shaping(_raw(cfg))) for cfg in (self.cfg, compose(names)))
-        resolved = flatten(to_dict(config))
         differs = [name for name, value in mine.items() if value != published.get(name)]
-        return {name: resolved[name] for name in differs if name not in NAMED_ELSEWHERE}
+        resolved = to_dict(config)
+        return {name: _lookup(resolved, name) for name in differs if name not in NAMED_ELSEWHERE}
 
 
 def register() -> None:
@@ -158,6 +160,12 @@ def _shipped_method(method: str) -> DictConfig:
 def _shipped(group: str, name: str, own: str) -> str:
     shipped = importlib.resources.files("swa_bench.conf") / group / f"{name}.yaml"
     return f"{group}={name if shipped.is_file() else own}"
+
+
+def _lookup(values: Any, name: str) -> Any:
+    for part in name.split("."):
+        values = values[part]
+    return values
 
 
 def _raw(cfg: DictConfig) -> dict[str, Any]:

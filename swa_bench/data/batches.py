@@ -41,8 +41,8 @@ class DeviceImages:
     """A data set on the device; with dataset.memory=host, its images stay on the host.
 
     Attributes:
-        train_images: uint8 (N, P, P, 3) as the augmentation prepares them; on the host (N, R, R, 3),
-            prepared when a batch is fetched.
+        train_images: uint8 (N, P, P, 3), as the augmentation prepares them; on the host
+            (N, R, R, 3), prepared when a batch is fetched.
         test_images: uint8 (M, S, S, 3), the centres that the network sees.
         train_labels, test_labels: int64.
         mean, std: float32 (3, 1, 1), of pixels scaled to 0..1.
@@ -73,6 +73,12 @@ class DeviceImages:
         count = len(self.train_labels)
         order = torch.randperm(count, generator=generator, device=self.device)
         return EpochDraws(order, self.augmentation.draw(count, generator))
+
+    def buffers(self) -> EpochDraws:
+        """Tensors like those of a pass, which a CUDA graph reads and `copy_` fills."""
+        choices = self.augmentation.draw(len(self.train_labels), torch.Generator())
+        on_device = {name: values.to(self.device) for name, values in choices.items()}
+        return EpochDraws(torch.zeros_like(self.train_labels), on_device)
 
     def train_batches(self, draws: EpochDraws, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Augmented, normalised batches (B, 3, S, S), labels (B,); the last may be smaller."""

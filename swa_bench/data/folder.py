@@ -53,12 +53,13 @@ def register() -> None:
 def of_folder(option: str, root: str) -> int | str:
     """The value that a folder of images gives to an option of its data set."""
     folder = scan(root)
-    return {
+    values: dict[str, int | str] = {
         "classes": len(folder.class_names),
         "train_images": len(folder.samples["train"]),
         "test_images": len(folder.samples["test"]),
         "content": folder.content,
-    }[option]
+    }
+    return values[option]
 
 
 @functools.cache

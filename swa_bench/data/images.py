@@ -2,9 +2,9 @@
 
 import hashlib
 import pkgutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -58,19 +58,28 @@ def load_images(dataset: DatasetConfig) -> ImageSet:
         ConfigError: there is no such function, or its images are not as the options say.
         SwaBenchError: the images cannot be had, or a file is missing, truncated or altered.
     """
-    target = dataset._target_
-    try:
-        load: Any = pkgutil.resolve_name(target)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError("dataset._target_", target, f"cannot be used: {error}") from error
-    if not callable(load):
-        raise ConfigError("dataset._target_", target, "is no function")
-    images = load(dataset)
+    images = find_loader(dataset)(dataset)
     if not isinstance(images, ImageSet):
         expected = f"gives a {type(images).__name__}, not a {ImageSet.__module__}.ImageSet"
-        raise ConfigError("dataset._target_", target, expected)
+        raise ConfigError("dataset._target_", dataset._target_, expected)
     _check(images, dataset)
     return _first(images, {"train": dataset.train_images, "test": dataset.test_images})
+
+
+def find_loader(dataset: DatasetConfig) -> Callable[[DatasetConfig], object]:
+    """The function that dataset._target_ names.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    target = dataset._target_
+    try:
+        loader: object = pkgutil.resolve_name(target)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError("dataset._target_", target, f"cannot be used: {error}") from error
+    if not callable(loader):
+        raise ConfigError("dataset._target_", target, "is no function")
+    return loader
 
 
 def _check(images: ImageSet, dataset: DatasetConfig) -> None:

@@ -27,14 +27,10 @@ def read_width(path: Path) -> Width:
         found = json.loads(path.read_bytes())
         if found["format"] not in (1, FORMAT):
             raise ValueError(f"its format is {found['format']}, not {FORMAT}")
-        if found["format"] == 1:
-            found = _from_format_1(found)
-        for name in ("dataset", "model", "recipe_diff", "device", "networks"):
-            found[name]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        found["networks"][0]["seed"]
+        return _from_format_1(found) if found["format"] == 1 else {**found}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise SwaBenchError(f"{path} is no record of swa-width: {error}") from error
-    assert isinstance(found, dict)
-    return found
 
 
 def _from_format_1(found: Width) -> Width:

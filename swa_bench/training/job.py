@@ -12,13 +12,15 @@ from filelock import FileLock
 from swa_bench.config.plan import Plan, fork_epochs, make_plan
 from swa_bench.config.schema import TrainConfig
 from swa_bench.config.spec import RunSpec, seed_block
+from swa_bench.data.augmentation import load_augmentation
 from swa_bench.data.batches import to_device
-from swa_bench.data.images import ImageSet, load_images
+from swa_bench.data.images import ImageSet, find_loader, load_images
 from swa_bench.data.random import stream_seed
 from swa_bench.files import check_writable
 from swa_bench.results import locks
 from swa_bench.results.record import missing, run_folder
 from swa_bench.training import checkpoints, hardware
+from swa_bench.training.averaging import make_predictors
 from swa_bench.training.loggers import check_installed, open_logger
 from swa_bench.training.network import count_parameters
 from swa_bench.training.progress import Progress
@@ -41,7 +43,6 @@ def train_missing(spec: RunSpec, with_predictions: bool = False) -> list[TrainCo
     """
     config, specs = spec.config, block_specs(spec)
     plans = {one.config.seed: make_plan(one) for one in specs}
-    check_installed(config.logger)
     check_writable("results_dir", Path(config.results_dir))
 
     def unfinished() -> list[Plan]:
@@ -69,6 +70,14 @@ def train_missing(spec: RunSpec, with_predictions: bool = False) -> list[TrainCo
     return [report for plan in to_do or [plans[config.seed]] for report in plan.reports]
 
 
+def check(config: TrainConfig) -> None:
+    """Raise ConfigError where an option names a class or function that cannot be used."""
+    find_loader(config.dataset)
+    load_augmentation(config)
+    make_predictors(config)
+    check_installed(config.logger)
+
+
 def block_specs(spec: RunSpec) -> list[RunSpec]:
     """The specs of the seeds that train together with this one's, itself among them."""
     block = seed_block(spec.config.seed, spec.config.seeds_together)
@@ -80,7 +89,7 @@ def _fetching_alone(config: TrainConfig) -> Iterator[None]:
     """Of jobs that a launcher starts at once, one fetches the data set and the others wait."""
     dataset = config.dataset
     with contextlib.ExitStack() as held:
-        if dataset.name != "cifar10_mini" and dataset.source != "local":
+        if dataset.source != "local":
             # Where nothing can be written, nothing is fetched: what reads it says why.
             with contextlib.suppress(OSError, NotImplementedError):
                 held.enter_context(FileLock(Path(dataset.root) / locks.LOCK))

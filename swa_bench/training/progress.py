@@ -8,6 +8,7 @@ from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
 from swa_bench.config.schema import TrainConfig
+from swa_bench.labels import duration
 from swa_bench.results.record import Row
 
 LINE_EVERY_S = 60
@@ -93,12 +94,3 @@ class Progress:
         self.printed = time.monotonic()
         if not self.console.is_terminal:
             self.console.print(text)
-
-
-def duration(seconds: float) -> str:
-    """Seconds as 42 s, 3 min 20 s, 5 h 10 min or 3 d 4 h."""
-    whole = round(seconds)
-    for unit, name, part, part_name in ((86400, "d", 3600, "h"), (3600, "h", 60, "min")):
-        if whole >= unit:
-            return f"{whole // unit} {name} {whole % unit // part} {part_name}"
-    return f"{whole // 60} min {whole % 60} s" if whole >= 60 else f"{whole} s"

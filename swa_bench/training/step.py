@@ -71,7 +71,7 @@ class StaticInputs:
         labels = data.train_labels
         self.data = data
         self.places = torch.arange(len(labels), device=labels.device)
-        self.draws = data.draw(0, 0, "train")  # its memory: `begin` fills it in
+        self.draws = data.buffers()
         self.rates = torch.zeros(steps, device=labels.device)
         self.rate = torch.zeros((), device=labels.device)
         self.images_done = torch.zeros(1, dtype=torch.int64, device=labels.device)
