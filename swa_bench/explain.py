@@ -8,12 +8,15 @@ from hydra.errors import MissingConfigException
 from omegaconf.errors import OmegaConfBaseException
 
 from swa_bench.config.renames import RENAMED
+from swa_bench.errors import SwaBenchError
 
 LAUNCHER_EXTRAS = {"ray": "ray", "submitit_slurm": "slurm"}  # of the plugins' launchers
 
 
 def explain(error: Exception) -> str:
     """The field, the value and the choices."""
+    if isinstance(error, SwaBenchError):
+        return str(error)
     if isinstance(error, yaml.MarkedYAMLError):
         return f"{error.problem_mark or 'a YAML file'}: {error.problem}".strip()
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from training_helpers import (
+    KILLED,
     TINY,
     SwaTrain,
     TinyNet,
@@ -29,25 +30,6 @@ from swa_bench.training.network import fresh_model
 
 SWA = [*TINY, "budget=1.5"]
 ONLY_TWO = "checkpoints.keep_for=[sgd,swa]"  # no state is left for FGE
-
-# swa-train, killed within an epoch: after so many steps, given as the first argument.
-KILLED = """
-import os, signal, sys
-from swa_bench import train
-from swa_bench.training import step
-
-left, take_step = int(sys.argv.pop(1)), step.take_step
-
-def take_or_die(*arguments):
-    global left
-    left -= 1
-    if left < 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return take_step(*arguments)
-
-step.take_step = take_or_die
-train.main()
-"""
 
 
 def untimed_epochs(results: Path, method: str = "swa") -> pd.DataFrame:

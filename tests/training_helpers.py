@@ -33,6 +33,26 @@ TINY_NET += ["model.swa_learning_rate.cifar10=0.01"]
 TINY = [*TINY_NET, *SHORT_RECIPE]
 
 
+# swa-train, killed within an epoch: after so many steps, given as the first argument.
+KILLED = """
+import os, signal, sys
+from swa_bench import train
+from swa_bench.training import step
+
+left, take_step = int(sys.argv.pop(1)), step.take_step
+
+def take_or_die(*arguments):
+    global left
+    left -= 1
+    if left < 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return take_step(*arguments)
+
+step.take_step = take_or_die
+train.main()
+"""
+
+
 class TinyNet(nn.Module):
     """A convolution, batch norm, dropout and a linear layer: an epoch takes some milliseconds."""
 

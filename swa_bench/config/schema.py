@@ -79,9 +79,9 @@ class MethodConfig:
     predictors: dict[str, Values]
     decay_epochs: NonNegativeInt
     final_ratio: Positive
+    cycle_epochs: Count | None
     collect_from: Count | None
     swa_learning_rate: Positive | None
-    cycle_epochs: Count | None
     ensemble_of: str | None
     table_budget: Annotated[Positive, NOT_SHAPING]
 
@@ -187,7 +187,8 @@ def require(field: str, value: object, good: bool, expected: str) -> None:
 
 def whole_epochs(budget: float, budget_epochs: int) -> int:
     """Epochs in a budget, rounded down: 1.25 x 150 = 187.5 gives 187 (0 if not a finite number)."""
-    if not isinstance(budget, int | float) or not math.isfinite(budget):
+    numbers = all(isinstance(value, int | float) for value in (budget, budget_epochs))
+    if not numbers or isinstance(budget, bool) or not math.isfinite(budget):
         return 0  # the check of the budget says so
     return int(Decimal(str(budget)) * budget_epochs)
 
@@ -206,9 +207,9 @@ def from_dict(values: Any) -> TrainConfig:
         raise ConfigError(name, _shown(first["input"]), _expected(first, name)) from None
 
 
-def _shown(value: object) -> str:
+def _shown(value: object) -> object:
     """A value as an option has it; a whole group is not repeated."""
-    return "..." if isinstance(value, dict) else str(value)
+    return "..." if isinstance(value, dict) else value
 
 
 def _expected(error: ErrorDetails, name: str) -> str:
@@ -221,7 +222,11 @@ def _expected(error: ErrorDetails, name: str) -> str:
         return "names a folder: letters, digits, _ . - only"
     if error["type"] == "missing":
         return "has no value: give it one"
-    return error["msg"].replace("Input should be", "must be").replace("a valid", "a")
+    if error["type"] == "greater_than_equal":
+        return f"must be {error['ctx']['ge']:g} or more"
+    said = error["msg"].replace("Input should be", "must be").replace("List should", "must")
+    said = said.replace(" after validation", "")
+    return said.replace("a valid integer", "an integer").replace("a valid", "a")
 
 
 def to_dict(config: TrainConfig) -> dict[str, Any]:
