@@ -10,23 +10,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import TINY, SwaTrain
-from test_walk import cells
+from training_helpers import TINY, SwaTrain, records_of
 
-SHORT = [*TINY[:2], "dataset.train_images=96", "dataset.test_images=50", *TINY[4:]]
-SHORT += ["optimizer.batch_size=40", "budget=1.5"]
+SHORT = [*TINY, "dataset.train_images=96", "dataset.test_images=50", "batch_size=40", "budget=1.5"]
 
 # Python has imported all before it forks, so that a start costs a fraction of a second.
 KILLER = """
 import os, random, signal, sys, time
-from swa_bench.training import checkpoints
-from swa_bench.training import step as engine
-from swa_bench.results import record as records
-from swa_bench.data import images as sources
-from swa_bench.results import statistics as summary
-from swa_bench.reporting import tables
 from swa_bench import train
-from swa_bench.training import run as walk
+from swa_bench.reporting import tables
+from swa_bench.training import job
 
 def start(folder):
     pid = os.fork()
@@ -66,12 +59,12 @@ def test_fifty_random_kills_change_no_bit(tmp_path: Path) -> None:
     command = [sys.executable, "-c", KILLER, "50", *SHORT]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    expected = cells(tmp_path / "undisturbed")
+    expected = records_of(tmp_path / "undisturbed")
     assert len(expected) == 3
     runs = [path for path in tmp_path.iterdir() if path.is_dir() and path.name != "undisturbed"]
     assert len(runs) >= 2, done.stdout
     for run in runs:
-        assert cells(run) == expected, run
+        assert records_of(run) == expected, run
         assert not list(run.rglob("traceback.txt"))
 
 
@@ -130,7 +123,7 @@ def test_a_run_that_is_started_twice_is_trained_once(tmp_path: Path, swa_train: 
     assert second.returncode == 0, errors
     assert "Going on after epoch" in errors
     assert swa_train(*TINY, "budget=1.5", "results_dir=alone").code == 0
-    assert cells(tmp_path / "results") == cells(tmp_path / "alone")
+    assert records_of(tmp_path / "results") == records_of(tmp_path / "alone")
 
 
 @pytest.fixture
@@ -159,7 +152,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(small_disk: Path, swa_train: Swa
     assert "Going on after epoch" in again.err
     assert again.code == 0, again.err
     assert swa_train(*TINY, "budget=1.5", "results_dir=alone").code == 0
-    assert cells(small_disk / "runs") == cells(Path("alone"))
+    assert records_of(small_disk / "runs") == records_of(Path("alone"))
 
 
 def test_a_read_only_results_folder(small_disk: Path, swa_train: SwaTrain) -> None:
@@ -182,7 +175,7 @@ def test_a_clock_that_jumps_changes_nothing(
     outcome = swa_train(*TINY, "budget=1.5")
     assert "Going on after epoch 4" in outcome.err
     assert swa_train(*TINY, "budget=1.5", "results_dir=alone").code == 0
-    assert cells(tmp_path / "results") == cells(tmp_path / "alone")
+    assert records_of(tmp_path / "results") == records_of(tmp_path / "alone")
 
 
 def test_a_failure_leaves_its_traceback_until_the_run_succeeds(
@@ -193,7 +186,7 @@ def test_a_failure_leaves_its_traceback_until_the_run_succeeds(
     (path,) = tmp_path.rglob("traceback.txt")
     assert "NotFiniteError: The training loss of epoch 1 is" in path.read_text()
     folder = path.parent.relative_to(tmp_path)
-    assert folder.parts[:4] == ("results", "runs", "cifar10_mini", "preresnet20")
+    assert folder.parts[:4] == ("results", "runs", "cifar10_mini", "tiny")
     (tmp_path / "results").rename(tmp_path / "other")
     assert swa_train(*TINY, "method=sgd").code == 0
     (done,) = tmp_path.glob("results/runs/*/*/sgd-*")
@@ -212,9 +205,11 @@ def test_a_yaml_file_that_cannot_be_read_is_named(tmp_path: Path, swa_train: Swa
     assert "Traceback" not in outcome.err
 
 
-def test_methods_named_in_then_share_one_job(tmp_path: Path, swa_train: SwaTrain) -> None:
-    outcome = swa_train(*TINY, "then=[sgd]", "budget=${method.table_budget}")
+def test_methods_in_also_train_share_one_job(tmp_path: Path, swa_train: SwaTrain) -> None:
+    outcome = swa_train(*TINY, "also_train=[sgd]", "budget=${method.table_budget}")
     assert outcome.code == 0, outcome.err
     assert "Going on after epoch 2" in outcome.err
-    names = sorted(name.split("-")[0] + name.split("/")[1] for name in cells(tmp_path / "results"))
+    names = sorted(
+        name.split("-")[0] + name.split("/")[1] for name in records_of(tmp_path / "results")
+    )
     assert names == ["sgdcell-1.json", "swacell-1.25.json", "swacell-1.5.json", "swacell-1.json"]

@@ -1,4 +1,4 @@
-"""Tables, gains, cost and figures of ensembles, calibration and collected models, with numbers by hand."""
+"""Tables, gains, cost and figures of ensembles and collected models, with numbers by hand."""
 
 import dataclasses
 import math

@@ -1,4 +1,4 @@
-"""Ensembles: of the copies of one walk, and of whole runs; metrics of their predictions."""
+"""Ensembles: of the models that a run collects, and of whole runs; metrics of predictions."""
 
 import json
 import math
@@ -9,18 +9,18 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import TINY, SwaTrain
+from helpers import mini_images
+from training_helpers import TINY_NET, SwaTrain, TinyNet
 
-from swa_bench.data import images as sources
-from swa_bench.models import build_model
-from swa_bench.reporting import figures, tables
-from swa_bench.training import evaluation as metrics
-from swa_bench.training.averaging import ensemble_predictions, update_ensemble
+from swa_bench.commands.records import swa_figures, swa_tables
+from swa_bench.training.averaging import mean_of
+from swa_bench.training.evaluation import calibration_error_pct
 
 # Budgets of 5 epochs: SGD's first 4, then one cycle's first half: FGE has its first member after
-# epoch 5; the copies of SWA (from epoch 3 on) and of Snapshot (every epoch) are 3 and 5.
-SHORT = [*TINY[:4], "model.budget_epochs=5", "model.swa_start=3", "checkpoints.every_s=0"]
-SHORT += ["dataset.train_images=160", "optimizer.batch_size=32"]
+# epoch 5; SWA (from epoch 3 on) and Snapshot (every epoch) collect 3 and 5 models.
+SHORT = [*TINY_NET, "dataset=cifar10_mini", "dataset.test_images=100", "model.budget_epochs=5"]
+SHORT += ["model.swa_start=3", "checkpoints.every_s=0", "dataset.train_images=160"]
+SHORT += ["batch_size=32"]
 LABELS = np.tile(np.arange(10), 10)  # of the first 100 test images: the classes in turn
 
 
@@ -82,7 +82,7 @@ def test_independent_runs_are_trained_once_and_averaged(swa_train: SwaTrain) -> 
 def test_the_methods_of_one_path_share_it(swa_train: SwaTrain) -> None:
     """SGD leaves its state at 80 %; FGE goes on from it; SWA over its members trains nothing."""
     assert swa_train(*SHORT, "method=sgd").code == 0
-    fge = swa_train(*SHORT, "method=fge", "checkpoints.keep=copies")
+    fge = swa_train(*SHORT, "method=fge", "checkpoints.keep=collected")
     assert fge.code == 0, fge.err
     assert "Going on after epoch 4" in fge.err
     found, predictions = record("fge")
@@ -94,8 +94,8 @@ def test_the_methods_of_one_path_share_it(swa_train: SwaTrain) -> None:
     assert "Going on after epoch 5" in average.err and " epoch 1/5" not in average.out
     averaged, _ = record("swa_fge")
     assert averaged["result"]["test_error_pct"] == last["swa_test_error_pct"]
-    tables.main(["--out", "tables"])
-    figures.main(["--out", "figures"])
+    swa_tables(["--out", "tables"])
+    swa_figures(["--out", "figures"])
     kinds = ("", "-ensembles", "-calibration")
     assert all(Path(f"tables/cifar10_mini{kind}.md").exists() for kind in kinds)
     row = next(
@@ -107,7 +107,9 @@ def test_the_methods_of_one_path_share_it(swa_train: SwaTrain) -> None:
 
 
 def test_recomputing_statistics_alone_leaves_the_weights(swa_train: SwaTrain) -> None:
-    outcome = swa_train(*SHORT, "method=sgd", "then=[sgd_bn]", "share_with=[sgd_bn]")
+    outcome = swa_train(
+        *SHORT, "method=sgd", "also_train=[sgd_bn]", "checkpoints.keep_for=[sgd_bn]"
+    )
     assert outcome.code == 0, outcome.err
     assert "Going on after epoch 4" in outcome.err
     (sgd, before), (recomputed, after) = record("sgd"), record("sgd_bn")
@@ -118,11 +120,11 @@ def test_recomputing_statistics_alone_leaves_the_weights(swa_train: SwaTrain) ->
 
 def test_members_are_averaged_one_by_one(swa_train: SwaTrain) -> None:
     """Snapshot's five members, from the states that are kept of them."""
-    assert swa_train(*SHORT, "method=snapshot", "checkpoints.keep=copies").code == 0
+    assert swa_train(*SHORT, "method=snapshot", "checkpoints.keep=collected").code == 0
     found, predictions = record("snapshot")
-    model = build_model("preresnet20", 10)
+    model = TinyNet(10)
     mean, std = (torch.tensor(v).reshape(3, 1, 1) for v in _normalisation(found))
-    pixels = torch.tensor(sources.read_mini().test_images[:100]).permute(0, 3, 1, 2)
+    pixels = torch.tensor(mini_images().test_images[:100]).permute(0, 3, 1, 2)
     images = (pixels.float() / 255 - mean) / std
     members = []
     for path in sorted(Path("results").rglob("checkpoints/seed0-epoch*.pt")):
@@ -136,8 +138,8 @@ def test_members_are_averaged_one_by_one(swa_train: SwaTrain) -> None:
         guess = sum(members[:k]).argmax(1)
         assert errors[k - 1] == pytest.approx(100 * (guess != LABELS).mean(), abs=1.01)  # ties
     assert_scored(found["result"], sum(members) / 5)
-    tables.main(["--out", "tables"])
-    figures.main(["--out", "figures"])
+    swa_tables(["--out", "tables"])
+    swa_figures(["--out", "figures"])
     row = f"Snapshot, ensemble | {errors[0]:.2f} (n=1)"
     assert row in " ".join(Path("tables/cifar10_mini-copies.md").read_text().split())
     assert len(list(Path("figures").glob("*-copies.png"))) == 1
@@ -150,7 +152,7 @@ def _normalisation(found: dict[str, Any]) -> tuple[list[float], list[float]]:
 
 def test_a_killed_ensemble_goes_on_with_its_members(swa_train: SwaTrain, tmp_path: Path) -> None:
     """From the state after each epoch, the same predictions as without a break."""
-    assert swa_train(*SHORT, "method=snapshot", "checkpoints.keep=copies").code == 0
+    assert swa_train(*SHORT, "method=snapshot", "checkpoints.keep=collected").code == 0
     found, whole = record("snapshot")
     for path in tmp_path.rglob("checkpoints/seed0-epoch000[45]-*.pt"):
         path.unlink()
@@ -177,15 +179,11 @@ def test_metrics_by_hand() -> None:
     probabilities = torch.tensor([[0.6, 0.4], [0.6, 0.4], [0.1, 0.9], [0.95, 0.05]])
     labels = torch.tensor([0, 1, 1, 1])
     expected = (2 * 0.1 + 0.1 + 0.95) / 4  # bins 9, 14 and 15 of 15: 0.9 and 0.95 lie apart
-    found = metrics.calibration_error_pct(probabilities.log(), labels)
+    found = calibration_error_pct(probabilities.log(), labels)
     assert found == pytest.approx(100 * expected, abs=1e-4)
 
 
 def test_certain_members_leave_a_finite_mean() -> None:
     """Probabilities that no float holds: e^-2000 and 1 average to 1/2."""
-    total = None
-    for row in ([-2000.0, 0.0], [0.0, -2000.0]):
-        total = update_ensemble(total, torch.tensor([row]))
-    assert total is not None
-    mean = ensemble_predictions(total, 2)
+    mean = mean_of(torch.tensor([row]) for row in ([-2000.0, 0.0], [0.0, -2000.0]))
     assert mean.tolist() == [pytest.approx([-math.log(2)] * 2)]

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TINY, SwaTrain
+from helpers import mini_images
+from training_helpers import TINY, SwaTrain
 
-from swa_bench.analysis import export
-from swa_bench.data import images as sources
+from swa_bench.analysis.export import load_model, read_exported
+from swa_bench.commands import export
 
 
 def cell(method: str) -> Path:
@@ -28,22 +29,22 @@ def test_an_exported_network_has_the_error_of_its_record(
     export.main_evaluate(["net.safetensors"])
     ours, recorded = capfd.readouterr().out.splitlines()
     assert recorded.startswith(f"its record: {ours.removeprefix('test error ')}")
-    # The three lines of the README, by hand on the images themselves.
-    model = export.load_model("net.safetensors")
-    mini = sources.read_mini()
-    record = export.read_record(tmp_path / "net.safetensors")
-    normalisation = record["config"]["model"]["normalisation"]
+    # The three lines of docs/results.md, by hand on the images themselves.
+    model = load_model("net.safetensors")
+    mini = mini_images()
+    record = read_exported(tmp_path / "net.safetensors").record
+    normalisation = record.option("model", "normalisation")
     mean, std = (torch.tensor(normalisation[name]).reshape(3, 1, 1) for name in ("mean", "std"))
     pixels = torch.tensor(mini.test_images[:100]).permute(0, 3, 1, 2)
     with torch.no_grad():
         guesses = model((pixels / 255 - mean) / std).argmax(1).numpy()
     error_pct = 100 * (guesses != mini.test_labels[:100]).mean()
-    assert error_pct == pytest.approx(record["result"]["test_error_pct"])
+    assert error_pct == pytest.approx(record.result.test_error_pct)
 
 
 def test_members_and_cells_come_from_states_that_are_kept(swa_train: SwaTrain, capfd: Any) -> None:
-    """A budget of 1.5 passes that of 1 after epoch 4; its copies are those of epochs 3 to 6."""
-    assert swa_train(*TINY, "budget=1.5", "checkpoints.keep=copies").code == 0
+    """A budget of 1.5 passes that of 1 after epoch 4; it collects after epochs 3 to 6."""
+    assert swa_train(*TINY, "budget=1.5", "checkpoints.keep=collected").code == 0
     export.main([str(cell("swa")), "one.safetensors"])
     capfd.readouterr()
     export.main_evaluate(["one.safetensors"])
@@ -62,20 +63,20 @@ def test_what_cannot_be_exported_says_why(swa_train: SwaTrain, tmp_path: Path) -
     assert swa_train(*TINY, "method=sgd").code == 0
     path = cell("sgd")
     with pytest.raises(
-        SystemExit, match=r"swa-export: .*epoch 1 .*checkpoints.keep=cells or copies"
+        SystemExit, match=r"swa-export: .*epoch 1 .*checkpoints.keep=cells or collected"
     ):
         export.main([str(path), "net.safetensors", "--epoch", "1"])
     with pytest.raises(SystemExit, match=r"swa-export: nowhere.json: no such file"):
         export.main(["nowhere.json", "net.safetensors"])
     record = json.loads(path.read_text())
-    ensemble = {"combine": "predictions", "first_copy": 4, "cycle_epochs": 1}
+    ensemble = {"result": "ensemble", "collect_from": 4, "cycle_epochs": 1}
     record["config"]["method"] |= ensemble
     path.with_name("cell-2.json").write_text(json.dumps(record))
     with pytest.raises(SystemExit, match="of an ensemble, which has no weights of its own"):
         export.main([str(path.with_name("cell-2.json")), "net.safetensors"])
-    del record["config"]["optimizer"]["momentum"]
+    del record["config"]["batch_size"]
     path.with_name("cell-3.json").write_text(json.dumps(record))
-    with pytest.raises(SystemExit, match=r"swa-export: .*momentum"):
+    with pytest.raises(SystemExit, match=r"swa-export: batch_size=.*has no value"):
         export.main([str(path.with_name("cell-3.json")), "net.safetensors"])
     assert not (tmp_path / "net.safetensors").exists()
     (tmp_path / "net.safetensors").write_bytes(b"12345678")

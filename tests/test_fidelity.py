@@ -4,25 +4,23 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import SwaTrain
 from scipy import stats
-from test_walk import cells
+from training_helpers import SwaTrain, records_of
 
-from swa_bench.config.schema import Device, Precision
 from swa_bench.training.hardware import native_precisions
 
 # 60 steps of each of three seeds; errors fall from 90 % to about 75 %.
 SHORT = ["model=preresnet20", "dataset=cifar10_mini", "dataset.train_images=1000", "method=sgd"]
-SHORT += ["model.budget_epochs=3", "optimizer.batch_size=50", "evaluation.every=3"]
+SHORT += ["model.budget_epochs=3", "batch_size=50", "evaluation.every=3"]
 
-CPU_HAS_BF16 = Precision.bf16 in native_precisions(Device.cpu)
+CPU_HAS_BF16 = "bf16" in native_precisions("cpu")
 
 
 def errors(swa_train: SwaTrain, folder: Path, *options: str) -> list[float]:
     """Test errors of three seeds in %."""
     outcome = swa_train(*SHORT, "seeds_together=3", f"results_dir={folder}", *options)
     assert outcome.code == 0, outcome.err
-    found = [record["result"]["test_error_pct"] for record in cells(folder).values()]
+    found = [record["result"]["test_error_pct"] for record in records_of(folder).values()]
     assert len(found) == 3
     return found
 

@@ -4,19 +4,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY, SwaTrain, compose
-from test_walk import DROPOUT, cells
+from training_helpers import DROPOUT, TINY, SwaTrain, records_of
 
-from swa_bench.analysis import export, width
-from swa_bench.config import schema as configs
-from swa_bench.config.schema import Device, TrainConfig
-from swa_bench.data import images as sources
+from swa_bench.analysis import export
+from swa_bench.commands import width
+from swa_bench.config.schema import TrainConfig
+from swa_bench.config.spec import compose_spec
 from swa_bench.data.batches import to_device
-from swa_bench.training import hardware as device
-from swa_bench.training import step as engine
-from swa_bench.training import timing as estimate
-from swa_bench.training.network import fresh_model
-from swa_bench.training.run import fresh_optimizer
+from swa_bench.data.images import load_images
+from swa_bench.training import hardware, timing
+from swa_bench.training.cuda_graphs import STEPS_BEFORE_GRAPH
+from swa_bench.training.network import fresh_model, fresh_optimizer
+from swa_bench.training.step import take_step
 
 pytestmark = [
     pytest.mark.gpu,
@@ -28,15 +27,13 @@ NETS = {"vgg16": [*DROPOUT, "budget=4"], "preresnet20": [*TINY, "budget=1.5"]}
 
 
 def config_of(*overrides: str) -> TrainConfig:
-    config = configs.to_config(compose(*overrides, "device=cuda"))
-    device.decide(config)
-    return config
+    return hardware.resolve(compose_spec(*overrides, "device=cuda")).config
 
 
 def weights(results: Path) -> dict[str, str]:
-    """{walk and cell: digest of its weights}; the names of walks differ in their options only."""
+    """{seed and budget: digest of the weights}; folders' names differ in the options only."""
     found = {}
-    for name, record in cells(results).items():
+    for name, record in records_of(results).items():
         found[f"seed {record['seed']} {name.split('/')[1]}"] = record["result"]["weights_sha256"]
     return found
 
@@ -71,15 +68,15 @@ def test_graphs_seeds_together_and_resume_change_no_bit(
 def test_no_step_waits_for_the_host() -> None:
     """Eager, recorded and replayed ones."""
     config = config_of("model=vgg16_bn", "precision=bf16")
-    trainer = estimate.trainer_on_noise(config, steps=8)
-    trainer.begin_epoch(trainer.feed.data.draw(0, 0, "train"), [0.1] * 8, dropout_seed=0)
-    for step, size in enumerate(trainer.sizes):
+    one = timing.step_on_noise(config, steps=8)
+    one.begin_epoch(one.inputs.data.draw(0, 0, "train"), [0.1] * 8, dropout_seed=0)
+    for step, size in enumerate(one.sizes):
         # The recording of a graph synchronises on purpose, once.
-        recording = step == engine.STEPS_BEFORE_GRAPH
+        recording = step == STEPS_BEFORE_GRAPH
         torch.cuda.set_sync_debug_mode("default" if recording else "error")
-        trainer.step(size)
+        one.step(size)
     torch.cuda.set_sync_debug_mode("default")
-    assert trainer.score().loss > 0
+    assert one.score().loss > 0
 
 
 def test_vgg16_trains_in_two_gigabytes() -> None:
@@ -87,18 +84,18 @@ def test_vgg16_trains_in_two_gigabytes() -> None:
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()  # such as workspaces of other tests' streams
-    estimate.epoch_seconds([estimate.trainer_on_noise(config, steps=391)])
+    timing.epoch_seconds([timing.step_on_noise(config, steps=391)])
     assert torch.cuda.max_memory_allocated() - before < 2e9
 
 
 def test_gpu_and_cpu_take_the_same_first_step() -> None:
     config = config_of("model=preresnet20", "dataset=cifar10_mini", "dataset.train_images=256")
-    arrays = sources.load_arrays(config.dataset)
+    images_ = load_images(config.dataset)
     losses = {}
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     for name in ("cpu", "cuda"):
         target = torch.device(name)
-        cpu = to_device(arrays, config, torch.device("cpu"))
+        cpu = to_device(images_, config, torch.device("cpu"))
         batches = [
             (images.to(target), labels.to(target))
             for images, labels in cpu.train_batches(cpu.draw(0, 0, "train"), 128)
@@ -107,23 +104,23 @@ def test_gpu_and_cpu_take_the_same_first_step() -> None:
         optimizer = fresh_optimizer(config, model)
         context = torch.autocast(name, enabled=False)
         optimizer.param_groups[0]["lr"] = 0.1
-        steps = [engine.sgd_step(model, optimizer, *batch, context) for batch in batches]
+        steps = [take_step(model, optimizer, *batch, context) for batch in batches]
         losses[name] = sum(loss.item() for loss, _ in steps)
     assert losses["cuda"] == pytest.approx(losses["cpu"], rel=1e-4)
 
 
 def test_ensembles_export_and_width_on_a_gpu(tmp_path: Path, swa_train: SwaTrain) -> None:
     """The error of the record from an exported file, also on the CPU up to rounding."""
-    options = [*TINY, "model.budget_epochs=5", "device=cuda", "then=[sgd,fge,snapshot]"]
+    options = [*TINY, "model.budget_epochs=5", "device=cuda", "also_train=[sgd,fge,snapshot]"]
     assert swa_train(*options).code == 0
-    found = cells(tmp_path / "results")
+    found = records_of(tmp_path / "results")
     (path,) = tmp_path.rglob("swa-seed0-*/cell-1.json")
-    export.export(path, tmp_path / "net.safetensors", Device.cuda)
-    score, _ = export.evaluate(tmp_path / "net.safetensors", Device.cuda)
+    export.export(path, tmp_path / "net.safetensors", "cuda")
+    score, _ = export.evaluate(tmp_path / "net.safetensors", "cuda")
     result = next(r["result"] for name, r in found.items() if name.startswith("swa"))
     assert score.loss == pytest.approx(result["test_loss"], rel=1e-5)
-    on_cpu, _ = export.evaluate(tmp_path / "net.safetensors", Device.cpu)
+    on_cpu, _ = export.evaluate(tmp_path / "net.safetensors", "cpu")
     assert on_cpu.loss == pytest.approx(score.loss, rel=1e-3)
-    folder = tmp_path / "results/runs/cifar10_mini/preresnet20"
+    folder = tmp_path / "results/runs/cifar10_mini/tiny"
     width.main([str(folder), "--device", "cuda", "--parts", "rays", "--steps", "2"])
     assert len(list(tmp_path.rglob("rays.png"))) == 1

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import TINY, SwaTrain
-from test_walk import cells
+from training_helpers import TINY, SwaTrain, records_of
 
 
 class FakeWriter:
-    """TensorBoard's, as far as it is used; dies when it is told to."""
+    """The part of TensorBoard's writer that is used; it can be made to fail."""
 
     written: dict[tuple[str, int], float]
     dies_at = 99
@@ -53,7 +52,7 @@ def test_every_epoch_is_logged_the_shared_ones_too(
     steps = {step for name, step in tensorboard.written if name == "test_error_pct"}
     assert steps == {1, 2, 3, 4, 5, 6}
     record = next(
-        r for name, r in cells(tmp_path / "results").items() if name.endswith("-1.5.json")
+        r for name, r in records_of(tmp_path / "results").items() if name.endswith("-1.5.json")
     )
     last = tensorboard.written["swa_test_error_pct", 6]
     assert last == record["result"]["test_error_pct"]
@@ -66,7 +65,7 @@ def test_a_dead_logger_stops_nothing(
     monkeypatch.setattr(FakeWriter, "dies_at", 2)
     outcome = swa_train(*TINY, "method=sgd", "logger=tensorboard")
     assert outcome.code == 0
-    assert outcome.err.count("logger=tensorboard is left: no space left for events") == 1
+    assert outcome.err.count("logger=tensorboard is given up: no space left for events") == 1
 
     def broken(*arguments: Any, **options: Any) -> None:
         raise RuntimeError("cannot start")
@@ -74,7 +73,7 @@ def test_a_dead_logger_stops_nothing(
     monkeypatch.setattr(FakeWriter, "__init__", broken)
     outcome = swa_train(*TINY, "method=sgd", "seed=1", "logger=tensorboard")
     assert outcome.code == 0
-    assert "logger=tensorboard is left: cannot start" in outcome.err
+    assert "logger=tensorboard is given up: cannot start" in outcome.err
 
 
 @pytest.mark.skipif(importlib.util.find_spec("wandb") is not None, reason="wandb is installed")

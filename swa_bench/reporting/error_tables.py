@@ -1,7 +1,4 @@
-"""Test errors in the layout of the paper's tables: single networks, and ensembles.
-
-Nothing here imports torch.
-"""
+"""Test errors in the layout of the paper's tables: single networks, and ensembles."""
 
 import math
 from collections.abc import Hashable, Mapping, Sequence

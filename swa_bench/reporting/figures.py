@@ -1,4 +1,4 @@
-"""Curves of error by epoch and by collected weights. Nothing here imports torch.
+"""Curves of error by epoch and by collected weights.
 
 Text of records is untrusted: `printable` keeps it from being read as mathematics or breaking a
 file, `stem` from naming a file elsewhere.
@@ -51,7 +51,7 @@ FITS_TWICE = 6.5  # characters an inch of the figure, for two columns of a legen
 def draw_learning_curves(figure: Figure, row: Row) -> None:
     """A line a method, the mean over seeds: test error above, learning rate below."""
     errors, rates = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-    for label, runs, style in _curves(row.epochs, row):
+    for label, runs, style in _curves(row):
         result = result_column(runs)
         if result == LAST or runs[result].isna().all():
             result = LAST
@@ -77,7 +77,7 @@ def draw_learning_curves(figure: Figure, row: Row) -> None:
 
 
 def draw_collected(figure: Figure, row: Row) -> None:
-    """Test error against the number of collected models, a line a method; SGD's final error beside it."""
+    """A line a method: test error of k collected models. SGD's final error stands beside them."""
     axes = figure.subplots()
     for cell in summarise(row.cells).to_dict("records"):
         if (cell["method"], cell["budget"]) == BASELINE:
@@ -85,7 +85,7 @@ def draw_collected(figure: Figure, row: Row) -> None:
             label = f"{column_label(*BASELINE)}, n={cell['n']}"
             axes.axhline(cell["error_mean"], color=color, linewidth=1, label=label)
     collected = collected_frame(row.epochs)
-    for _, runs, style in _curves(row.epochs, row):
+    for _, runs, style in _curves(row):
         method, result = runs["method"].iloc[0], result_column(runs)
         tested = collected[collected["run"].isin(runs["run"])]
         for column in tested_columns(collected):
@@ -116,10 +116,12 @@ def color_and_marker(method: str, row: Row) -> tuple[str, str]:
     return color, marker
 
 
-def _curves(epochs: pd.DataFrame, row: Row) -> Iterator[tuple[str, pd.DataFrame, Style]]:
+def _curves(row: Row) -> Iterator[tuple[str, pd.DataFrame, Style]]:
     """The label, epochs and style of each line of a figure: of one method and recipe hash."""
-    lines = {tuple(map(str, key)): runs for key, runs in epochs.groupby(["method", "recipe_hash"])}
-    methods = in_order(epochs["method"])
+    lines = {
+        tuple(map(str, key)): runs for key, runs in row.epochs.groupby(["method", "recipe_hash"])
+    }
+    methods = in_order(row.epochs["method"])
     labels: set[str] = set()
     order = sorted(lines, key=lambda key: (methods.index(key[0]), key[1]))
     for key, (_, line, _) in zip(order, cycle(STYLES), strict=False):
@@ -211,7 +213,7 @@ def stem(row: Row, what: str, taken: Iterable[str]) -> str:
 
 
 def write_figures(records: Iterable[Record], folder: Path) -> list[Path]:
-    """Draw each data set, model and recipe as PNG: learning curves and collected models. Return the files.
+    """Draw the learning curves and collected models of each row as PNG; return the files.
 
     Raises:
         SwaBenchError: a file could not be written, or an epochs.csv is damaged.

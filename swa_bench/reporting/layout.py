@@ -1,4 +1,4 @@
-"""A table in its formats, and how its rows are labelled. Nothing here imports torch."""
+"""A table in its formats, and how its rows are labelled."""
 
 import string
 import textwrap

@@ -1,7 +1,7 @@
 """Records -> one self-contained page, and its figures as PNG and SVG.
 
 Records are untrusted text: the template escapes all that it prints, matplotlib all that it draws,
-and the page's own policy forbids scripts and requests. Nothing here imports torch.
+and the page's own policy forbids scripts and requests.
 """
 
 import importlib.resources
@@ -110,14 +110,6 @@ DRAWINGS = (
 )
 
 
-@dataclass(frozen=True)
-class Picture:
-    """A figure in the page, and what it says."""
-
-    what: str
-    svg: Markup
-
-
 def write_report(records: Sequence[Record], where: str, folder: Path) -> Path:
     """Write index.html and, beside it, each figure as PNG and SVG; return the page's path.
 
@@ -132,11 +124,12 @@ def write_report(records: Sequence[Record], where: str, folder: Path) -> Path:
     cells = cells_frame(records)
     epochs = epochs_frame(cells)
     summary, found = summarise(cells), rows(cells, epochs)
+    counts = summary["verdict"].value_counts()
     taken: list[str] = []
     values = {
         "where": where,
         "records": records,
-        "verdicts": _verdicts(summary),
+        "verdicts": {said: counts[name] for name, said in VERDICTS.items() if name in counts},
         "missing": _missing(summary),
         "tables": make_tables(cells, epochs),
         "sections": [_section(row, folder, taken) for row in found],
@@ -171,13 +164,12 @@ def _section(row: Row, folder: Path, taken: list[str]) -> dict[str, Any]:
             path = folder / figures.stem(row, drawing.name, taken)
             taken.append(path.name)
             what = drawing.what + drawing.of_published * comparable
-            pictures.append(Picture(what, _write_picture(drawing, what, row, path)))
+            svg = _write_picture(drawing, what, row, path)
+            pictures.append({"what": what, "svg": svg})
     return {
-        "title": row.title,
+        "row": row,
         "comparable": comparable,
         "demonstration": row.dataset in DEMONSTRATIONS,
-        "recipe": row.recipe,
-        "devices": row.devices,
         "seeds": ", ".join(map(str, sorted(set(row.cells["seed"])))),
         "pictures": pictures,
         "curves": not empty["learning-curves"],
@@ -220,27 +212,19 @@ def _themed(svg: bytes) -> Markup:
     return Markup(text)
 
 
-def _verdicts(summary: pd.DataFrame) -> dict[str, int]:
-    """How many of the cells that have a published counterpart there are of each verdict."""
-    counts = summary["verdict"].value_counts()
-    return {said: int(counts[name]) for name, said in VERDICTS.items() if name in counts}
-
-
 def _missing(summary: pd.DataFrame) -> list[str]:
     """What has no runs of each of the paper's tables: whole rows first, then single cells."""
     found = set(summary[COMPARED].itertuples(index=False, name=None))
     lines = []
     for dataset in PAPER_DATASETS:
-        without: list[str] = []
-        partly: list[str] = []
+        lacking = []
         for model in PAPER_MODELS:
-            cells = [c for c in PAPER_COLUMNS if (dataset, model, *c) not in found]
-            if len(cells) == len(PAPER_COLUMNS):
-                without.append(LABELS[model])
-            elif cells:
-                partly.append(f"{LABELS[model]} ({', '.join(column_label(*c) for c in cells)})")
-        if without + partly:
-            lines.append(f"{LABELS[dataset]}: {', '.join(without + partly)}")
+            cells = [column_label(*c) for c in PAPER_COLUMNS if (dataset, model, *c) not in found]
+            some = f" ({', '.join(cells)})" * (len(cells) < len(PAPER_COLUMNS))
+            lacking += [(LABELS[model], some)] * bool(cells)
+        if lacking:
+            lacking.sort(key=lambda of: bool(of[1]))
+            lines.append(f"{LABELS[dataset]}: {', '.join(map(''.join, lacking))}")
     return lines
 
 

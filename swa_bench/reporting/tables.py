@@ -1,4 +1,4 @@
-"""Records -> tables in four formats. Nothing here imports torch."""
+"""Records -> tables in four formats."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -116,8 +116,9 @@ def collected_table(dataset: str, collected: pd.DataFrame) -> Table:
     header = ["", "", *(f"k={count}" for count in counts)]
     notes = [
         *letters,
-        "Average: one network with the mean of the k models' weights. Ensemble: the mean of their "
-        "softmax outputs. '-': not tested; evaluation.average_every sets how often there is a test.",
+        "Average: one network with the mean of the k models' weights. Ensemble: the mean of "
+        "their softmax outputs. '-': not tested; evaluation.average_every sets how often there is "
+        "a test.",
     ]
     return Table(f"{dataset}-collected", titled(dataset, what), header, lines, notes, part)
 

@@ -1,4 +1,4 @@
-"""The record of swa-width -> pictures. Nothing here imports torch."""
+"""The record of swa-width -> pictures."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,4 @@
-"""What runs cost: hours of the device, images a second, and the epochs that sharing saved.
-
-Nothing here imports torch.
-"""
+"""What runs cost: hours of the device, images a second, and the epochs that sharing saved."""
 
 from collections.abc import Sequence
 

@@ -1,7 +1,4 @@
-"""All that was measured, as two DataFrames: one line a record, and one line an epoch of a run.
-
-Nothing here imports torch.
-"""
+"""All that was measured, as two DataFrames: one line a record, and one line an epoch of a run."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -69,27 +66,19 @@ def cells_frame(records: Iterable[Record]) -> pd.DataFrame:
 def _cell(record: Record) -> dict[str, Any]:
     predictor = record.option("method", "result") or "swa"
     ensemble = record.method in ENSEMBLES or predictor == "ensemble"
-    return {
-        "dataset": record.dataset,
-        "model": record.model,
+    named = "dataset model method budget seed epochs folder device versions".split()
+    return {name: getattr(record, name) for name in named} | {
         "recipe_diff": recipe_text(record.recipe_diff),
-        "method": record.method,
         "ensemble": ensemble,
-        "budget": record.budget,
         "recipe_hash": f"{record.recipe_hash}/{record.schedule_sha256[:6]}",
-        "seed": record.seed,
         "error": record.result.test_error_pct,
         "nll": record.result.test_loss,
         "ece": record.result.test_ece_pct,
         "predictor": "ensemble" if ensemble else predictor,
         "trained": record.runs is None,
-        "folder": record.folder,
-        "epochs": record.epochs,
         "seconds": record.timing.seconds,
         "images_per_s": record.timing.images_per_s,
-        "device": record.device,
         "device_kind": str(record.config.get("device")),
-        "versions": record.versions,
     }
 
 

@@ -1,7 +1,4 @@
-"""Means over seeds, compared with the published figures, and gains over SGD.
-
-Nothing here imports torch.
-"""
+"""Means over seeds, compared with the published figures, and gains over SGD."""
 
 import functools
 import importlib.resources

@@ -9,14 +9,19 @@ import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
-from swa_bench.config.grid import PAPER_COLUMNS, PAPER_DATASETS, PAPER_METHODS, PAPER_MODELS
-from swa_bench.config.grid import PAPER_SEEDS as SEEDS
+from swa_bench.config.grid import (
+    PAPER_COLUMNS,
+    PAPER_DATASETS,
+    PAPER_METHODS,
+    PAPER_MODELS,
+    PAPER_SEEDS,
+)
 from swa_bench.config.plan import divergence, make_plan
 from swa_bench.config.spec import compose_spec
 from swa_bench.results.locks import TRACEBACK, is_running
 from swa_bench.results.record import read_records
 
-REPORTS = len(PAPER_COLUMNS) * len(SEEDS)  # records of one row of the grid
+REPORTS = len(PAPER_COLUMNS) * len(PAPER_SEEDS)  # records of one row of the grid
 
 
 @dataclass
@@ -60,7 +65,7 @@ class RowStatus:
         found = [(run.method, budget, run.seed) for run in self.runs for budget in run.budgets]
         if not self.in_grid:
             return len(found)
-        return sum((*column, seed) in found for column in PAPER_COLUMNS for seed in SEEDS)
+        return sum((*column, seed) in found for column in PAPER_COLUMNS for seed in PAPER_SEEDS)
 
     def running(self) -> list[RunStatus]:
         """The runs that a process trains now."""
@@ -78,7 +83,7 @@ class RowStatus:
             shared: the epochs after which their runs part.
         """
         left = 0
-        for seed in SEEDS:
+        for seed in PAPER_SEEDS:
             done = []
             for method, length in lengths.items():
                 epochs = [r.epochs for r in self.runs if (r.method, r.seed) == (method, seed)]

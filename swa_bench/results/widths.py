@@ -1,7 +1,4 @@
-"""The record of swa-width: how far along random rays the test error reaches a level.
-
-Nothing here imports torch.
-"""
+"""The record of swa-width: how far along random rays the test error reaches a level."""
 
 import json
 import math

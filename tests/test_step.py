@@ -5,22 +5,21 @@ import math
 
 import pytest
 import torch
-from conftest import plan_of
 from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.nn import functional as F
+from training_helpers import TINY, config_of
 
-from swa_bench.data import images as sources
 from swa_bench.data.batches import to_device
+from swa_bench.data.images import load_images
 from swa_bench.models import build_model
-from swa_bench.training import hardware as device
-from swa_bench.training import run as walk
-from swa_bench.training import step as engine
-from swa_bench.training import timing as estimate
-from swa_bench.training.averaging import load_average, update_average
-from swa_bench.training.checkpoints import State
-from swa_bench.training.network import fresh_model
-from swa_bench.training.run import fresh_optimizer
+from swa_bench.training import hardware
+from swa_bench.training.averaging import WeightAverage, load_weights
+from swa_bench.training.evaluation import evaluate, recompute_batch_norm
+from swa_bench.training.network import fresh_model, fresh_optimizer
+from swa_bench.training.run import fresh_state
+from swa_bench.training.step import StaticInputs, TrainStep, take_step
+from swa_bench.training.timing import random_images
 
 PLAIN = torch.autocast("cpu", enabled=False)
 PINNED_LOSSES = [2.356574, 2.321708, 2.330406]
@@ -28,14 +27,13 @@ PINNED_LOSSES = [2.356574, 2.321708, 2.330406]
 
 def test_first_steps_are_pinned() -> None:
     """Model, data, order, crops and optimiser together: any change of the protocol shows here."""
-    plan = plan_of("model=preresnet20", "dataset=cifar10_mini", "dataset.train_images=288")
-    config = plan.config
-    data = to_device(sources.load_arrays(config.dataset), config, torch.device("cpu"))
+    config = config_of("model=preresnet20", "dataset=cifar10_mini", "dataset.train_images=288")
+    data = to_device(load_images(config.dataset), config, torch.device("cpu"))
     model = fresh_model(config, torch.device("cpu"))
     optimizer = fresh_optimizer(config, model)
     losses = []
     for images, labels in data.train_batches(data.draw(0, 0, "train"), 128):
-        loss, _ = engine.sgd_step(model, optimizer, images, labels, device.autocast(config))
+        loss, _ = take_step(model, optimizer, images, labels, hardware.autocast(config))
         losses.append(loss.item())
     assert losses == pytest.approx(PINNED_LOSSES, rel=1e-4)
 
@@ -43,7 +41,7 @@ def test_first_steps_are_pinned() -> None:
 def test_sgd_is_the_authors() -> None:
     """v <- 0.9 v + g + wd w; w <- w - lr v: no Nesterov, no dampening, decay on every parameter."""
     torch.manual_seed(0)
-    config = plan_of("model=vgg16", "dataset=cifar10_mini").config
+    config = config_of("model=vgg16", "dataset=cifar10_mini")
     model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.BatchNorm1d(3))
     optimizer = fresh_optimizer(config, model)
     expected = [p.detach().clone().double() for p in model.parameters()]
@@ -58,7 +56,7 @@ def test_sgd_is_the_authors() -> None:
             v.mul_(0.9).add_(g.double()).add_(w, alpha=5e-4)
             w.sub_(rate * v)
         optimizer.param_groups[0]["lr"] = rate
-        engine.sgd_step(model, optimizer, images, labels, PLAIN)
+        take_step(model, optimizer, images, labels, PLAIN)
     for ours, theirs in zip(model.parameters(), expected, strict=True):
         torch.testing.assert_close(ours.double(), theirs, rtol=1e-5, atol=1e-7)
 
@@ -68,7 +66,7 @@ def test_scores_weigh_images_not_batches() -> None:
     logits = torch.tensor([[2.0, 0.0], [0.0, 1.0], [3.0, 0.0], [0.0, 4.0]])
     labels = torch.tensor([0, 0, 0, 0])
     batches = [(logits[:3], labels[:3]), (logits[3:], labels[3:])]
-    score = engine.evaluate(nn.Identity(), batches, PLAIN)
+    score = evaluate(nn.Identity(), batches, PLAIN)
     assert score.error_pct == 50.0
     by_hand = [math.log1p(math.exp(x)) for x in (-2.0, 1.0, -3.0, 4.0)]
     assert score.loss == pytest.approx(sum(by_hand) / 4, rel=1e-6)
@@ -94,7 +92,7 @@ def test_recomputed_statistics_are_means_over_images() -> None:
     batches = [(images[a:b], labels[a:b]) for a, b in ((0, 5), (5, 10), (10, 12))]
     model = TwoNorms()
     model.first.running_mean.fill_(77.0)  # must be forgotten
-    engine.recompute_batch_norm(model, batches, PLAIN)
+    recompute_batch_norm(model, batches, PLAIN)
 
     means, variances = torch.zeros(2, 3).double(), torch.zeros(2, 3).double()
     for batch, _ in batches:
@@ -119,46 +117,46 @@ def test_recomputation_differs_from_torchs_where_the_last_batch_is_small() -> No
     images = torch.randn(12, 3, 4, 4)
     batches = [(images[:10], torch.zeros(10)), (images[10:], torch.zeros(2))]
     ours, torchs = TwoNorms(), TwoNorms()
-    engine.recompute_batch_norm(ours, batches, PLAIN)
+    recompute_batch_norm(ours, batches, PLAIN)
     torch.optim.swa_utils.update_bn([batch for batch, _ in batches], torchs)
     ten, two = (batch.mean((0, 2, 3)) for batch, _ in batches)
     torch.testing.assert_close(ours.first.running_mean, (10 * ten + 2 * two) / 12)
     torch.testing.assert_close(torchs.first.running_mean, (ten + two) / 2)
 
 
-def test_running_average_is_the_mean_of_the_copies() -> None:
+def test_running_average_is_the_mean_of_the_collected_weights() -> None:
     torch.manual_seed(0)
     model = build_model("preresnet20", 10)
     buffers = {name: value.clone() for name, value in model.named_buffers()}
-    copies, average = [], None
-    for n in range(7):
+    collected, average = [], WeightAverage()
+    for _ in range(7):
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter))
-        copies.append([p.detach().clone().double() for p in model.parameters()])
-        average = update_average(average, n, model)
-    assert average is not None
-    for name, *values in zip(average, *copies, strict=True):
+        collected.append([p.detach().clone().double() for p in model.parameters()])
+        average.collect(model, torch.empty(0))
+    assert average.n == 7
+    for name, *values in zip(average.kept, *collected, strict=True):
         mean = torch.stack(values).mean(0)
-        torch.testing.assert_close(average[name].double(), mean, rtol=1e-5, atol=1e-6)
-    load_average(model, average)
+        torch.testing.assert_close(average.kept[name].double(), mean, rtol=1e-5, atol=1e-6)
+    load_weights(model, average.kept)
     for name, parameter in model.named_parameters():
-        assert torch.equal(parameter, average[name])
+        assert torch.equal(parameter, average.kept[name])
     for name, value in model.named_buffers():
         assert torch.equal(value, buffers[name])
 
 
 def test_bf16_computes_in_bf16_and_keeps_float32_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device, "_cpu_has_bf16", lambda: True)
-    config = plan_of("model=preresnet20", "precision=bf16").config
+    monkeypatch.setattr(hardware, "_cpu_has_bf16", lambda: True)
+    config = config_of("model=preresnet20", "precision=bf16")
     seen = []
     model = fresh_model(config, torch.device("cpu"))
     model.conv1.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
     batches = [(torch.randn(4, 3, 32, 32), torch.zeros(4, dtype=torch.long))]
-    context = device.autocast(config)
-    engine.sgd_step(model, fresh_optimizer(config, model), *batches[0], context)
-    engine.evaluate(model, batches, context)
-    engine.recompute_batch_norm(model, batches, context)
+    context = hardware.autocast(config)
+    take_step(model, fresh_optimizer(config, model), *batches[0], context)
+    evaluate(model, batches, context)
+    recompute_batch_norm(model, batches, context)
     assert seen == [torch.bfloat16] * 3
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
@@ -169,8 +167,8 @@ def test_a_step_asks_the_device_for_nothing(name: str) -> None:
 
     Without a GPU there is no backward pass even for such tensors, so there the step ends before it.
     """
-    config = plan_of("model=vgg16_bn", "dataset=cifar10_mini").config
-    real = to_device(estimate.random_arrays(config, 48), config, torch.device("cpu"))
+    config = config_of("model=vgg16_bn", "dataset=cifar10_mini")
+    real = to_device(random_images(config, 48), config, torch.device("cpu"))
     target = torch.device(name)
     with FakeTensorMode(allow_non_fake_inputs=True) as mode, target:
         tensors = {
@@ -178,49 +176,49 @@ def test_a_step_asks_the_device_for_nothing(name: str) -> None:
             for field, value in vars(real).items()
             if isinstance(value, torch.Tensor)
         }
-        feed = engine.Feed(dataclasses.replace(real, **tensors), steps=2)
+        inputs = StaticInputs(dataclasses.replace(real, **tensors), steps=2)
         with pytest.raises(DataDependentOutputException):
-            feed.rate.item()
+            inputs.rate.item()
         model = build_model("vgg16_bn", 10)
         optimizer = torch.optim.SGD(model.parameters(), 0.1, 0.9, weight_decay=5e-4, fused=True)
-        optimizer.param_groups[0]["lr"] = feed.rate
+        optimizer.param_groups[0]["lr"] = inputs.rate
         for size in (32, 16):
-            images, labels = feed.next(size)
+            images, labels = inputs.next(size)
             if name == "cpu":
-                loss, logits = engine.sgd_step(model, optimizer, images, labels, PLAIN)
+                loss, logits = take_step(model, optimizer, images, labels, PLAIN)
             else:
                 logits = model(images)
                 loss = F.cross_entropy(logits, labels)
-            feed.tally.add(loss, logits, labels)
-        assert feed.tally.loss.device.type == name
+            inputs.tally.add(loss, logits, labels)
+        assert inputs.tally.loss.device.type == name
 
 
-def test_a_trainers_epoch_is_its_steps_by_hand() -> None:
+def test_an_epoch_is_its_steps_by_hand() -> None:
     """Batches of 20, 20 and 8; the rates differ. Counters on the device find the same images."""
-    config = plan_of("model=preresnet20", "dataset=cifar10_mini", "optimizer.batch_size=20").config
+    config = config_of(*TINY, "batch_size=20")
     cpu = torch.device("cpu")
-    data = to_device(estimate.random_arrays(config, 48), config, cpu)
+    data = to_device(random_images(config, 48), config, cpu)
     rates, draws = [0.1, 0.05, 0.025], data.draw(0, 0, "train")
-    models = [fresh_model(config, cpu) for _ in range(2)]
-    trainer = walk.make_trainer(config, State(models[0], fresh_optimizer(config, models[0])), data)
+    state, model = fresh_state(config, data), fresh_model(config, cpu)
+    train_step = TrainStep(config, state, data)
     for _ in range(2):
-        trainer.begin_epoch(draws, rates, dropout_seed=0)
-        for size in trainer.sizes:
-            trainer.step(size)
-    score = trainer.score()
+        train_step.begin_epoch(draws, rates, dropout_seed=0)
+        for size in train_step.sizes:
+            train_step.step(size)
+    score = train_step.score()
 
-    optimizer = fresh_optimizer(config, models[1])
-    models[1].train()
+    optimizer = fresh_optimizer(config, model)
+    model.train()
     losses, wrong = 0.0, 0
     for epoch in range(2):
         batches = data.train_batches(draws, 20)
         for rate, (images, labels) in zip(rates, batches, strict=True):
             optimizer.param_groups[0]["lr"] = rate
-            loss, logits = engine.sgd_step(models[1], optimizer, images, labels, PLAIN)
+            loss, logits = take_step(model, optimizer, images, labels, PLAIN)
             if epoch == 1:
                 losses += loss.item() * len(labels)
                 wrong += int((logits.argmax(1) != labels).sum())
-    for ours, theirs in zip(models[0].parameters(), models[1].parameters(), strict=True):
+    for ours, theirs in zip(state.model.parameters(), model.parameters(), strict=True):
         assert torch.equal(ours, theirs)
     assert score.loss == pytest.approx(losses / 48, rel=1e-6)
     assert score.error_pct == pytest.approx(100 * wrong / 48)

@@ -19,10 +19,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import TINY, SwaTrain
-from test_walk import cells
+from training_helpers import TINY, SwaTrain, records_of
 
-from swa_bench.config import schema as configs
+from swa_bench.config.spec import gpu_count
 from swa_bench.errors import ConfigError
 
 HAS_RAY = importlib.util.find_spec("ray")
@@ -125,7 +124,7 @@ def test_a_missing_extra_says_what_to_install(swa_train: SwaTrain) -> None:
 
 def test_gpus_are_counted_and_none_is_an_error() -> None:
     with pytest.raises(ConfigError, match="no GPU was found"):
-        configs.gpu_count()  # the tests hide them all
+        gpu_count()  # the tests hide them all
 
 
 # Ray.
@@ -158,7 +157,7 @@ def test_ray_gives_each_job_a_gpu_and_a_failed_job_fails_alone(
     )
     assert code == 2, err  # of the first that failed: a bad setting
     assert set(gpus_seen(folder)) == {"0", "1"}
-    assert cells(folder / "results") == cells(undisturbed)
+    assert records_of(folder / "results") == records_of(undisturbed)
     told = [line for line in err.splitlines() if line.startswith("swa-train: ")]
     assert len(told) == 5, err
     assert sum("FAILED" in line and "training loss of epoch 2" in line for line in told) == 2
@@ -186,7 +185,7 @@ def test_ray_packs_two_jobs_on_a_gpu_and_tries_a_killed_one_again(
     assert not (folder / "crash").exists()
     assert gpus_seen(folder) == ["0", "0", "0"]  # the killed job has had two processes
     assert "Going on after epoch 3" in err
-    assert cells(folder / "results") == cells(undisturbed)
+    assert records_of(folder / "results") == records_of(undisturbed)
 
 
 @pytest.fixture
@@ -223,7 +222,7 @@ def test_a_running_ray_cluster(ray_engine: Engine, ray_address: str, undisturbed
         "seed=0,1",
     )
     assert code == 0, err
-    assert cells(ray_engine.folder / "results") == cells(undisturbed)
+    assert records_of(ray_engine.folder / "results") == records_of(undisturbed)
     assert "(n=2)" in out
 
 
@@ -352,7 +351,7 @@ def test_slurm_jobs_that_are_cancelled_or_timed_out_or_fail(
     assert code == 1, err + logs
     assert job_logs(tmp_path, "out").count("Requeued job") == 2, logs
     assert logs.count("Going on after epoch 3") == 2, logs
-    assert cells(tmp_path / "results") == cells(undisturbed)
+    assert records_of(tmp_path / "results") == records_of(undisturbed)
     told = [line for line in err.splitlines() if line.startswith("swa-train: ")]
     assert sum("FAILED" in line and "training loss of epoch 2" in line for line in told) == 2
     assert told[-1] == "swa-train: 2 jobs failed, see above"
@@ -373,6 +372,6 @@ def test_a_slurm_job_that_is_preempted(
     assert code == 0, err + logs
     assert "this job is preempted" in logs
     assert logs.count("Going on after epoch 3") == 1, logs
-    seed0 = {name: cell for name, cell in cells(undisturbed).items() if "-seed0-" in name}
-    assert cells(tmp_path / "results") == seed0
+    seed0 = {name: cell for name, cell in records_of(undisturbed).items() if "-seed0-" in name}
+    assert records_of(tmp_path / "results") == seed0
     assert "(n=1)" in out
