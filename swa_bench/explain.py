@@ -45,5 +45,5 @@ def _missing(file: str, options: Sequence[str], text: str) -> str:
         launcher = chosen[1] if chosen else name
         extra = LAUNCHER_EXTRAS[name]
         return f"hydra/launcher={launcher} needs an extra: pip install 'swa-bench[{extra}]'"
-    choices = ", ".join(options) or "nothing is there"
-    return f"{group}={name}: no such option; choose one of {choices}"
+    choices = f"choose one of {', '.join(options)}" if options else "swa-train --help lists all"
+    return f"{group}={name}: no such option; {choices}"

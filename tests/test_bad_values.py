@@ -39,7 +39,8 @@ BAD = {
     "seed=0,1": "seed=0,1: several values make a sweep: add -m",
     "model.learning_rate=0": "model.learning_rate=0: must be greater than 0",
     "dataset.recipe=cifar11": "Interpolation key 'model.swa_learning_rate.cifar11' not found",
-    "method=sgd schedule=cyclic": "schedule=swa_bench.schedules.cyclic: cannot be used: collect_from, cycle_epochs is null",
+    "method=sgd schedule=cyclic": "schedule=swa_bench.schedules.cyclic: cannot be used: collect_"
+    "from, cycle_epochs is null with method=sgd",
     "dataset.image_size=33": "dataset.resize=32: must be at least dataset.image_size=33",
     "dataset=cifar10_mini dataset.resize=40": "dataset.resize=40: the images of cifar10_mini are",
     "dataset.name=a/b": "dataset.name=a/b: names a folder",
@@ -68,6 +69,7 @@ MORE = {
     "checkpoints.keep=foo": "checkpoints.keep=foo: must be 'ends', 'cells' or 'collected'",
     "+foo=1": "foo=1: there is no such option",
     "force=maybe": "force=maybe: must be a boolean",
+    "experiment=[quickstart,quick]": "experiment=quick: no such option; swa-train --help lists",
     "experiment=quikstart": "experiment=quikstart: no such option; choose one of bn_recompute",
     "+experiment=quikstart": "experiment=quikstart: no such option; choose one of bn_recompute",
     "also_train=[foo]": "also_train=foo: choose from ema, fge",
@@ -78,7 +80,7 @@ OPTIMISERS = {
     "optimizer=adamw": "optimizer=adamw: no such option; choose one of sgd",
     "optimizer._target_=torch.optim.Adamm": "optimizer._target_=torch.optim.Adamm: cannot be built",
     "optimizer._target_=torch.optim.AdamW": "unexpected keyword argument 'momentum'",
-    "optimizer._target_=types.SimpleNamespace": "takes no positional arguments",
+    "optimizer._target_=types.SimpleNamespace": "optimizer._target_=types.SimpleNamespace: ",
     "optimizer.momentum=abc": "torch.optim.SGD: cannot be built with momentum=abc, weight_decay=",
     "optimizer.momentum=-1": "Invalid momentum value: -1",
     "+optimizer.betas=[0.9]": "unexpected keyword argument 'betas'",
@@ -118,7 +120,7 @@ def test_bad_values_get_a_clear_line_and_leave_nothing(
 OWN_FILES = {
     "method": ("name: mine\nfirst_copy: 3\n", "method.first_copy=3: is called method.collect_from"),
     "optimizer": ("batch_size: 64\n", "optimizer.batch_size=64: is called batch_size now"),
-    "dataset": ("augmentation: {flip: false}\n", "dataset.augmentation"),
+    "dataset": ("augmentation: {flip: false}\n", "dataset.augmentation.flip=false: is called augm"),
     "experiment": ("# @package _global_\nthen: [sgd]\n", "then=['sgd']: is called also_train now"),
 }
 

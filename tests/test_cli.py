@@ -108,7 +108,7 @@ def test_every_experiment_can_be_planned_also_on_the_small_set(name: str) -> Non
     methods = str(sweep.get("method", "swa")).split(",")
     models = [f"model={model}" for model in str(sweep.get("model", "preresnet20")).split(",")]
     for method, model in itertools.product(methods, models):
-        for experiment in (f"+experiment={name}", f"+experiment=[quickstart,{name}]"):
+        for experiment in (f"experiment={name}", f"experiment=[quickstart,{name}]"):
             plan = plan_of(experiment, f"method={method}", model, "precision=fp32")
             assert plan.config.method.name == method
             assert len(plan.rates(0)) == plan.steps_per_epoch

@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field, Strict, StrictBool, TypeAdapter, Validat
 from pydantic.dataclasses import dataclass
 from pydantic_core import ErrorDetails
 
-from swa_bench.config.renames import RENAMED, RENAMED_VALUES
+from swa_bench.config.renames import RENAMED, RENAMED_VALUES, old_names
 from swa_bench.errors import ConfigError
 
 # Marks an option that says where and how a run is done, not what it computes. It is no part of a
@@ -199,6 +199,8 @@ def from_dict(values: Any) -> TrainConfig:
     Raises:
         ConfigError: the first field that is missing, unknown, of a wrong type or out of range.
     """
+    for name, value in old_names(values).items():
+        raise ConfigError(name, value, f"is called {RENAMED[name]} now")
     try:
         return TypeAdapter(TrainConfig).validate_python(values)
     except ValidationError as error:
@@ -215,7 +217,7 @@ def _shown(value: object) -> object:
 def _expected(error: ErrorDetails, name: str) -> str:
     """What would be right, in our words where pydantic's are not a user's."""
     if error["type"] == "unexpected_keyword_argument":
-        return f"is called {RENAMED[name]} now" if name in RENAMED else "there is no such option"
+        return "there is no such option"
     if error["type"] == "literal_error" and error["input"] in RENAMED_VALUES.get(name, {}):
         return f"is called {RENAMED_VALUES[name][error['input']]} now"
     if error["type"] == "string_pattern_mismatch":
