@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from training_helpers import TINY, SwaTrain, records_of
+from training_helpers import SHORT_RECIPE, TINY, SwaTrain, records_of
 
 SHORT = [*TINY, "dataset.train_images=96", "dataset.test_images=50", "batch_size=40", "budget=1.5"]
 
@@ -83,7 +83,10 @@ def wait_for(folder: Path, pattern: str, process: "subprocess.Popen[str]") -> No
         time.sleep(0.05)
 
 
-LONG = [*TINY, "budget=500", "checkpoints.every_s=1000", "dataset.train_images=128"]
+LONG = [*TINY, "budget=500", "checkpoints.every_s=1000", "checkpoints.keep_for=[]"]
+LONG += ["dataset.train_images=128"]
+# A network of some seconds an epoch, and of checkpoints of 2.2 to 3.3 MB.
+LARGE = ["model=preresnet20", *SHORT_RECIPE, "budget=1.5"]
 
 
 def test_sigterm_ends_with_a_checkpoint(tmp_path: Path) -> None:
@@ -109,9 +112,9 @@ def test_a_sweep_that_is_asked_to_end_does_not_go_on(tmp_path: Path) -> None:
 
 def test_a_run_that_is_started_twice_is_trained_once(tmp_path: Path, swa_train: SwaTrain) -> None:
     """The second waits, then goes on from where the first was killed, as if it had not been."""
-    first = command_in(tmp_path, *LONG[:-3], "budget=1.5", "checkpoints.every_s=0")
+    first = command_in(tmp_path, *LARGE)
     wait_for(tmp_path, "swa-seed0-*/epochs.csv", first)
-    second = command_in(tmp_path, *LONG[:-3], "budget=1.5", "checkpoints.every_s=0")
+    second = command_in(tmp_path, *LARGE)
     assert second.stderr is not None
     line = second.stderr.readline()
     while "Waiting for another process" not in line:
@@ -122,13 +125,13 @@ def test_a_run_that_is_started_twice_is_trained_once(tmp_path: Path, swa_train: 
     _, errors = second.communicate(timeout=60)
     assert second.returncode == 0, errors
     assert "Going on after epoch" in errors
-    assert swa_train(*TINY, "budget=1.5", "results_dir=alone").code == 0
+    assert swa_train(*LARGE, "results_dir=alone").code == 0
     assert records_of(tmp_path / "results") == records_of(tmp_path / "alone")
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 4.5 MB; a checkpoint takes 2.2 to 3.3."""
+    """A file system of 4.5 MB, too small for two checkpoints of PreResNet20."""
     folder = tmp_path / "small"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=4500k", "tmpfs", str(folder)]
@@ -139,7 +142,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_full_disk_leaves_the_last_checkpoint(small_disk: Path, swa_train: SwaTrain) -> None:
-    options = [*TINY, "budget=1.5", f"results_dir={small_disk}/runs"]
+    options = [*LARGE, f"results_dir={small_disk}/runs"]
     outcome = swa_train(*options)
     assert outcome.code == 1
     assert "could not be written: No space left on device" in outcome.err
@@ -151,7 +154,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(small_disk: Path, swa_train: Swa
     again = swa_train(*options)
     assert "Going on after epoch" in again.err
     assert again.code == 0, again.err
-    assert swa_train(*TINY, "budget=1.5", "results_dir=alone").code == 0
+    assert swa_train(*LARGE, "results_dir=alone").code == 0
     assert records_of(small_disk / "runs") == records_of(Path("alone"))
 
 

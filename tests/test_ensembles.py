@@ -103,7 +103,7 @@ def test_the_methods_of_one_path_share_it(swa_train: SwaTrain) -> None:
     )
     shown = [f"{record(m)[0]['result']['test_error_pct']:.2f}" for m in ("fge", "swa_fge", "sgd")]
     assert [cell.split()[0] for cell in row.split("|")[3:-1] if "no runs" not in cell] == shown
-    assert not list(Path("figures").glob("*-copies.png"))  # one member is no curve
+    assert not list(Path("figures").glob("*-collected.png"))  # one member is no curve
 
 
 def test_recomputing_statistics_alone_leaves_the_weights(swa_train: SwaTrain) -> None:
@@ -141,8 +141,8 @@ def test_members_are_averaged_one_by_one(swa_train: SwaTrain) -> None:
     swa_tables(["--out", "tables"])
     swa_figures(["--out", "figures"])
     row = f"Snapshot, ensemble | {errors[0]:.2f} (n=1)"
-    assert row in " ".join(Path("tables/cifar10_mini-copies.md").read_text().split())
-    assert len(list(Path("figures").glob("*-copies.png"))) == 1
+    assert row in " ".join(Path("tables/cifar10_mini-collected.md").read_text().split())
+    assert len(list(Path("figures").glob("*-collected.png"))) == 1
 
 
 def _normalisation(found: dict[str, Any]) -> tuple[list[float], list[float]]:

@@ -32,12 +32,14 @@ class Plan:
         steps_per_epoch: optimiser steps, the smaller last batch included.
         schedule: (epoch, step, steps_per_epoch) -> learning rate.
         reports: the configuration of each budget that it reports, shortest first.
+        with_predictions: whether a report whose predictions are lost is missing.
     """
 
     config: TrainConfig
     steps_per_epoch: int
     schedule: Schedule
     reports: list[TrainConfig]
+    with_predictions: bool = False
 
     def rates(self, epoch: int) -> list[float]:
         """The learning rate of every step of an epoch (from 0)."""

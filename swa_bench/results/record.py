@@ -230,18 +230,14 @@ def write_record(
     return path
 
 
-def missing(plan: Plan, with_predictions: bool = False) -> list[TrainConfig]:
-    """What a plan reports that has no sound record with its rates and collections on disk.
-
-    Args:
-        with_predictions: whether a record whose predictions are lost is missing too.
-    """
+def missing(plan: Plan) -> list[TrainConfig]:
+    """What a plan reports that has no sound record with its rates and collections on disk."""
     found = []
     for report in plan.reports:
         path = record_path(report)
         record = read_record(path)
         same = record and record.schedule_sha256 == plan.schedule_sha256(report.epochs)
-        if not same or (with_predictions and read_predictions(path) is None):
+        if not same or (plan.with_predictions and read_predictions(path) is None):
             found.append(report)
     return found
 

@@ -44,11 +44,14 @@ def train_missing(spec: RunSpec, with_predictions: bool = False) -> list[TrainCo
         Terminated: the process was asked to end.
     """
     config, specs = spec.config, block_specs(spec)
-    plans = {one.config.seed: make_plan(one) for one in specs}
+    plans = {
+        one.config.seed: dataclasses.replace(make_plan(one), with_predictions=with_predictions)
+        for one in specs
+    }
     check_writable("results_dir", Path(config.results_dir))
 
     def unfinished() -> list[Plan]:
-        return [plan for plan in plans.values() if missing(plan, with_predictions)]
+        return [plan for plan in plans.values() if missing(plan)]
 
     if not config.force and not unfinished():
         text = "Finished already, on this or another device (force=true trains again): %s"
@@ -67,7 +70,7 @@ def train_missing(spec: RunSpec, with_predictions: bool = False) -> list[TrainCo
 
     with locks.alone_in(folders), locks.failures_noted(folders, unfinished_folders):
         # While this one waited, another process may have finished some.
-        to_do = [plan for plan in to_do if config.force or missing(plan, with_predictions)]
+        to_do = [plan for plan in to_do if config.force or missing(plan)]
         if to_do:
             _train(spec, to_do, images)
     return [report for plan in to_do or [plans[config.seed]] for report in plan.reports]
