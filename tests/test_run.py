@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from training_helpers import (
+    DROPOUT,
     KILLED,
     TINY,
     SwaTrain,
@@ -198,11 +199,6 @@ def test_every_seed_has_its_own_first_weights_whatever_the_method() -> None:
 def test_data_fingerprint_is_in_the_record(undisturbed: Path) -> None:
     expected = images.load_images(config_of(*SWA).dataset).fingerprint()
     assert {record["data_sha256"] for record in records_of(undisturbed).values()} == {expected}
-
-
-# Dropout, whose random numbers seeds that train together must not share.
-DROPOUT = [*TINY, "+model.arguments.dropout=0.5", "model.budget_epochs=2", "model.swa_start=1"]
-DROPOUT += ["dataset.train_images=64", "dataset.test_images=20", "batch_size=24"]
 
 
 def test_dropout_is_drawn_anew_each_epoch(tmp_path: Path, swa_train: SwaTrain) -> None:
