@@ -13,6 +13,8 @@ class ConfigError(SwaBenchError):
     exit_code = 2
 
     def __init__(self, field: str, value: object, expected: str) -> None:
+        if value is None or isinstance(value, bool):  # as YAML has it
+            value = "null" if value is None else str(value).lower()
         super().__init__(f"{field}={value}: {expected}")
 
 

@@ -8,12 +8,15 @@ from hydra.errors import MissingConfigException
 from omegaconf.errors import OmegaConfBaseException
 
 from swa_bench.config.renames import RENAMED
+from swa_bench.errors import SwaBenchError
 
 LAUNCHER_EXTRAS = {"ray": "ray", "submitit_slurm": "slurm"}  # of the plugins' launchers
 
 
 def explain(error: Exception) -> str:
     """The field, the value and the choices."""
+    if isinstance(error, SwaBenchError):
+        return str(error)
     if isinstance(error, yaml.MarkedYAMLError):
         return f"{error.problem_mark or 'a YAML file'}: {error.problem}".strip()
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
@@ -42,5 +45,5 @@ def _missing(file: str, options: Sequence[str], text: str) -> str:
         launcher = chosen[1] if chosen else name
         extra = LAUNCHER_EXTRAS[name]
         return f"hydra/launcher={launcher} needs an extra: pip install 'swa-bench[{extra}]'"
-    choices = ", ".join(options) or "nothing is there"
-    return f"{group}={name}: no such option; choose one of {choices}"
+    choices = f"choose one of {', '.join(options)}" if options else "swa-train --help lists all"
+    return f"{group}={name}: no such option; {choices}"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import training_helpers
+from launcher_helpers import Engine
 from training_helpers import TESTS, TINY, Outcome, SwaTrain
 
 from swa_bench import sweep, train
@@ -52,4 +53,13 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     (folder / "stdout.txt").write_text(done.stdout)
+    return folder / "results"
+
+
+@pytest.fixture(scope="session")
+def two_seeds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results of seeds 0 and 1, by Hydra's basic launcher."""
+    folder = tmp_path_factory.mktemp("two_seeds")
+    code, _, err = Engine(folder).train("seed=0,1")
+    assert code == 0, err
     return folder / "results"

@@ -206,13 +206,3 @@ def test_a_yaml_file_that_cannot_be_read_is_named(tmp_path: Path, swa_train: Swa
     assert outcome.code == 2
     assert "broken.yaml" in outcome.err and "line 3" in outcome.err
     assert "Traceback" not in outcome.err
-
-
-def test_methods_in_also_train_share_one_job(tmp_path: Path, swa_train: SwaTrain) -> None:
-    outcome = swa_train(*TINY, "also_train=[sgd]", "budget=${method.table_budget}")
-    assert outcome.code == 0, outcome.err
-    assert "Going on after epoch 2" in outcome.err
-    names = sorted(
-        name.split("-")[0] + name.split("/")[1] for name in records_of(tmp_path / "results")
-    )
-    assert names == ["sgdcell-1.json", "swacell-1.25.json", "swacell-1.5.json", "swacell-1.json"]

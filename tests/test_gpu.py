@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from training_helpers import DROPOUT, TINY, SwaTrain, records_of
+from training_helpers import SHORT_RECIPE, SwaTrain, records_of
 
 from swa_bench.analysis import export
 from swa_bench.commands import width
@@ -23,7 +23,11 @@ pytestmark = [
 ]
 
 # Steps on a size of batch are recorded after three, so that most of these are replayed.
-NETS = {"vgg16": [*DROPOUT, "budget=4"], "preresnet20": [*TINY, "budget=1.5"]}
+# VGG16 has dropout, PreResNet20 has batch norm.
+VGG16 = ["model=vgg16", *SHORT_RECIPE, "model.budget_epochs=2", "model.swa_start=1", "budget=4"]
+VGG16 += ["dataset.train_images=64", "dataset.test_images=20", "batch_size=24"]
+PRERESNET20 = ["model=preresnet20", *SHORT_RECIPE]
+NETS = {"vgg16": VGG16, "preresnet20": [*PRERESNET20, "budget=1.5"]}
 
 
 def config_of(*overrides: str) -> TrainConfig:
@@ -65,6 +69,17 @@ def test_graphs_seeds_together_and_resume_change_no_bit(
     assert {name: expected[name] for name in found} == found
 
 
+def test_what_is_kept_after_every_step_is_kept_in_graphs_too(
+    tmp_path: Path, swa_train: SwaTrain
+) -> None:
+    arguments = [*PRERESNET20, "method=ema", "device=cuda", "deterministic=true"]
+    for graphs in ("true", "false"):
+        outcome = swa_train(*arguments, f"cuda_graphs={graphs}", f"results_dir={graphs}")
+        assert outcome.code == 0, outcome.err
+    found, expected = (weights(tmp_path / graphs) for graphs in ("true", "false"))
+    assert len(found) == 1 and found == expected
+
+
 def test_no_step_waits_for_the_host() -> None:
     """Eager, recorded and replayed ones."""
     config = config_of("model=vgg16_bn", "precision=bf16")
@@ -90,12 +105,12 @@ def test_vgg16_trains_in_two_gigabytes() -> None:
 
 def test_gpu_and_cpu_take_the_same_first_step() -> None:
     config = config_of("model=preresnet20", "dataset=cifar10_mini", "dataset.train_images=256")
-    images_ = load_images(config.dataset)
+    image_set = load_images(config.dataset)
     losses = {}
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     for name in ("cpu", "cuda"):
         target = torch.device(name)
-        cpu = to_device(images_, config, torch.device("cpu"))
+        cpu = to_device(image_set, config, torch.device("cpu"))
         batches = [
             (images.to(target), labels.to(target))
             for images, labels in cpu.train_batches(cpu.draw(0, 0, "train"), 128)
@@ -111,7 +126,12 @@ def test_gpu_and_cpu_take_the_same_first_step() -> None:
 
 def test_ensembles_export_and_width_on_a_gpu(tmp_path: Path, swa_train: SwaTrain) -> None:
     """The error of the record from an exported file, also on the CPU up to rounding."""
-    options = [*TINY, "model.budget_epochs=5", "device=cuda", "also_train=[sgd,fge,snapshot]"]
+    options = [
+        *PRERESNET20,
+        "model.budget_epochs=5",
+        "device=cuda",
+        "also_train=[sgd,fge,snapshot]",
+    ]
     assert swa_train(*options).code == 0
     found = records_of(tmp_path / "results")
     (path,) = tmp_path.rglob("swa-seed0-*/cell-1.json")
@@ -121,6 +141,6 @@ def test_ensembles_export_and_width_on_a_gpu(tmp_path: Path, swa_train: SwaTrain
     assert score.loss == pytest.approx(result["test_loss"], rel=1e-5)
     on_cpu, _ = export.evaluate(tmp_path / "net.safetensors", "cpu")
     assert on_cpu.loss == pytest.approx(score.loss, rel=1e-3)
-    folder = tmp_path / "results/runs/cifar10_mini/tiny"
+    folder = tmp_path / "results/runs/cifar10_mini/preresnet20"
     width.main([str(folder), "--device", "cuda", "--parts", "rays", "--steps", "2"])
     assert len(list(tmp_path.rglob("rays.png"))) == 1

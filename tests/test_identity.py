@@ -19,26 +19,66 @@ DATA, WEIGHTS = "f" * 64, "i" * 64
 # Of version 0.1: the hash of the recipe, the first 12 digits of that of the rates, and the keys of
 # the states before the first epoch, halfway and at the end.
 PINNED = {
-    "method=sgd model=vgg16 dataset=cifar10": "eacced1d296b 550138dda327 0b29c97ccfccaf10 9948d875ebe5159c c87132a6d566b405",
-    "method=swa model=vgg16 dataset=cifar10": "d6593a540b88 99ebb89d9699 0b29c97ccfccaf10 095022271d08353e ba385f63151a57f4",
-    "method=swa model=preresnet164 dataset=cifar100": "1fa959f326be d287564a2fb2 35909445096ffc14 2a7e3689a2e240be 7e254e3a2f7fd6b9",
-    "method=fge model=wrn28_10 dataset=cifar10": "3fb5f2cc502e 8f5b3cdfc1b6 5e3715f6423ddc8a e90cdf942f45174a b08dc89e778d0f7f",
-    "method=snapshot model=vgg16 dataset=cifar100": "32c0b52c1588 763b1aa75618 0b29c97ccfccaf10 25f74a74750b9242 a0c9bf8e77a61776",
-    "method=swa_cyclic model=preresnet110 dataset=cifar10": "e0c964c7807d 68a48257e6ef c54c3a9114d195a9 4c115d20d808f60e 1c978cca18a0dafd",
-    "method=swa_fge model=vgg16 dataset=cifar10": "cc51c388ea5e e9071a795ede 0b29c97ccfccaf10 9948d875ebe5159c c8b113a7993a41b2",
-    "method=sgd_bn model=preresnet20 dataset=cifar10_mini": "aabae37e973c f818cd56b58e f714ad54e7ae927b 23ecea3aa380924e 600bfbe20d3c4323",
-    "experiment=quickstart precision=fp32 method=swa": "9346c3328d54 d7b16a30ac02 9796488bf2eb08fa fb4cedb592b6b73e c4f10f16086a1999",
-    "experiment=quickstart precision=fp32 method=sgd": "02786aa3ed41 72a2fd734af5 9796488bf2eb08fa d467ffb34354d18b 9ab73ae3fe979510",
-    "method=swa model=vgg16 augmentation.padding_mode=reflect": "0492c5fb1355 99ebb89d9699 b41e7b8cb95f9766 c2d489274e386bbf 77a621e807507fff",
-    "method=swa model=vgg16 augmentation.flip=false": "0ddeeea42ad1 99ebb89d9699 6716e689b966a879 f47ad83ebe1b49d4 1e39f5f820bfcd2b",
-    "method=swa model=vgg16 batch_size=64": "46dbaae414ad feecd711e43f cafd26f57a129c62 0b388401cd89607b a27681836fb4200f",
-    "method=swa model=vgg16 optimizer.momentum=0.8": "06bec5291a12 99ebb89d9699 a086834f10eb7cb5 38b5935bd6512fcb 94eb1c6bd34be360",
-    "method=swa model=vgg16 precision=bf16": "682b608a320c 99ebb89d9699 6663da12fbcb02b3 388823ecd008b129 ef970c52efefc34c",
-    "method=swa model=vgg16 channels_last=false": "9a6064b2ba07 99ebb89d9699 1f6da1288b33b6b0 6b3d77cc3feba1b1 46fe31fb22814cad",
-    "method=swa model=vgg16 schedule=constant": "1bafa862f1c8 b6543704233e 0b29c97ccfccaf10 9948d875ebe5159c 0321d4731e27d7bf",
-    "method=swa model=vgg16 dataset.content=abc": "1eb0dd7d2d4d 99ebb89d9699 0b29c97ccfccaf10 095022271d08353e ba385f63151a57f4",
-    "method=swa model=vgg16 init=pretrained": "0d27afe2b814 99ebb89d9699 0b29c97ccfccaf10 095022271d08353e ba385f63151a57f4",
-    "method=swa model=vgg16 seed=7": "d6593a540b88 99ebb89d9699 8e58451b2bc94587 33d0bfa530272fec 6456cb6748397e5b",
+    "method=sgd model=vgg16 dataset=cifar10": (
+        "eacced1d296b 550138dda327 0b29c97ccfccaf10 9948d875ebe5159c c87132a6d566b405"
+    ),
+    "method=swa model=vgg16 dataset=cifar10": (
+        "d6593a540b88 99ebb89d9699 0b29c97ccfccaf10 095022271d08353e ba385f63151a57f4"
+    ),
+    "method=swa model=preresnet164 dataset=cifar100": (
+        "1fa959f326be d287564a2fb2 35909445096ffc14 2a7e3689a2e240be 7e254e3a2f7fd6b9"
+    ),
+    "method=fge model=wrn28_10 dataset=cifar10": (
+        "3fb5f2cc502e 8f5b3cdfc1b6 5e3715f6423ddc8a e90cdf942f45174a b08dc89e778d0f7f"
+    ),
+    "method=snapshot model=vgg16 dataset=cifar100": (
+        "32c0b52c1588 763b1aa75618 0b29c97ccfccaf10 25f74a74750b9242 a0c9bf8e77a61776"
+    ),
+    "method=swa_cyclic model=preresnet110 dataset=cifar10": (
+        "e0c964c7807d 68a48257e6ef c54c3a9114d195a9 4c115d20d808f60e 1c978cca18a0dafd"
+    ),
+    "method=swa_fge model=vgg16 dataset=cifar10": (
+        "cc51c388ea5e e9071a795ede 0b29c97ccfccaf10 9948d875ebe5159c c8b113a7993a41b2"
+    ),
+    "method=sgd_bn model=preresnet20 dataset=cifar10_mini": (
+        "aabae37e973c f818cd56b58e f714ad54e7ae927b 23ecea3aa380924e 600bfbe20d3c4323"
+    ),
+    "experiment=quickstart precision=fp32 method=swa": (
+        "9346c3328d54 d7b16a30ac02 9796488bf2eb08fa fb4cedb592b6b73e c4f10f16086a1999"
+    ),
+    "experiment=quickstart precision=fp32 method=sgd": (
+        "02786aa3ed41 72a2fd734af5 9796488bf2eb08fa d467ffb34354d18b 9ab73ae3fe979510"
+    ),
+    "method=swa model=vgg16 augmentation.padding_mode=reflect": (
+        "0492c5fb1355 99ebb89d9699 b41e7b8cb95f9766 c2d489274e386bbf 77a621e807507fff"
+    ),
+    "method=swa model=vgg16 augmentation.flip=false": (
+        "0ddeeea42ad1 99ebb89d9699 6716e689b966a879 f47ad83ebe1b49d4 1e39f5f820bfcd2b"
+    ),
+    "method=swa model=vgg16 batch_size=64": (
+        "46dbaae414ad feecd711e43f cafd26f57a129c62 0b388401cd89607b a27681836fb4200f"
+    ),
+    "method=swa model=vgg16 optimizer.momentum=0.8": (
+        "06bec5291a12 99ebb89d9699 a086834f10eb7cb5 38b5935bd6512fcb 94eb1c6bd34be360"
+    ),
+    "method=swa model=vgg16 precision=bf16": (
+        "682b608a320c 99ebb89d9699 6663da12fbcb02b3 388823ecd008b129 ef970c52efefc34c"
+    ),
+    "method=swa model=vgg16 channels_last=false": (
+        "9a6064b2ba07 99ebb89d9699 1f6da1288b33b6b0 6b3d77cc3feba1b1 46fe31fb22814cad"
+    ),
+    "method=swa model=vgg16 schedule=constant": (
+        "1bafa862f1c8 b6543704233e 0b29c97ccfccaf10 9948d875ebe5159c 0321d4731e27d7bf"
+    ),
+    "method=swa model=vgg16 dataset.content=abc": (
+        "1eb0dd7d2d4d 99ebb89d9699 0b29c97ccfccaf10 095022271d08353e ba385f63151a57f4"
+    ),
+    "method=swa model=vgg16 init=pretrained": (
+        "0d27afe2b814 99ebb89d9699 0b29c97ccfccaf10 095022271d08353e ba385f63151a57f4"
+    ),
+    "method=swa model=vgg16 seed=7": (
+        "d6593a540b88 99ebb89d9699 8e58451b2bc94587 33d0bfa530272fec 6456cb6748397e5b"
+    ),
 }
 
 

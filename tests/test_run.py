@@ -10,6 +10,8 @@ import pandas as pd
 import pytest
 import torch
 from training_helpers import (
+    DROPOUT,
+    KILLED,
     TINY,
     SwaTrain,
     TinyNet,
@@ -29,25 +31,6 @@ from swa_bench.training.network import fresh_model
 
 SWA = [*TINY, "budget=1.5"]
 ONLY_TWO = "checkpoints.keep_for=[sgd,swa]"  # no state is left for FGE
-
-# swa-train, killed within an epoch: after so many steps, given as the first argument.
-KILLED = """
-import os, signal, sys
-from swa_bench import train
-from swa_bench.training import step
-
-left, take_step = int(sys.argv.pop(1)), step.take_step
-
-def take_or_die(*arguments):
-    global left
-    left -= 1
-    if left < 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return take_step(*arguments)
-
-step.take_step = take_or_die
-train.main()
-"""
 
 
 def untimed_epochs(results: Path, method: str = "swa") -> pd.DataFrame:
@@ -216,11 +199,6 @@ def test_every_seed_has_its_own_first_weights_whatever_the_method() -> None:
 def test_data_fingerprint_is_in_the_record(undisturbed: Path) -> None:
     expected = images.load_images(config_of(*SWA).dataset).fingerprint()
     assert {record["data_sha256"] for record in records_of(undisturbed).values()} == {expected}
-
-
-# Dropout, whose random numbers seeds that train together must not share.
-DROPOUT = [*TINY, "+model.arguments.dropout=0.5", "model.budget_epochs=2", "model.swa_start=1"]
-DROPOUT += ["dataset.train_images=64", "dataset.test_images=20", "batch_size=24"]
 
 
 def test_dropout_is_drawn_anew_each_epoch(tmp_path: Path, swa_train: SwaTrain) -> None:

@@ -31,6 +31,29 @@ SHORT_RECIPE = [
 TINY_NET = ["model=own", "model.name=tiny", f"model._target_={TARGET}"]
 TINY_NET += ["model.swa_learning_rate.cifar10=0.01"]
 TINY = [*TINY_NET, *SHORT_RECIPE]
+# Dropout, whose random numbers seeds that train together must not share.
+DROPOUT = [*TINY, "+model.arguments.dropout=0.5", "model.budget_epochs=2", "model.swa_start=1"]
+DROPOUT += ["dataset.train_images=64", "dataset.test_images=20", "batch_size=24"]
+
+
+# swa-train, killed within an epoch: after so many steps, given as the first argument.
+KILLED = """
+import os, signal, sys
+from swa_bench import train
+from swa_bench.training import step
+
+left, take_step = int(sys.argv.pop(1)), step.take_step
+
+def take_or_die(*arguments):
+    global left
+    left -= 1
+    if left < 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return take_step(*arguments)
+
+step.take_step = take_or_die
+train.main()
+"""
 
 
 class TinyNet(nn.Module):

@@ -78,10 +78,17 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
     return nested
 
 
+def old_names(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of nested options, by their dotted names, that are called otherwise now."""
+    flat = flatten(values)
+    own_schedule = _is_own_schedule(flat)
+    return {name: flat[name] for name in flat if _present_name(name, own_schedule) != name}
+
+
 def to_present(values: Mapping[str, Any]) -> dict[str, Any]:
     """The options that a record of version 0.1 holds, nested, under their present names."""
     flat = flatten(values)
-    own_schedule = not str(flat.get("schedule._target_")).startswith("swa_bench.")
+    own_schedule = _is_own_schedule(flat)
     present = {name: of[0] for name, of in LATER.items()}
     present |= {
         _present_name(name, own_schedule): _translated(RENAMED_VALUES.get(name, {}), value)
@@ -92,6 +99,10 @@ def to_present(values: Mapping[str, Any]) -> dict[str, Any]:
     present["dataset._target_"] = f"swa_bench.data.{loader}"
     present["dataset.source"] = "local" if folder else present.get("dataset.source")
     return nest(present)
+
+
+def _is_own_schedule(flat: Mapping[str, Any]) -> bool:
+    return not str(flat.get("schedule._target_")).startswith("swa_bench.")
 
 
 def _present_name(name: str, own_schedule: bool) -> str:

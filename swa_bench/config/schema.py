@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field, Strict, StrictBool, TypeAdapter, Validat
 from pydantic.dataclasses import dataclass
 from pydantic_core import ErrorDetails
 
-from swa_bench.config.renames import RENAMED, RENAMED_VALUES
+from swa_bench.config.renames import RENAMED, RENAMED_VALUES, old_names
 from swa_bench.errors import ConfigError
 
 # Marks an option that says where and how a run is done, not what it computes. It is no part of a
@@ -79,9 +79,9 @@ class MethodConfig:
     predictors: dict[str, Values]
     decay_epochs: NonNegativeInt
     final_ratio: Positive
+    cycle_epochs: Count | None
     collect_from: Count | None
     swa_learning_rate: Positive | None
-    cycle_epochs: Count | None
     ensemble_of: str | None
     table_budget: Annotated[Positive, NOT_SHAPING]
 
@@ -187,7 +187,8 @@ def require(field: str, value: object, good: bool, expected: str) -> None:
 
 def whole_epochs(budget: float, budget_epochs: int) -> int:
     """Epochs in a budget, rounded down: 1.25 x 150 = 187.5 gives 187 (0 if not a finite number)."""
-    if not isinstance(budget, int | float) or not math.isfinite(budget):
+    numbers = all(isinstance(value, int | float) for value in (budget, budget_epochs))
+    if not numbers or isinstance(budget, bool) or not math.isfinite(budget):
         return 0  # the check of the budget says so
     return int(Decimal(str(budget)) * budget_epochs)
 
@@ -198,6 +199,8 @@ def from_dict(values: Any) -> TrainConfig:
     Raises:
         ConfigError: the first field that is missing, unknown, of a wrong type or out of range.
     """
+    for name, value in old_names(values).items():
+        raise ConfigError(name, value, f"is called {RENAMED[name]} now")
     try:
         return TypeAdapter(TrainConfig).validate_python(values)
     except ValidationError as error:
@@ -206,22 +209,26 @@ def from_dict(values: Any) -> TrainConfig:
         raise ConfigError(name, _shown(first["input"]), _expected(first, name)) from None
 
 
-def _shown(value: object) -> str:
+def _shown(value: object) -> object:
     """A value as an option has it; a whole group is not repeated."""
-    return "..." if isinstance(value, dict) else str(value)
+    return "..." if isinstance(value, dict) else value
 
 
 def _expected(error: ErrorDetails, name: str) -> str:
     """What would be right, in our words where pydantic's are not a user's."""
     if error["type"] == "unexpected_keyword_argument":
-        return f"is called {RENAMED[name]} now" if name in RENAMED else "there is no such option"
+        return "there is no such option"
     if error["type"] == "literal_error" and error["input"] in RENAMED_VALUES.get(name, {}):
         return f"is called {RENAMED_VALUES[name][error['input']]} now"
     if error["type"] == "string_pattern_mismatch":
         return "names a folder: letters, digits, _ . - only"
     if error["type"] == "missing":
         return "has no value: give it one"
-    return error["msg"].replace("Input should be", "must be").replace("a valid", "a")
+    if error["type"] == "greater_than_equal":
+        return f"must be {error['ctx']['ge']:g} or more"
+    said = error["msg"].replace("Input should be", "must be").replace("List should", "must")
+    said = said.replace(" after validation", "")
+    return said.replace("a valid integer", "an integer").replace("a valid", "a")
 
 
 def to_dict(config: TrainConfig) -> dict[str, Any]:

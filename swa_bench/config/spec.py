@@ -98,13 +98,14 @@ def register() -> None:
 
 
 def ratio(part: float, whole: float) -> float | None:
-    """Part over whole; None where that is not defined, so that the check of `whole` can say so."""
-    return part / whole if whole else None
+    """Part over whole; None where that is not defined, so that the checks of both can say so."""
+    numbers = all(isinstance(value, int | float) for value in (part, whole))
+    return part / whole if numbers and whole else None
 
 
 def split(epochs: int, cycles: int) -> int:
     """Epochs of each of so many equal cycles."""
-    if cycles < 1 or epochs % cycles:
+    if not isinstance(epochs, int) or cycles < 1 or epochs % cycles:
         expected = "a cycle must be of whole epochs"
         raise ConfigError("method.cycle_epochs", f"{epochs} / {cycles}", expected)
     return epochs // cycles
@@ -112,7 +113,7 @@ def split(epochs: int, cycles: int) -> int:
 
 def mid_cycle(start: int, cycle_epochs: int) -> int:
     """Epochs done in the middle of the first cycle that begins after `start` epochs."""
-    if cycle_epochs < 2 or cycle_epochs % 2:
+    if not isinstance(cycle_epochs, int) or cycle_epochs < 2 or cycle_epochs % 2:
         expected = "must be even: a member is taken in the middle of a cycle, after a whole epoch"
         raise ConfigError("method.cycle_epochs", cycle_epochs, expected)
     return start + cycle_epochs // 2

@@ -101,6 +101,10 @@ def fresh_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimi
             values.setdefault("fused", True)  # so that it takes its rate from the device
         optimizer = kind(model.parameters(), lr=config.model.learning_rate, **values)
     except Exception as error:  # whatever a user's own class raises is a fault of the setting
-        raise ConfigError("optimizer._target_", target, f"cannot be built: {error}") from error
-    assert isinstance(optimizer, torch.optim.Optimizer)
+        given = ", ".join(f"{name}={value}" for name, value in values.items())
+        expected = f"cannot be built with {given}: {error}"
+        raise ConfigError("optimizer._target_", target, expected) from error
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        expected = f"gives a {type(optimizer).__name__}, not a torch.optim.Optimizer"
+        raise ConfigError("optimizer._target_", target, expected)
     return optimizer
