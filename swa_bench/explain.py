@@ -22,7 +22,7 @@ def explain(error: Exception) -> str:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         return _missing(error.missing_cfg_file, error.options or [], str(error))
     text = str(error)
-    # What follows is told in Hydra's sentences only.
+    # Hydra's other exceptions carry no facts but their sentences.
     several = re.match(r"Ambiguous value for argument '(.+)'", text)
     if several:
         return f"{several[1]}: several values make a sweep: add -m"

@@ -51,7 +51,7 @@ class Plan:
         return collects(self.config.method, epoch)
 
     def reports_at(self, epochs: int) -> list[TrainConfig]:
-        """What is reported after so many epochs."""
+        """What is reported after a number of epochs."""
         return [report for report in self.reports if report.epochs == epochs]
 
     def schedule_sha256(self, epochs: int) -> str:

@@ -199,7 +199,8 @@ def from_dict(values: Any) -> TrainConfig:
     Raises:
         ConfigError: the first field that is missing, unknown, of a wrong type or out of range.
     """
-    for name, value in old_names(values).items():
+    if renamed := old_names(values):
+        name, value = next(iter(renamed.items()))
         raise ConfigError(name, value, f"is called {RENAMED[name]} now")
     try:
         return TypeAdapter(TrainConfig).validate_python(values)

@@ -104,7 +104,7 @@ def ratio(part: float, whole: float) -> float | None:
 
 
 def split(epochs: int, cycles: int) -> int:
-    """Epochs of each of so many equal cycles."""
+    """Epochs of each of a number of equal cycles."""
     if not isinstance(epochs, int) or cycles < 1 or epochs % cycles:
         expected = "a cycle must be of whole epochs"
         raise ConfigError("method.cycle_epochs", f"{epochs} / {cycles}", expected)

@@ -23,6 +23,7 @@ from swa_bench.results import locks
 from swa_bench.results.record import missing, run_folder
 from swa_bench.training import checkpoints, hardware
 from swa_bench.training.averaging import make_predictors
+from swa_bench.training.evaluation import Score
 from swa_bench.training.loggers import check_installed, open_logger
 from swa_bench.training.network import count_parameters, fresh_model, fresh_optimizer
 from swa_bench.training.progress import Progress
@@ -169,14 +170,8 @@ def train_runs(runs: list[Run], progress: Progress) -> None:
         while going := [run for run in runs if not run.done and run not in failures]:
             epoch = min(run.state.epoch for run in going)
             together = [run for run in going if run.state.epoch == epoch]
-            started = time.perf_counter()
             progress.epoch_starts(epoch, len(together))
-            for run in together:
-                draws = run.data.draw(run.config.seed, epoch, "train")
-                dropout = stream_seed(run.config.seed, epoch, "dropout")
-                steps[run].begin_epoch(draws, run.plan.rates(epoch), dropout)
-            scores = train_epoch([steps[run] for run in together], progress.images_done)
-            seconds = (time.perf_counter() - started) / len(together)
+            scores, seconds = _train_epoch(together, steps, progress)
             stored = False
             for run, score in zip(together, scores, strict=True):
                 try:
@@ -195,6 +190,19 @@ def train_runs(runs: list[Run], progress: Progress) -> None:
     log.info("%s", _limit_checkpoints(runs))
     if failures:
         raise next(iter(failures.values()))
+
+
+def _train_epoch(
+    runs: list[Run], steps: dict[Run, TrainStep], progress: Progress
+) -> tuple[list[Score], float]:
+    """Take the steps of the runs' next epoch; return their scores and the seconds of each."""
+    started, epoch = time.perf_counter(), runs[0].state.epoch
+    for run in runs:
+        draws = run.data.draw(run.config.seed, epoch, "train")
+        dropout = stream_seed(run.config.seed, epoch, "dropout")
+        steps[run].begin_epoch(draws, run.plan.rates(epoch), dropout)
+    scores = train_epoch([steps[run] for run in runs], progress.images_done)
+    return scores, (time.perf_counter() - started) / len(runs)
 
 
 def _limit_checkpoints(runs: list[Run]) -> str:

@@ -233,7 +233,7 @@ class Run:
         return True
 
     def _stays(self, epoch: int) -> bool:
-        """Whether the state after so many epochs is kept: for other methods, or for the user."""
+        """Whether the state after `epoch` epochs is kept: for other methods, or for the user."""
         keep = self.config.checkpoints.keep
         reported = keep != "ends" and bool(self.plan.reports_at(epoch))
         collected = keep == "collected" and self.plan.collects(epoch - 1)

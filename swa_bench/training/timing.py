@@ -28,7 +28,7 @@ def random_images(config: TrainConfig, images: int) -> ImageSet:
 
 
 def step_on_noise(config: TrainConfig, steps: int) -> TrainStep:
-    """A fresh TrainStep as a run of this configuration has it, with an epoch of so many steps."""
+    """A fresh TrainStep as a run of this configuration has it, whose epoch has `steps` steps."""
     # A step takes as long from any weights, and pretrained ones may have to be fetched.
     config = dataclasses.replace(config, init="random")
     images = random_images(config, steps * config.batch_size)
