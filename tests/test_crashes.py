@@ -86,7 +86,7 @@ def wait_for(folder: Path, pattern: str, process: "subprocess.Popen[str]") -> No
 LONG = [*TINY, "budget=500", "checkpoints.every_s=1000", "checkpoints.keep_for=[]"]
 LONG += ["dataset.train_images=128"]
 # A network with checkpoints of 1.8 MB, and of 2.8 when weights are collected.
-LARGE = [*TINY, "+model.arguments.width=2000", "budget=1.5"]
+LARGE = [*TINY, "+model.arguments.width=2000", "budget=1.5", "dataset.train_images=48"]
 
 
 def test_sigterm_ends_with_a_checkpoint(tmp_path: Path) -> None:

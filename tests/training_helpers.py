@@ -61,10 +61,12 @@ train.main()
 class TinyNet(nn.Module):
     """A convolution, batch norm, dropout and a linear layer: an epoch takes some milliseconds."""
 
-    def __init__(self, num_classes: int, width: int = 8, dropout: float = 0.0) -> None:
+    def __init__(
+        self, num_classes: int, width: int = 8, dropout: float = 0.0, norm: bool = True
+    ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(3, width, 5, stride=4, bias=False)
-        self.norm = nn.BatchNorm2d(width)
+        self.norm = nn.BatchNorm2d(width) if norm else nn.Identity()
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(width * 4, num_classes)
 
