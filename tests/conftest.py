@@ -6,13 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
-import training_helpers
 from launcher_helpers import Engine
 from training_helpers import TESTS, TINY, Outcome, SwaTrain
 
 from swa_bench import sweep, train
-
-compose, plan_of = training_helpers.compose, training_helpers.plan_of
 
 if os.environ.get("TEST_GPU") != "1":
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # what is tested is the same on every machine

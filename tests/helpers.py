@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import plan_of
 from PIL import Image
+from training_helpers import plan_of
 
 from swa_bench.data.images import ImageSet, load_images
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from training_helpers import SHORT_RECIPE, TINY, SwaTrain, records_of
+from training_helpers import TINY, SwaTrain, records_of, signalled
 
 SHORT = [*TINY, "dataset.train_images=96", "dataset.test_images=50", "batch_size=40", "budget=1.5"]
 
@@ -85,8 +85,8 @@ def wait_for(folder: Path, pattern: str, process: "subprocess.Popen[str]") -> No
 
 LONG = [*TINY, "budget=500", "checkpoints.every_s=1000", "checkpoints.keep_for=[]"]
 LONG += ["dataset.train_images=128"]
-# A network of some seconds an epoch, and of checkpoints of 2.2 to 3.3 MB.
-LARGE = ["model=preresnet20", *SHORT_RECIPE, "budget=1.5"]
+# A network with checkpoints of 1.8 MB, and of 2.8 when weights are collected.
+LARGE = [*TINY, "+model.arguments.width=2000", "budget=1.5", "dataset.train_images=48"]
 
 
 def test_sigterm_ends_with_a_checkpoint(tmp_path: Path) -> None:
@@ -112,9 +112,10 @@ def test_a_sweep_that_is_asked_to_end_does_not_go_on(tmp_path: Path) -> None:
 
 def test_a_run_that_is_started_twice_is_trained_once(tmp_path: Path, swa_train: SwaTrain) -> None:
     """The second waits, then goes on from where the first was killed, as if it had not been."""
-    first = command_in(tmp_path, *LARGE)
-    wait_for(tmp_path, "swa-seed0-*/epochs.csv", first)
-    second = command_in(tmp_path, *LARGE)
+    options = [*TINY, "budget=1.5"]
+    first = subprocess.Popen(signalled(signal.SIGSTOP, 7, *options), cwd=tmp_path)
+    wait_for(tmp_path, "seed0-epoch0002-*.pt", first)
+    second = command_in(tmp_path, *options)
     assert second.stderr is not None
     line = second.stderr.readline()
     while "Waiting for another process" not in line:
@@ -124,14 +125,15 @@ def test_a_run_that_is_started_twice_is_trained_once(tmp_path: Path, swa_train: 
     first.kill()
     _, errors = second.communicate(timeout=60)
     assert second.returncode == 0, errors
-    assert "Going on after epoch" in errors
-    assert swa_train(*LARGE, "results_dir=alone").code == 0
+    assert first.wait() == -signal.SIGKILL
+    assert "Going on after epoch 2" in errors
+    assert swa_train(*options, "results_dir=alone").code == 0
     assert records_of(tmp_path / "results") == records_of(tmp_path / "alone")
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 4.5 MB, too small for two checkpoints of PreResNet20."""
+    """A file system of 4.5 MB, too small for two checkpoints of LARGE that hold an average."""
     folder = tmp_path / "small"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=4500k", "tmpfs", str(folder)]

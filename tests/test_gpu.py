@@ -126,12 +126,8 @@ def test_gpu_and_cpu_take_the_same_first_step() -> None:
 
 def test_ensembles_export_and_width_on_a_gpu(tmp_path: Path, swa_train: SwaTrain) -> None:
     """The error of the record from an exported file, also on the CPU up to rounding."""
-    options = [
-        *PRERESNET20,
-        "model.budget_epochs=5",
-        "device=cuda",
-        "also_train=[sgd,fge,snapshot]",
-    ]
+    options = [*PRERESNET20, "device=cuda", "model.budget_epochs=5"]
+    options += ["also_train=[sgd,fge,snapshot]"]
     assert swa_train(*options).code == 0
     found = records_of(tmp_path / "results")
     (path,) = tmp_path.rglob("swa-seed0-*/cell-1.json")

@@ -3,7 +3,6 @@
 import json
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ import pandas as pd
 import pytest
 import torch
 from training_helpers import (
-    KILLED,
     TINY,
     SwaTrain,
     TinyNet,
@@ -20,6 +18,7 @@ from training_helpers import (
     epochs_of,
     plan_of,
     records_of,
+    signalled,
 )
 
 from swa_bench.data.batches import to_device
@@ -110,7 +109,7 @@ def test_killed_and_started_again_its_average_has_the_same_bits(
     tmp_path: Path, swa_train: SwaTrain
 ) -> None:
     """Killed in the middle of epoch 3."""
-    command = [sys.executable, "-c", KILLED, "7", *EMA]
+    command = signalled(signal.SIGKILL, 7, *EMA)
     killed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     again = swa_train(*EMA)

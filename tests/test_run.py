@@ -3,7 +3,6 @@
 import math
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -11,7 +10,6 @@ import pytest
 import torch
 from training_helpers import (
     DROPOUT,
-    KILLED,
     TINY,
     SwaTrain,
     TinyNet,
@@ -19,6 +17,7 @@ from training_helpers import (
     config_of,
     epochs_of,
     records_of,
+    signalled,
 )
 
 from swa_bench.config.schema import TrainConfig
@@ -102,7 +101,7 @@ def test_killed_and_started_again_ends_with_the_same_bits(
     tmp_path: Path, undisturbed: Path, swa_train: SwaTrain, steps: int
 ) -> None:
     """Killed in the middle of an epoch, before and after weights are first collected (epoch 3)."""
-    command = [sys.executable, "-c", KILLED, str(steps), *SWA]
+    command = signalled(signal.SIGKILL, steps, *SWA)
     killed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert records_of(tmp_path / "results") == {}

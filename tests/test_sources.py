@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import compose
 from helpers import made_images, make_archive, mini_images
 from make_cifar10_mini import first_of_each_class
 from PIL import Image
+from training_helpers import compose
 
 from swa_bench.config.schema import DatasetConfig
 from swa_bench.config.spec import RunSpec

@@ -106,9 +106,10 @@ def test_the_plane_of_three_collected_models_of_one_run(
 def test_without_batch_norm_a_network_at_no_distance_is_that_of_its_record(
     swa_train: SwaTrain, tmp_path: Path
 ) -> None:
-    options = [*SHORT, "model=vgg16", "model.budget_epochs=1", "model.swa_start=1"]
+    options = [*TINY_NET, *SHORT, "+model.arguments.norm=false"]
+    options += ["model.budget_epochs=1", "model.swa_start=1"]
     assert swa_train(*options, "dataset.train_images=32", "also_train=[sgd]").code == 0
-    folder = "results/runs/cifar10_mini/vgg16"
+    folder = "results/runs/cifar10_mini/tiny"
     width.main([folder, *SMALL, "--parts", "rays", "--steps", "1", "--directions", "1"])
     (path,) = (tmp_path / "results/width").rglob("width.json")
     found = json.loads(path.read_text())

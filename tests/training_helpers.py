@@ -1,6 +1,8 @@
 """Helpers of the tests that train: a tiny network, its recipe, plans, what runs leave behind."""
 
 import json
+import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,22 +38,22 @@ DROPOUT = [*TINY, "+model.arguments.dropout=0.5", "model.budget_epochs=2", "mode
 DROPOUT += ["dataset.train_images=64", "dataset.test_images=20", "batch_size=24"]
 
 
-# swa-train, killed within an epoch: after so many steps, given as the first argument.
-KILLED = """
-import os, signal, sys
+# swa-train that sends itself a signal within an epoch: arguments are its number, the steps before.
+SIGNALLED = """
+import os, sys
 from swa_bench import train
 from swa_bench.training import step
 
-left, take_step = int(sys.argv.pop(1)), step.take_step
+sent, left, take_step = int(sys.argv.pop(1)), int(sys.argv.pop(1)), step.take_step
 
-def take_or_die(*arguments):
+def take_after_signal(*arguments):
     global left
     left -= 1
     if left < 0:
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), sent)
     return take_step(*arguments)
 
-step.take_step = take_or_die
+step.take_step = take_after_signal
 train.main()
 """
 
@@ -59,10 +61,12 @@ train.main()
 class TinyNet(nn.Module):
     """A convolution, batch norm, dropout and a linear layer: an epoch takes some milliseconds."""
 
-    def __init__(self, num_classes: int, width: int = 8, dropout: float = 0.0) -> None:
+    def __init__(
+        self, num_classes: int, width: int = 8, dropout: float = 0.0, norm: bool = True
+    ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(3, width, 5, stride=4, bias=False)
-        self.norm = nn.BatchNorm2d(width)
+        self.norm = nn.BatchNorm2d(width) if norm else nn.Identity()
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(width * 4, num_classes)
 
@@ -72,6 +76,11 @@ class TinyNet(nn.Module):
         pooled = nn.functional.adaptive_avg_pool2d(features, 2).flatten(1)
         logits: Tensor = self.linear(self.dropout(pooled))
         return logits
+
+
+def signalled(number: signal.Signals, steps: int, *arguments: str) -> list[str]:
+    """A command: swa-train that sends itself a signal in the step after so many steps."""
+    return [sys.executable, "-c", SIGNALLED, str(int(number)), str(steps), *arguments]
 
 
 class Outcome:
