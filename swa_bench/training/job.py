@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from filelock import FileLock
+from torch import nn
 
 from swa_bench.config.plan import Plan, fork_epochs, make_plan
 from swa_bench.config.schema import TrainConfig
@@ -25,7 +25,7 @@ from swa_bench.training import checkpoints, hardware
 from swa_bench.training.averaging import make_predictors
 from swa_bench.training.evaluation import Score
 from swa_bench.training.loggers import check_installed, open_logger
-from swa_bench.training.network import count_parameters, fresh_model, fresh_optimizer
+from swa_bench.training.network import count_parameters, fresh_optimizer
 from swa_bench.training.progress import Progress
 from swa_bench.training.run import NotFiniteError, Run
 from swa_bench.training.step import TrainStep, train_epoch
@@ -60,7 +60,6 @@ def train_missing(spec: RunSpec, with_predictions: bool = False) -> list[TrainCo
         return plans[config.seed].reports
     to_do = list(plans.values()) if config.force else unfinished()
     summary = describe(to_do)
-    _check_named_code(config)
     with _fetching_alone(config):
         images = load_images(config.dataset)
     log.info("%s", summary)
@@ -78,10 +77,11 @@ def train_missing(spec: RunSpec, with_predictions: bool = False) -> list[TrainCo
 
 
 def check(config: TrainConfig) -> None:
-    """Raise ConfigError where an option names a class or function that cannot be used."""
+    """Raise ConfigError where an option names a class, function or package that cannot be used."""
     find_loader(config.dataset)
     load_augmentation(config)
     make_predictors(config)
+    fresh_optimizer(dataclasses.replace(config, device="cpu"), nn.Linear(1, 1))
     check_installed(config.logger)
 
 
@@ -89,19 +89,6 @@ def block_specs(spec: RunSpec) -> list[RunSpec]:
     """The specs of the seeds that train together with this one's, itself among them."""
     block = seed_block(spec.config.seed, spec.config.seeds_together)
     return [spec.replace(seed=seed) for seed in block]
-
-
-def _check_named_code(config: TrainConfig) -> None:
-    """Build what the options name, so that a fault of theirs is found before anything is fetched.
-
-    Raises:
-        ConfigError: augmentation, predictors or optimiser cannot be used.
-    """
-    load_augmentation(config)
-    make_predictors(config)
-    # On the CPU, and without weights that may have to be fetched.
-    plain = dataclasses.replace(config, device="cpu", init="random")
-    fresh_optimizer(plain, fresh_model(plain, torch.device("cpu")))
 
 
 @contextlib.contextmanager
