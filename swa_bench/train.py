@@ -16,10 +16,9 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from swa_bench import sweep
-from swa_bench.config import spec as specs
 from swa_bench.config.plan import Plan, make_plan
 from swa_bench.config.schema import TrainConfig
-from swa_bench.config.spec import METHODS, RunSpec
+from swa_bench.config.spec import METHODS, RunSpec, register_resolvers
 from swa_bench.data import folder
 from swa_bench.errors import ConfigError, SwaBenchError, Terminated
 from swa_bench.explain import explain
@@ -28,10 +27,10 @@ from swa_bench.results.record import read_record, record_path
 
 
 def train(spec: RunSpec) -> None:
-    """Do one run, then those of the methods in `also_train`.
+    """Do one run, then those of the methods in `also_train`; print the row of the table so far.
 
     Raises:
-        SwaBenchError: one of them failed; the others were done even so.
+        SwaBenchError: some of them failed; the others were done even so.
     """
     also_train, keep_for = spec.config.also_train, spec.config.checkpoints.keep_for
     for option, methods in (("also_train", also_train), ("checkpoints.keep_for", keep_for)):
@@ -50,8 +49,14 @@ def train(spec: RunSpec) -> None:
             train_one(one)
         except SwaBenchError as error:
             failures.append(error)
+    config, sweeping = spec.config, HydraConfig.get().mode is RunMode.MULTIRUN
+    if not (sweeping or config.dry_run or len(failures) == len(runs)):
+        rows = Path(config.results_dir) / config.dataset.name / config.model.name
+        sweep.print_tables(rows, [config.model.name])
     if failures:
-        raise failures[0]
+        failure = SwaBenchError("\n".join(map(str, failures)))
+        failure.exit_code = max(error.exit_code for error in failures)
+        raise failure
 
 
 def train_one(spec: RunSpec) -> None:
@@ -60,16 +65,16 @@ def train_one(spec: RunSpec) -> None:
 
     spec = hardware.resolve(spec)
     config = spec.config
-    if config.dry_run and spec.trains_nothing:
+    if config.dry_run and spec.is_ensemble_of_runs:
         members = {one.config.seed: one for one in ensembles.member_specs(spec)}
         train_one(members[config.seed])
         seeds = ", ".join(map(str, members))
-        print(f"the same for each of the seeds {seeds} that is missing", file=sys.stderr)
+        print(f"The plan is the same for each of the seeds {seeds}.", file=sys.stderr)
     elif config.dry_run:
         plans = [make_plan(one) for one in job.block_specs(spec)]
         summary = job.describe(plans)
         print_plan(next(plan for plan in plans if plan.config.seed == config.seed), summary)
-    elif spec.trains_nothing:
+    elif spec.is_ensemble_of_runs:
         print_results(ensembles.train_members(spec))
     else:
         print_results(job.train_missing(spec))
@@ -91,7 +96,7 @@ def print_plan(plan: Plan, summary: str) -> None:
 
 
 def print_results(reports: list[TrainConfig]) -> None:
-    """What a run reports; then, unless a sweep will end with it, the row of the table so far."""
+    """A line for each budget that a run reports."""
     for report in reports:
         record = read_record(record_path(report))
         assert record is not None
@@ -99,10 +104,6 @@ def print_results(reports: list[TrainConfig]) -> None:
             f"{record.method} {record.budget:g} seed {record.seed}: test error "
             f"{record.result.test_error_pct:.2f} %, loss {record.result.test_loss:.4f}"
         )
-    if HydraConfig.get().mode is not RunMode.MULTIRUN:
-        config = reports[0]
-        rows = Path(config.results_dir) / config.dataset.name / config.model.name
-        sweep.print_tables(rows, [config.model.name])
 
 
 # What main reports after Hydra is done: the failure of a run that is no sweep.
@@ -124,7 +125,7 @@ def job(cfg: DictConfig) -> None:
 
 def register() -> None:
     """Make the resolvers of conf/*.yaml known."""
-    specs.register()
+    register_resolvers()
     folder.register()
 
 
@@ -147,7 +148,7 @@ def main() -> None:
             print(f"swa-train: {explain(error)}", file=sys.stderr)
         sys.exit(error.exit_code if isinstance(error, SwaBenchError) else 2)
     except Terminated:
-        print("swa-train: ended as asked; start it again to go on", file=sys.stderr)
+        print("swa-train: ended as asked; start it again to go on (without force)", file=sys.stderr)
         sys.exit(128 + signal.SIGTERM)
     except KeyboardInterrupt:
         sys.exit("swa-train: interrupted; start it again to go on from the last checkpoint")

@@ -96,7 +96,10 @@ def test_sigterm_ends_with_a_checkpoint(tmp_path: Path) -> None:
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM, errors
-    assert errors.splitlines()[-1] == "swa-train: ended as asked; start it again to go on"
+    assert (
+        errors.splitlines()[-1]
+        == "swa-train: ended as asked; start it again to go on (without force)"
+    )
     rows = [len(path.read_text().splitlines()) - 1 for path in tmp_path.rglob("epochs.csv")]
     stored = [int(path.name[11:15]) for path in sorted(tmp_path.rglob("seed*.pt"))]
     assert len(stored) == 2 and sorted(rows) == sorted(stored)

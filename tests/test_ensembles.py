@@ -13,7 +13,7 @@ from helpers import mini_images
 from training_helpers import TINY_NET, SwaTrain, TinyNet
 
 from swa_bench.commands.records import swa_figures, swa_tables
-from swa_bench.training.averaging import mean_of
+from swa_bench.training.averaging import add_member, mean_of_sum
 from swa_bench.training.evaluation import calibration_error_pct
 
 # Budgets of 5 epochs: SGD's first 4, then one cycle's first half: FGE has its first member after
@@ -185,5 +185,6 @@ def test_metrics_by_hand() -> None:
 
 def test_certain_members_leave_a_finite_mean() -> None:
     """Probabilities that no float holds: e^-2000 and 1 average to 1/2."""
-    mean = mean_of(torch.tensor([row]) for row in ([-2000.0, 0.0], [0.0, -2000.0]))
+    total = add_member(None, torch.tensor([[-2000.0, 0.0]]))
+    mean = mean_of_sum(add_member(total, torch.tensor([[0.0, -2000.0]])), 2)
     assert mean.tolist() == [pytest.approx([-math.log(2)] * 2)]

@@ -34,7 +34,7 @@ EMA = [*TINY, "method=ema", "method.predictors.ema.decay=0.75"]
 
 def stored_average(results: Path) -> dict[str, Any]:
     n, average = torch.load(checkpoint_of(results, 4), weights_only=True)["predictors"]["ema"]
-    assert n == 1
+    assert n == 0  # it collects nothing
     return dict(average)
 
 

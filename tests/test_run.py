@@ -241,7 +241,7 @@ def test_a_seed_that_fails_does_not_stop_the_others(
     monkeypatch.setattr(run, "fresh_model", broken_for_seed_0)
     outcome = swa_train(*TINY, "method=sgd", "seeds_together=2")
     assert outcome.code == 1
-    assert "training loss of epoch 1 is nan (tiny, seed 0" in outcome.err
+    assert "training loss of epoch 1 is nan (tiny, sgd, seed 0" in outcome.err
     (name,) = records_of(tmp_path / "results")
     assert name.startswith("sgd-seed1-")
     (noted,) = tmp_path.rglob("traceback.txt")

@@ -1,4 +1,4 @@
-"""Loss and error of a network at other weights: along rays and lines, and on a plane.
+"""Loss and error of a network around its weights: along rays and lines, and on a plane.
 
 Batch-norm statistics belong to the weights, so they are recomputed at every point, from one fixed
 pass over augmented training images (paper, section 3.4; the FGE authors' eval_curve.py).

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import nn
 
-from swa_bench.config.plan import Plan, load_schedule
+from swa_bench.config.plan import Plan, load_schedule, steps_per_epoch
 from swa_bench.config.schema import Device, TrainConfig, from_dict
 from swa_bench.data.batches import DeviceImages, to_device
 from swa_bench.data.images import load_images
@@ -83,13 +83,12 @@ def restore(path: Path, device: Device = "auto", epoch: int | None = None) -> Re
         )
     model = state.model
     if epoch is None and predictor is not None:
-        model = with_weights(config, state, predictor.kept, data)
+        model = with_weights(config, state, predictor.weights(), data)
     return Restored(record, config, data, model)
 
 
 def _state_keys(record: Record, fingerprint: str) -> list[str]:
     """The keys of the states of a recorded run, on the device that it ran on."""
     config = from_dict(record.config | {"init": "random"})
-    steps = -(-config.dataset.train_images // config.batch_size)
-    plan = Plan(config, steps, load_schedule(config), [])
+    plan = Plan(config, steps_per_epoch(config), load_schedule(config), [])
     return plan.state_keys(fingerprint, record.initial_weights_sha256 or "")

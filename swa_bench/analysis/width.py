@@ -1,4 +1,4 @@
-"""How wide the optima of SGD and SWA are (paper, section 3.4): of which networks, and how.
+"""How wide the optima of SGD and SWA are (paper, section 3.4): choosing and measuring networks.
 
 Rays in random directions from both, the line between them, and a plane through three networks.
 """

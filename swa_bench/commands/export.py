@@ -6,12 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from swa_bench.commands.records import errors_in_one_line
+from swa_bench.config.spec import register_resolvers
 
 
 def device_option(parser: argparse.ArgumentParser) -> None:
     """Add --device; by default a GPU if there is one."""
     choices = ("auto", "cpu", "cuda")
     parser.add_argument("--device", choices=choices, default="auto", help="(%(default)s)")
+
+
+def prepare() -> None:
+    """Log plain lines, and find the user's own networks as swa-train does."""
+    logging.basicConfig(format="%(message)s")
+    register_resolvers()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -27,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     device_option(parser)
     options = parser.parse_args(arguments)
-    logging.basicConfig(format="%(message)s")
+    prepare()
     from swa_bench.analysis.export import export  # torch takes seconds to import
 
     with errors_in_one_line("swa-export"):
@@ -45,7 +52,7 @@ def main_evaluate(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("file", type=Path, metavar="FILE.safetensors")
     device_option(parser)
     options = parser.parse_args(arguments)
-    logging.basicConfig(format="%(message)s")
+    prepare()
     from swa_bench.analysis.export import evaluate, read_exported
 
     with errors_in_one_line("swa-evaluate"):

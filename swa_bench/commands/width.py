@@ -3,12 +3,11 @@
 import argparse
 import functools
 import json
-import logging
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from swa_bench.commands.export import device_option
+from swa_bench.commands.export import device_option, prepare
 from swa_bench.commands.records import errors_in_one_line
 from swa_bench.files import check_writable, write_atomically
 from swa_bench.results.widths import describe, read_width
@@ -19,7 +18,7 @@ PARTS = ("rays", "line", "plane")
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command swa-width."""
     options = _parser().parse_args(arguments)
-    logging.basicConfig(format="%(message)s")
+    prepare()
     with errors_in_one_line("swa-width"):
         check_writable("--out", options.out)
         if options.redraw:

@@ -1,4 +1,8 @@
-"""What names a run and its states on disk, and outlives versions of the program.
+"""The names of runs and states on disk, which are stable across versions of the program.
+
+`recipe_hash` names a run: whether it is finished is looked up by it (results/record.py: missing).
+`state_keys` names the state after each epoch: a run resumes from, and methods share, whatever
+stored state has one of its keys (training/checkpoints.py: load_newest).
 
 A digest over the options that shape the run, as version 0.1 named them. An option that was added
 later takes part only where it differs from the value that leaves a run as it was, so that a new
@@ -54,14 +58,14 @@ def state_keys(
     """
     values = to_first(shaping(to_dict(config)))
     recipe, data = values["model"], values["dataset"]
-    arithmetic = ("optimizer", "precision", "channels_last", "compile", "deterministic")
+    unchanged = ("optimizer", "precision", "channels_last", "compile", "deterministic")
     key = {
         "format": STATE_FORMAT,
         "model": [recipe["_target_"], recipe["arguments"], recipe["normalisation"], initial],
         "data": [fingerprint, data["image_size"], data["augmentation"]],
         "seed": config.seed,
         "device": config.device,
-        **{name: values[name] for name in arithmetic},
+        **{name: values[name] for name in unchanged},
         **later_options(values),
         **_revisions(config),
     }

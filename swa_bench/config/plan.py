@@ -78,29 +78,35 @@ def make_plan(spec: RunSpec) -> Plan:
         ConfigError: the schedule cannot be used.
     """
     config = spec.config
-    steps = -(-config.dataset.train_images // config.batch_size)
-    return Plan(config, steps, load_schedule(config), _find_reports(spec))
+    return Plan(config, steps_per_epoch(config), load_schedule(config), _find_reports(spec))
 
 
 def load_schedule(config: TrainConfig) -> Schedule:
-    """Bind the schedule function that YAML names to its values, and try it in every epoch.
+    """Bind the schedule function that YAML names to its values, and try it in every step.
 
     Raises:
         ConfigError: no such function, it does not take these values, or a rate is not a number.
     """
     values = dict(config.schedule)
     target = values.pop("_target_", None)
+    steps = steps_per_epoch(config)
     try:
         function = functools.partial(pkgutil.resolve_name(str(target)), **values)
-        rates = [function(epoch, 0, 1) for epoch in range(config.epochs)]
+        rates = [[function(e, step, steps) for step in range(steps)] for e in range(config.epochs)]
     except Exception as error:  # whatever a user's own function raises is a fault of the setting
         null = [name for name, value in values.items() if value is None]
         reason = f"{', '.join(null)} is null with method={config.method.name}" if null else error
         raise ConfigError("schedule", target, f"cannot be used: {reason}") from error
-    for epoch, rate in enumerate(rates, start=1):
-        if not isinstance(rate, int | float) or not 0 <= rate < math.inf:
-            raise ConfigError("schedule", target, f"gave the rate {rate!r} in epoch {epoch}")
+    for epoch, of_epoch in enumerate(rates, start=1):
+        for rate in of_epoch:
+            if not isinstance(rate, int | float) or not 0 <= rate < math.inf:
+                raise ConfigError("schedule", target, f"gave the rate {rate!r} in epoch {epoch}")
     return function
+
+
+def steps_per_epoch(config: TrainConfig) -> int:
+    """Optimiser steps in an epoch, that on the smaller last batch included."""
+    return -(-config.dataset.train_images // config.batch_size)
 
 
 def _find_reports(spec: RunSpec) -> list[TrainConfig]:
@@ -138,6 +144,7 @@ def fork_epochs(spec: RunSpec, plan: Plan) -> Iterator[tuple[int, Plan]]:
     A checkpoint is kept there while that plan is unfinished, so that its run starts from it,
     whichever is trained first.
     """
+    predictors = spec.config.method.predictors
     for method in spec.config.checkpoints.keep_for:
         for budget in {1.0, spec.config.budget}:
             try:
@@ -145,6 +152,7 @@ def fork_epochs(spec: RunSpec, plan: Plan) -> Iterator[tuple[int, Plan]]:
                 other_plan = make_plan(other)
             except ConfigError:  # such as a budget that ends before weights are collected
                 continue
-            leaves = divergence(plan, other_plan)
-            if leaves and not other.trains_nothing:  # not at epoch 0 and not never
+            if other.is_ensemble_of_runs or other.config.method.predictors != predictors:
+                continue  # it starts from no state of this run
+            if leaves := divergence(plan, other_plan):  # not at epoch 0 and not never
                 yield leaves, other_plan

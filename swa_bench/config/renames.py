@@ -1,7 +1,7 @@
 """Options that were renamed: the old name gives an error that says the new one.
 
-Records keep the names of their time, and what names a run on disk keeps those of version 0.1, so
-both are translated here too.
+Records keep the option names that they were written with, and names on disk are made of those of
+version 0.1, so both are translated here too.
 """
 
 from collections.abc import Mapping
@@ -126,7 +126,7 @@ def _translated(words: Mapping[str, str], value: Any) -> Any:
 
 
 def later_options(first: Mapping[str, Any]) -> dict[str, Any]:
-    """What `to_first` kept of the options that version 0.1 did not have, {} for a run as of then.
+    """What `to_first` kept of the options that version 0.1 did not have; {} for a run of its kind.
 
     What a schedule does is in its rates; its options are left out.
     """

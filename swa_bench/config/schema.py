@@ -1,7 +1,6 @@
-"""The typed options of a run: name, type, bound, and whether the option shapes what is computed.
+"""The typed options of a run: name, type, bounds, and whether the option shapes the result.
 
-Values stand in conf/*.yaml only. Hydra composes them; pydantic checks them here. Nothing in this
-package imports torch before GPUs are to be counted.
+Values are in conf/*.yaml only. Hydra composes them, and pydantic checks them here.
 """
 
 import dataclasses
@@ -19,6 +18,11 @@ from swa_bench.errors import ConfigError
 # Marks an option that says where and how a run is done, not what it computes. It is no part of a
 # run's identity. The seed names the run beside its identity, and the length belongs to a record.
 NOT_SHAPING = "not shaping"
+
+# What a method's result can be: the trained weights as they are, or what a predictor makes of the
+# weights that a run passes through. Every run keeps the common ones.
+LAST = "last"
+COMMON_PREDICTORS = ("swa", "ensemble")
 
 Count = Annotated[int, Strict(), Field(ge=1)]
 NonNegativeInt = Annotated[int, Strict(), Field(ge=0)]
@@ -77,7 +81,7 @@ class MethodConfig:
     name: FolderName
     result: str
     predictors: dict[str, Values]
-    decay_epochs: NonNegativeInt
+    decay_epochs: NonNegativeInt  # 0 follows from a budget of 0 epochs: the check of that says so
     final_ratio: Positive
     cycle_epochs: Count | None
     collect_from: Count | None
@@ -86,7 +90,7 @@ class MethodConfig:
     table_budget: Annotated[Positive, NOT_SHAPING]
 
     def __post_init__(self) -> None:
-        results = ["last", "swa", "ensemble", *self.predictors]
+        results = [LAST, *COMMON_PREDICTORS, *self.predictors]
         expected = f"must be one of {', '.join(results)}: what method.predictors or every run keeps"
         require("method.result", self.result, self.result in results, expected)
 
@@ -146,25 +150,26 @@ class TrainConfig:
             require("init", self.init, self.init.endswith(".safetensors"), expected)
 
     def _check_length(self) -> None:
-        epochs, of = whole_epochs(self.budget, self.model.budget_epochs), self.model.budget_epochs
-        expected = f"less than one epoch: model.budget_epochs={of}"
+        budget_epochs = self.model.budget_epochs
+        epochs = whole_epochs(self.budget, budget_epochs)
+        expected = f"less than one epoch: model.budget_epochs={budget_epochs}"
         require("budget", self.budget, epochs >= 1, expected)
-        expected = f"10,000 epochs or more, at {of} epochs a budget"
+        expected = f"10,000 epochs or more, at {budget_epochs} epochs per budget"
         require("budget", self.budget, epochs < 10_000, expected)
         expected = "follows from budget: change that instead"
         require("epochs", self.epochs, self.epochs == epochs, expected)
         decay = self.method.decay_epochs
         require("method.decay_epochs", decay, decay >= 1, "must be 1 or more")
         if self.method.ensemble_of is not None:
-            expected = f"{self.method.name} counts whole runs of one budget each: choose 1, 2, 3"
+            expected = (
+                f"{self.method.name} counts whole runs of one budget each: choose 1, 2, 3, ..."
+            )
             require("budget", self.budget, self.budget == int(self.budget), expected)
 
     def _check_collecting(self) -> None:
         method = self.method
-        if method.result not in ("swa", "ensemble") or method.ensemble_of not in (
-            None,
-            method.name,
-        ):
+        collecting_run = method.ensemble_of in (None, method.name)
+        if method.result not in COMMON_PREDICTORS or not collecting_run:
             return
         for name in ("collect_from", "cycle_epochs"):
             given = getattr(method, name)
@@ -229,6 +234,7 @@ def _expected(error: ErrorDetails, name: str) -> str:
         return f"must be {error['ctx']['ge']:g} or more"
     said = error["msg"].replace("Input should be", "must be").replace("List should", "must")
     said = said.replace(" after validation", "")
+    said = said.replace("a valid boolean", "true or false")
     return said.replace("a valid integer", "an integer").replace("a valid", "a")
 
 

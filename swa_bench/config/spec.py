@@ -1,7 +1,7 @@
-"""RunSpec: the options of one run, composed and checked, and the runs that follow from it.
+"""RunSpec: the options of one run, composed and checked, and other runs that follow from it.
 
-It holds the options both as Hydra composed them, with interpolations, and resolved. So another
-budget, seed or method is one `replace` away, and all that follows from it is computed again.
+It holds the options twice: as Hydra composed them, with interpolations, and resolved. So another
+budget, seed or method is one `replace` away, and whatever follows from it is computed again.
 """
 
 import functools
@@ -14,6 +14,7 @@ from typing import Any
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
@@ -25,6 +26,7 @@ METHODS = tuple(
     sorted(
         path.name.removesuffix(".yaml")
         for path in (importlib.resources.files("swa_bench.conf") / "method").iterdir()
+        if path.name.endswith(".yaml")
     )
 )
 NAMED_ELSEWHERE = ("model.name", "dataset.name")  # by the row and the title of a table
@@ -54,17 +56,26 @@ class RunSpec:
 
     def with_method(self, method: str) -> "RunSpec":
         """The same with a shipped method, and with its schedule if this one's came with its own."""
-        own, other = self.config.method.name, _shipped_method(method)
+        other = _shipped_method(method)
         options = {"method": other.method}
-        if own in METHODS:
-            its = _shipped_method(own).schedule._target_
-            if self.config.schedule.get("_target_") == its != other.schedule._target_:
-                options["schedule"] = other.schedule
+        same = self.config.schedule.get("_target_") == other.schedule._target_
+        if not same and not self._schedule_was_chosen():
+            options["schedule"] = other.schedule
         return self.replace(**options)
 
+    def _schedule_was_chosen(self) -> bool:
+        """Whether the schedule is the user's choice, and did not come with the method."""
+        own = self.config.method.name
+        if own in METHODS:
+            its: str = _shipped_method(own).schedule._target_
+            return self.config.schedule.get("_target_") != its
+        if not HydraConfig.initialized():
+            return False
+        return any(option.startswith("schedule=") for option in HydraConfig.get().overrides.task)
+
     @property
-    def trains_nothing(self) -> bool:
-        """Whether the run is an ensemble of other runs."""
+    def is_ensemble_of_runs(self) -> bool:
+        """Whether it is put together from the predictions of other runs, and trains only these."""
         method = self.config.method
         whole_runs = method.ensemble_of is not None
         return whole_runs and (method.ensemble_of != method.name or self.config.budget > 1)
@@ -89,7 +100,7 @@ class RunSpec:
         return {name: _lookup(resolved, name) for name in differs if name not in NAMED_ELSEWHERE}
 
 
-def register() -> None:
+def register_resolvers() -> None:
     """Make the resolvers of conf/*.yaml known, and modules in the working folder importable."""
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))
@@ -104,10 +115,10 @@ def ratio(part: float, whole: float) -> float | None:
 
 
 def split(epochs: int, cycles: int) -> int:
-    """Epochs of each of a number of equal cycles."""
+    """Length in epochs of each of `cycles` equal cycles."""
     if not isinstance(epochs, int) or cycles < 1 or epochs % cycles:
-        expected = "a cycle must be of whole epochs"
-        raise ConfigError("method.cycle_epochs", f"{epochs} / {cycles}", expected)
+        expected = f"must be a multiple of {cycles}, so that a cycle is of whole epochs"
+        raise ConfigError("model.budget_epochs", epochs, expected)
     return epochs // cycles
 
 
@@ -124,7 +135,7 @@ def gpu_count() -> int:
     import torch
 
     count: int = torch.cuda.device_count()
-    if not count:  # every job would wait for one for ever
+    if not count:  # every job would wait for one forever
         raise ConfigError("hydra.launcher.ray.init.num_gpus", 0, "no GPU was found on this machine")
     return count
 
@@ -149,7 +160,7 @@ def compose(overrides: Sequence[str]) -> DictConfig:
 
 def compose_spec(*overrides: str) -> RunSpec:
     """The spec that swa-train would have with these overrides."""
-    register()
+    register_resolvers()
     return RunSpec.of(compose(overrides))
 
 

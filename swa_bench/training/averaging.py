@@ -1,19 +1,22 @@
 """Predictors: what a run keeps of the weights that it passes through, to be tested as a result.
 
-Every run keeps the average of the collected weights (`swa`) and that of their predictions
-(`ensemble`), whichever is its method's result, so that methods with the same rates share all
-states. A method may add predictors of its own: see docs/methods.md.
+`swa`, WeightAverage: the average of the collected weights, w_swa <- (w_swa * n + w) / (n + 1).
+`ensemble`, PredictionAverage: the average of the softmax outputs of the collected models.
+`ema`, WeightEMA: w_ema <- decay * w_ema + (1 - decay) * w after every optimiser step.
+
+Which epochs collect is decided in config/plan.py. Every run keeps the first two, whichever is its
+method's result, so that methods with the same rates share all states. A method may add predictors
+of its own: see docs/methods.md.
 """
 
 import math
 import pkgutil
-from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from swa_bench.config.schema import TrainConfig
+from swa_bench.config.schema import LAST, TrainConfig
 from swa_bench.errors import ConfigError
 
 Weights = dict[str, Tensor]
@@ -23,10 +26,11 @@ class Predictor:
     """The base of all predictors, which keeps nothing.
 
     Attributes:
-        kept: what is stored with the state: tensors on the device; None while there is nothing.
-        n: how many weights it is made of.
-        has_weights: whether `kept` is one set of weights, with which a network can predict. Before
-            it does, its batch-norm statistics are recomputed.
+        kept: what is stored with the state: tensors on the device, also in dicts, lists or tuples;
+            None while there is nothing.
+        n: how many weights were collected.
+        has_weights: whether `weights` gives one set of weights, with which a network can predict.
+            Before it does, its batch-norm statistics are recomputed.
         each_step: whether `after_step` is called.
     """
 
@@ -54,8 +58,13 @@ class Predictor:
             predictions: log-probabilities (M, classes) of the test images by the model as it is.
         """
 
+    def weights(self) -> Weights:
+        """The weights to be tested, {parameter name: tensor}, if has_weights."""
+        weights: Weights = self.kept
+        return weights
+
     def predictions(self) -> Tensor:
-        """Log-probabilities (M, classes) of the test images, float32, if it has no weights."""
+        """Log-probabilities (M, classes) of the test images, float32, if not has_weights."""
         raise NotImplementedError
 
 
@@ -67,14 +76,13 @@ class WeightAverage(Predictor):
 
     def collect(self, model: nn.Module, predictions: Tensor) -> None:
         """Add the model's parameters to the average."""
-        parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
-        if self.kept is None:
-            self.kept = {name: parameter.clone() for name, parameter in parameters.items()}
-        share = 1.0 / (self.n + 1)
-        if self.n:
-            for name, parameter in parameters.items():
-                self.kept[name].mul_(1.0 - share).add_(parameter, alpha=share)
         self.n += 1
+        if self.n == 1:
+            self.kept = copy_weights(model)
+            return
+        share = 1.0 / self.n
+        for name, parameter in model.named_parameters():
+            self.kept[name].mul_(1.0 - share).add_(parameter.detach(), alpha=share)
 
 
 class PredictionAverage(Predictor):
@@ -85,16 +93,14 @@ class PredictionAverage(Predictor):
 
     has_weights = False
 
-    def collect(self, model: nn.Module | None, predictions: Tensor) -> None:
+    def collect(self, model: nn.Module, predictions: Tensor) -> None:
         """Add a member's predictions."""
-        new = predictions.double()
-        self.kept = new if self.kept is None else torch.logaddexp(self.kept, new)
+        self.kept = add_member(self.kept, predictions)
         self.n += 1
 
     def predictions(self) -> Tensor:
         """Logarithm of the mean of the members' softmax outputs."""
-        mean: Tensor = (self.kept - math.log(self.n)).float()
-        return mean
+        return mean_of_sum(self.kept, self.n)
 
 
 class WeightEMA(Predictor):
@@ -116,8 +122,7 @@ class WeightEMA(Predictor):
 
     def start(self, model: nn.Module) -> None:
         """Begin with the model's own weights."""
-        self.kept = {name: p.detach().clone() for name, p in model.named_parameters()}
-        self.n = 1
+        self.kept = copy_weights(model)
 
     @torch.no_grad()
     def after_step(self, model: nn.Module) -> None:
@@ -136,24 +141,59 @@ def make_predictors(config: TrainConfig) -> dict[str, Predictor]:
     for name, options in config.method.predictors.items():
         field, values = f"method.predictors.{name}", dict(options)
         target = values.pop("_target_", None)
-        if name == "last" or name in found:
+        if name == LAST or name in found:
             raise ConfigError(field, target, "this name is taken: choose another")
         try:
-            found[name] = pkgutil.resolve_name(str(target))(**values)
+            predictor = pkgutil.resolve_name(str(target))(**values)
         except Exception as error:  # whatever a user's own class raises is a fault of the setting
             raise ConfigError(field, target, f"cannot be built: {error}") from error
+        if not isinstance(predictor, Predictor) or not hasattr(predictor, "kept"):
+            expected = f"is no {Predictor.__module__}.Predictor, or calls no super().__init__()"
+            raise ConfigError(field, target, expected)
+        found[name] = predictor
     return found
 
 
+def check_predictors(config: TrainConfig) -> None:
+    """Let every predictor do once what a run asks of it, on a network of one weight.
+
+    Raises:
+        ConfigError: one of them cannot be built, or fails.
+    """
+    for name, predictor in make_predictors(config).items():
+        model = nn.Linear(1, 1)
+        try:
+            predictor.start(model)
+            predictor.after_step(model)
+            predictor.collect(model, torch.zeros(1, 1))
+            if predictor.has_weights:
+                load_weights(model, predictor.weights())
+            else:
+                predictor.predictions()
+        except Exception as error:  # as above
+            field = f"method.predictors.{name}"
+            target = config.method.predictors.get(name, {}).get("_target_")
+            raise ConfigError(field, target, f"fails: {type(error).__name__}: {error}") from error
+
+
+def copy_weights(model: nn.Module) -> Weights:
+    """A copy of the model's parameters."""
+    return {name: p.detach().clone() for name, p in model.named_parameters()}
+
+
+@torch.no_grad()
 def load_weights(model: nn.Module, weights: Weights) -> None:
     """Set the model's parameters; its buffers keep their values."""
     for name, parameter in model.named_parameters():
-        parameter.data.copy_(weights[name])
+        parameter.copy_(weights[name])
 
 
-def mean_of(members: Iterable[Tensor]) -> Tensor:
-    """Log-probabilities (M, classes) of an ensemble, from those of its members."""
-    ensemble = PredictionAverage()
-    for predictions in members:
-        ensemble.collect(None, predictions)
-    return ensemble.predictions()
+def add_member(total: Tensor | None, predictions: Tensor) -> Tensor:
+    """Add probabilities to their sum (M, classes), float64; all are logarithms."""
+    new = predictions.double()
+    return new if total is None else torch.logaddexp(total, new)
+
+
+def mean_of_sum(total: Tensor, members: int) -> Tensor:
+    """Logarithm of the mean probabilities (M, classes), float32."""
+    return (total - math.log(members)).float()

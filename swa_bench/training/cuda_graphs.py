@@ -1,4 +1,8 @@
-"""Steps as CUDA graphs, and the random numbers of one run on a device that several share."""
+"""Steps as CUDA graphs, and the random numbers of one run on a device that several share.
+
+training/step.py replays steps on a GPU if cuda_graphs=true, images are on the device, and the
+optimiser is torch.optim.SGD or a subclass.
+"""
 
 import contextlib
 from collections.abc import Callable, Iterator

@@ -1,5 +1,6 @@
 """Ensembles of whole runs: the mean of the softmax outputs that runs of several seeds recorded."""
 
+import functools
 import logging
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from swa_bench.results.record import (
     write_record,
 )
 from swa_bench.training import hardware
-from swa_bench.training.averaging import mean_of
+from swa_bench.training.averaging import add_member, mean_of_sum
 from swa_bench.training.evaluation import calibration_error_pct, score
 from swa_bench.training.job import train_missing
 
@@ -84,7 +85,9 @@ def _record(spec: RunSpec, ensemble: TrainConfig, runs: dict[int, RunSpec]) -> N
             f"{', '.join(map(str, paths))}: not all of these are of the data set that is in "
             f"{ensemble.dataset.root}: train them again with force=true"
         )
-    mean = mean_of(_predictions(path) for path in paths)
+    total = functools.reduce(add_member, map(_predictions, paths), None)
+    assert total is not None
+    mean = mean_of_sum(total, len(paths))
     labels = torch.from_numpy(images.test_labels)
     found = score(mean, labels)
     result = {

@@ -1,6 +1,6 @@
-"""What is measured of a network: predictions, their loss, error and calibration.
+"""How a network is measured: predictions, their loss, error and calibration.
 
-Also the recomputation of batch-norm statistics, which averaged weights need before.
+Averaged weights need their batch-norm statistics recomputed first: recompute_batch_norm.
 """
 
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""Where a run computes, and in what arithmetic."""
+"""Device and precision of a run, and the versions that its figures depend on."""
 
 import contextlib
 import importlib.metadata

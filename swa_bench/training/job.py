@@ -1,4 +1,4 @@
-"""What one job does: the missing runs of a configuration, those that train together in turn."""
+"""What one job does: it trains the missing runs of a recipe, several seeds in turn."""
 
 import contextlib
 import dataclasses
@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
-from torch import nn
 
 from swa_bench.config.plan import Plan, fork_epochs, make_plan
 from swa_bench.config.schema import TrainConfig
@@ -22,10 +21,10 @@ from swa_bench.files import check_writable
 from swa_bench.results import locks
 from swa_bench.results.record import missing, run_folder
 from swa_bench.training import checkpoints, hardware
-from swa_bench.training.averaging import make_predictors
+from swa_bench.training.averaging import check_predictors
 from swa_bench.training.evaluation import Score
 from swa_bench.training.loggers import check_installed, open_logger
-from swa_bench.training.network import count_parameters, fresh_optimizer
+from swa_bench.training.network import check_optimizer, count_parameters
 from swa_bench.training.progress import Progress
 from swa_bench.training.run import NotFiniteError, Run
 from swa_bench.training.step import TrainStep, train_epoch
@@ -80,8 +79,8 @@ def check(config: TrainConfig) -> None:
     """Raise ConfigError where an option names a class, function or package that cannot be used."""
     find_loader(config.dataset)
     load_augmentation(config)
-    make_predictors(config)
-    fresh_optimizer(dataclasses.replace(config, device="cpu"), nn.Linear(1, 1))
+    check_predictors(config)
+    check_optimizer(config)
     check_installed(config.logger)
 
 

@@ -1,5 +1,6 @@
 """The network that a configuration names, and the weights that it starts from."""
 
+import dataclasses
 import inspect
 import pkgutil
 import textwrap
@@ -108,3 +109,20 @@ def fresh_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimi
         expected = f"gives a {type(optimizer).__name__}, not a torch.optim.Optimizer"
         raise ConfigError("optimizer._target_", target, expected)
     return optimizer
+
+
+def check_optimizer(config: TrainConfig) -> None:
+    """Let the optimiser take a step on a network of one weight.
+
+    Raises:
+        ConfigError: it cannot be built, or its step needs something that no run gives, such as the
+            closure of LBFGS.
+    """
+    model = nn.Linear(1, 1)
+    optimizer = fresh_optimizer(dataclasses.replace(config, device="cpu"), model)
+    model(torch.ones(1, 1)).sum().backward()
+    try:
+        optimizer.step()
+    except Exception as error:  # as above
+        target = config.optimizer.get("_target_")
+        raise ConfigError("optimizer._target_", target, f"takes no step: {error}") from error

@@ -17,7 +17,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from swa_bench.config.plan import Plan
-from swa_bench.config.schema import TrainConfig
+from swa_bench.config.schema import LAST, TrainConfig
 from swa_bench.data.batches import DeviceImages
 from swa_bench.errors import SwaBenchError
 from swa_bench.files import remove_leftovers
@@ -36,8 +36,6 @@ from swa_bench.training.evaluation import (
 from swa_bench.training.network import fresh_model, fresh_optimizer
 
 log = logging.getLogger(__name__)
-
-LAST = "last"  # the result of a method that tests the trained weights as they are
 
 
 class NotFiniteError(SwaBenchError):
@@ -80,7 +78,7 @@ class Run:
             self.end = max(missing, default=0)
             self._resume(min(missing, default=0))
         if self.done:
-            self._drop_passed(keeping=())
+            self._drop_passed(keeping=None)
 
     @property
     def done(self) -> bool:
@@ -152,7 +150,7 @@ class Run:
     def _measure(self, name: str) -> None:
         """Fill in loss and error of the epoch's row."""
         found, column = score(self._predict(name), self.data.test_labels), column_prefix(name)
-        self._check_finite(f"loss of {column}", found.loss)
+        self._check_finite(f"{column.replace('_', ' ')} loss", found.loss)
         self.state.rows[-1] |= {
             f"{column}_loss": found.loss,
             f"{column}_error_pct": found.error_pct,
@@ -168,7 +166,7 @@ class Run:
             else:
                 model = state.model
                 if predictor is not None:
-                    model = with_weights(config, state, predictor.kept, self.data)
+                    model = with_weights(config, state, predictor.weights(), self.data)
                 batches = self.data.test_batches(config.evaluation.batch_size)
                 found, _ = predict(model, batches, hardware.autocast(config))
             self.predictions[name] = found
@@ -177,11 +175,14 @@ class Run:
     def _check_finite(self, what: str, value: float) -> None:
         if math.isfinite(value):
             return
-        model = self.config.model
+        model, folder = self.config.model, checkpoint_folder(self.config)
+        kept = checkpoints.find_all(folder, self.config.seed, dict(enumerate(self.keys)))
         raise NotFiniteError(
-            f"The {what} of epoch {self.state.epoch} is {value} ({model.name}, seed "
-            f"{self.config.seed}, model.learning_rate={model.learning_rate}): stopped. "
-            f"Earlier checkpoints stay in {checkpoint_folder(self.config)}."
+            f"The {what} of epoch {self.state.epoch} is {value} ({model.name}, "
+            f"{self.config.method.name}, seed {self.config.seed}, "
+            f"model.learning_rate={model.learning_rate}): stopped."
+            + f" Earlier checkpoints stay in {folder}."
+            * bool(kept)
         )
 
     def _write(self) -> None:
@@ -196,10 +197,7 @@ class Run:
         """Write a record: of its last epoch, never of the best."""
         state, name = self.state, report.method.result
         row, predictions, column = state.rows[-1], self._predict(name), column_prefix(name)
-        predictor = state.predictors.get(name)
-        weights = state.model.state_dict() if predictor is None else predictor.kept
-        if predictor is not None and not predictor.has_weights:
-            weights = None
+        last = {column: row[column] for column in ("test_error_pct", "test_loss")}
         result = {
             "test_error_pct": row[f"{column}_error_pct"],
             "test_loss": row[f"{column}_loss"],
@@ -207,28 +205,35 @@ class Run:
             "train_error_pct": row["train_error_pct"],
             "train_loss": row["train_loss"],
             "n_averaged": row["n_averaged"],
-            "last_weights": {column: row[column] for column in ("test_error_pct", "test_loss")},
-            "weights_sha256": weights and weights_sha256(weights),
+            "last_weights": last,
+            "weights_sha256": self._weights_sha256(name),
             "predictions_sha256": record.write_predictions(report, predictions.cpu().numpy()),
         }
         images = len(state.rows) * len(self.data.train_labels)
         timing = {
-            "seconds": round(sum(row["seconds"] for row in state.rows), 3),
-            "images_per_s": round(images / sum(row["train_seconds"] for row in state.rows), 1),
+            "seconds": round(sum(epoch["seconds"] for epoch in state.rows), 3),
+            "images_per_s": round(images / sum(epoch["train_seconds"] for epoch in state.rows), 1),
         }
         provenance = {**self.provenance, "segments": state.segments}
         schedule = self.plan.schedule_sha256(state.epoch)
         return record.write_record(report, schedule, result, timing, provenance)
 
+    def _weights_sha256(self, name: str) -> str | None:
+        """Digest of the weights that a result is of; None for an ensemble."""
+        if name == LAST:
+            return weights_sha256(self.state.model.state_dict())
+        predictor = self.state.predictors[name]
+        return weights_sha256(predictor.weights()) if predictor.has_weights else None
+
     def store(self, now: bool = False) -> bool:
         """Write a checkpoint if one is due, and delete those that are of no more use."""
-        options, done = self.config.checkpoints, self.state.epoch
-        due = self.done or self._stays(done) or time.monotonic() - self.saved_at >= options.every_s
-        if not (due or now) or not done:
+        options, epoch = self.config.checkpoints, self.state.epoch
+        aged = time.monotonic() - self.saved_at >= options.every_s
+        if not epoch or not (now or aged or self.done or self._stays(epoch)):
             return False
         folder = checkpoint_folder(self.config)
-        path = checkpoints.save(folder, self.config.seed, self.keys[done], self.state)
-        self._drop_passed(keeping=() if self.done else (path, self.previous))
+        path = checkpoints.save(folder, self.config.seed, self.keys[epoch], self.state)
+        self._drop_passed(keeping=None if self.done else self.previous)
         self.saved_at, self.previous = time.monotonic(), path
         return True
 
@@ -239,13 +244,13 @@ class Run:
         collected = keep == "collected" and self.plan.collects(epoch - 1)
         return epoch in self.forks or reported or collected
 
-    def _drop_passed(self, keeping: tuple[Path | None, ...]) -> None:
-        """Delete checkpoints that this run has passed, but those that stay."""
+    def _drop_passed(self, keeping: Path | None) -> None:
+        """Delete checkpoints that this run has passed, but one, and those that stay."""
         epochs = [epoch for epoch in range(1, self.state.epoch) if not self._stays(epoch)]
         passed = {epoch: self.keys[epoch] for epoch in epochs}
         folder = checkpoint_folder(self.config)
         for path in checkpoints.find_all(folder, self.config.seed, passed):
-            if path not in keeping:
+            if path != keeping:
                 path.unlink(missing_ok=True)
 
 

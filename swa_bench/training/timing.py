@@ -65,7 +65,8 @@ def run_seconds(plan: Plan, image_s: float) -> float:
     config, evaluation = plan.config, plan.config.evaluation
     test_passes = config.epochs // evaluation.every
     collecting = sum(plan.collects(epoch) for epoch in range(config.epochs))
-    average_passes = collecting // evaluation.average_every
+    averaging = config.epochs if config.method.predictors else collecting
+    average_passes = averaging // evaluation.average_every
     train_images = config.dataset.train_images
     tested = (test_passes + average_passes) * config.dataset.test_images
     forward = tested + average_passes * train_images
