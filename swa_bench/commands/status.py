@@ -16,13 +16,12 @@ def swa_status(arguments: Sequence[str] | None = None) -> None:
     """Print what is on disk."""
     description = "Print what is done, running, failed and missing, from what is on disk alone."
     parser = argparse.ArgumentParser("swa-status", description=description)
-    parser.add_argument(
-        "--results", type=Path, default="results/runs", metavar="FOLDER", help="%(default)s"
-    )
+    help_text = "with the runs; by default results/runs, whether or not anything was trained yet"
+    parser.add_argument("--results", type=Path, metavar="FOLDER", help=help_text)
     folder = parser.parse_args(arguments).results
-    if not folder.is_dir():
+    if folder and not folder.is_dir():
         sys.exit(f"swa-status: --results {folder}: no such folder; nothing has been trained there")
-    print(show(read_rows(folder)))
+    print(show(read_rows(folder or Path("results/runs"))))
 
 
 def show(rows: Sequence[RowStatus]) -> str:
@@ -36,12 +35,14 @@ def show(rows: Sequence[RowStatus]) -> str:
             time_left = "unknown" if seconds is None else duration(left * seconds)
             line += [REPORTS - row.done(), left, time_left if left else ""]
         lines.append(line)
-    header = ["data set", "model", "cells done", "running", "failed", "missing", "epochs", "time"]
+    header = ["data set", "model", "cells done", "running", "failed", "missing", "epochs left"]
+    header.append("time left")
     text = [tabulate(lines, header, "simple")]
     for row in rows:
         text += [_running(row, run) for run in row.running()]
         text += [f"failed: see {run.traceback}" for run in row.failed()]
-    text.append(f"Time left where the speed is known: {duration(total)} of one device")
+    if total:
+        text.append(f"Time left where the speed is known: {duration(total)} of one device")
     return "\n".join(text)
 
 

@@ -1,0 +1,139 @@
+"""Methods, schedules and predictors that users write as files of their own."""
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from training_helpers import TINY, SwaTrain, epochs_of
+
+ROOT = Path(__file__).parent.parent
+Write = Callable[[str, str], None]
+
+
+@pytest.fixture
+def write(tmp_path: Path, swa_train: SwaTrain, monkeypatch: pytest.MonkeyPatch) -> Write:
+    """Write a file into the working folder, which Python searches."""
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def write_file(name: str, text: str) -> None:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+    return write_file
+
+
+def collected(plan: str) -> list[int]:
+    """The epochs in which a dry run's plan collects."""
+    return [
+        int(row["epoch"]) for row in csv.DictReader(io.StringIO(plan)) if row["collects"] == "1"
+    ]
+
+
+@pytest.mark.parametrize("base", ["fge", "snapshot"])
+def test_a_method_made_from_an_ensemble_is_trained_itself(
+    swa_train: SwaTrain, write: Write, base: str
+) -> None:
+    write("my/method/mine.yaml", f"defaults: [{base}]\nname: mine\ncycle_epochs: 4\n")
+    own = ["--config-dir", "my", *TINY, "model.budget_epochs=20", "dry_run=true"]
+    mine = swa_train(*own, "method=mine")
+    assert mine.code == 0 and ", mine, seed 0: 20 epochs" in mine.err
+    theirs = swa_train(*own, f"method={base}", "method.cycle_epochs=4")
+    assert collected(mine.out) == collected(theirs.out) != []
+
+
+def test_methods_after_an_own_one_have_their_own_schedule(
+    swa_train: SwaTrain, write: Write
+) -> None:
+    flat = "defaults:\n  - sgd\n  - override /schedule@_global_.schedule: constant\nname: flat\n"
+    write("my/method/flat.yaml", flat)
+    own = ["--config-dir", "my", *TINY, "dry_run=true", "method=flat", "also_train=[sgd]"]
+    rates = [row.split(",")[1] for row in swa_train(*own).out.splitlines()]
+    # T = 4: the factor of the last epoch, t = 3/4, is 1 - 0.99 * 0.25 / 0.4.
+    assert rates[1:5] == ["0.1"] * 4 and rates[6:9] == ["0.1"] * 3
+    assert float(rates[9]) == pytest.approx(0.1 * (1 - 0.99 * 0.25 / 0.4))
+    # A schedule that the user names holds for all.
+    rates = [row.split(",")[1] for row in swa_train(*own, "schedule=constant").out.splitlines()]
+    assert rates[6:10] == ["0.1"] * 4
+
+
+def test_a_rate_is_checked_in_every_step(tmp_path: Path, swa_train: SwaTrain, write: Write) -> None:
+    write("late.py", "def rate(epoch, step, steps):\n    return -0.1 if step == 2 else 0.1\n")
+    write("my/schedule/late.yaml", "_target_: late.rate\n")
+    outcome = swa_train("--config-dir", "my", *TINY, "schedule=late")
+    assert outcome.code == 2
+    assert "schedule=late.rate: gave the rate -0.1 in epoch 1" in outcome.err
+    assert not (tmp_path / "results").exists()
+
+
+def test_the_pages_predictor(tmp_path: Path, swa_train: SwaTrain, write: Write) -> None:
+    """docs/methods.md: the average of the last three collected weights, resumed halfway too."""
+    page = (ROOT / "docs" / "methods.md").read_text()
+    (code,) = re.findall(
+        r"^    (?:import|from) [^`]*?class LastThree(?:\n|.)*?(?=\n\S)", page, re.M
+    )
+    write("last_three.py", "\n".join(line[4:] for line in code.splitlines()) + "\n")
+    own = ["+method.predictors.last3={_target_:last_three.LastThree}", "method.result=last3"]
+    outcome = swa_train(*TINY, *own, "budget=1.5")
+    assert outcome.code == 0, outcome.err
+    rows = epochs_of(tmp_path / "results")
+    # Weights are collected after epochs 3, 4, 5 and 6: the two averages agree until the
+    # fourth.
+    losses = rows["last3_test_loss"], rows["swa_test_loss"]
+    assert losses[0][4] == pytest.approx(losses[1][4], rel=1e-5)
+    assert losses[0][5] != pytest.approx(losses[1][5], rel=1e-5)
+    for budget in ("1", "1.5"):
+        assert swa_train(*TINY, *own, f"budget={budget}", "results_dir=again").code == 0
+    (path,) = (tmp_path / "again").rglob("cell-1.5.json")
+    (whole,) = (tmp_path / "results").rglob("cell-1.5.json")
+    digest = json.loads(path.read_text())["result"]["weights_sha256"]
+    assert digest == json.loads(whole.read_text())["result"]["weights_sha256"]
+
+
+BROKEN = {
+    "class Mine:\n    pass\n": "is no swa_bench.training.averaging.Predictor",
+    "class Mine(Predictor):\n    def __init__(self):\n        pass\n": "calls no super().__init__()",
+    "class Mine(Predictor):\n    def collect(self, model, predictions):\n        self.kept = [1]\n": (
+        "fails: TypeError"
+    ),
+}
+
+
+@pytest.mark.parametrize("code", BROKEN)
+def test_a_broken_predictor_is_named_before_anything_is_trained(
+    tmp_path: Path, swa_train: SwaTrain, write: Write, code: str
+) -> None:
+    name = f"broken{list(BROKEN).index(code)}"
+    write(f"{name}.py", f"from swa_bench.training.averaging import Predictor\n{code}")
+    outcome = swa_train(*TINY, f"+method.predictors.mine={{_target_:{name}.Mine}}")
+    assert outcome.code == 2
+    (line,) = outcome.err.splitlines()
+    assert line.startswith(f"swa-train: method.predictors.mine={name}.Mine: ")
+    assert BROKEN[code] in line
+    assert not (tmp_path / "results").exists()
+
+
+def test_an_optimiser_that_needs_a_closure_is_refused(swa_train: SwaTrain, write: Write) -> None:
+    write("my/optimizer/lbfgs.yaml", "_target_: torch.optim.LBFGS\n")
+    outcome = swa_train("--config-dir", "my", *TINY, "optimizer=lbfgs")
+    assert outcome.code == 2
+    assert "optimizer._target_=torch.optim.LBFGS: takes no step: " in outcome.err
+
+
+def test_states_are_kept_for_methods_that_can_start_from_them(
+    tmp_path: Path, swa_train: SwaTrain
+) -> None:
+    """EMA's state holds an average that SGD, SWA and FGE do not have."""
+    assert swa_train(*TINY, "method=ema").code == 0
+    assert [path.name[:15] for path in tmp_path.rglob("*.pt")] == ["seed0-epoch0004"]
+
+
+def test_every_failure_is_named_with_its_method(swa_train: SwaTrain) -> None:
+    outcome = swa_train(*TINY, "also_train=[sgd]", "model.learning_rate=1e20")
+    assert outcome.code == 1
+    lines = [line for line in outcome.err.splitlines() if "training loss of epoch 1" in line]
+    assert len(lines) == 2 and "(tiny, swa, seed 0" in lines[0] and "(tiny, sgd," in lines[1]
