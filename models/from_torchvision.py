@@ -1,4 +1,4 @@
-"""Networks of torchvision, with the weights that it publishes or without."""
+"""Networks of torchvision, with or without the weights that it publishes."""
 
 from torch import nn
 from torchvision.models import get_model

@@ -1,6 +1,6 @@
 """Pre-activation residual networks for 32x32 images (authors' models/preresnet.py).
 
-With bottleneck blocks the depth is 9n + 2 (n blocks a stage): 110 is n = 12 and 164 is n = 18.
+With bottleneck blocks the depth is 9n + 2 (n blocks per stage): 110 is n = 12 and 164 is n = 18.
 With basic blocks it is 6n + 2: 20 is n = 3.
 """
 

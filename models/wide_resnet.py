@@ -1,9 +1,9 @@
 """Wide residual network for 32x32 images, with the quirks of the authors' models/wide_resnet.py.
 
-They shaped the published figures and so are kept: every convolution has a bias, the stride sits on
-a block's second convolution, the shortcut reads the raw input, the last batch norm has momentum
-0.9, the initialisation is torch's. `standard` is the net without them, as its own authors published
-it (arXiv 1605.07146 and their code).
+The quirks affected the published figures, so they are kept: every convolution has a bias, the
+stride sits on a block's second convolution, the shortcut reads the raw input, the last batch norm
+has momentum 0.9, the initialisation is torch's. `standard` is the net without them, as its own
+authors published it (arXiv 1605.07146 and their code).
 """
 
 from torch import Tensor, nn

@@ -1,8 +1,8 @@
-"""How fast training is on this device, beside a loop in the authors' manner, in one run.
+"""How fast training is on this device, beside a loop like the authors', in one run.
 
 Run by `make bench`. All variants of a network take turns, so that whatever slows the machine slows
-them all; figures are medians over the rounds. Images are noise, which takes the same time. Prints
-a table and writes results/bench/<device>.json.
+them all; figures are medians over the rounds. Random images are used: they take the same time.
+Prints a table and writes results/bench/<device>.json.
 """
 
 import argparse
@@ -60,7 +60,7 @@ def ours(config: TrainConfig, steps: int, fused: bool = False, seeds: int = 1) -
 def variants(config: TrainConfig, steps: int, compiled: bool) -> dict[str, tuple[int, Turn]]:
     """{name: (how many networks it trains, its turn)}.
 
-    Each measure comes alone, on top of data on the device; then all of them together.
+    Each option is measured alone, on top of data on the device; then all of them together.
     """
     plain = replace(config, precision="fp32", channels_last=False, compile=False, cuda_graphs=False)
     best = replace(config, channels_last=True, compile=False, cuda_graphs=True)
@@ -197,7 +197,7 @@ def measure_device(overrides: list[str]) -> dict[str, Any]:
 
 
 def timed(work: Callable[[], Tensor]) -> float:
-    """Median seconds of one call, by the clock of the host, the device waited for."""
+    """Median seconds of one call, by the host's clock, after waiting for the device."""
 
     def once() -> float:
         started = time.perf_counter()
@@ -238,7 +238,7 @@ def table(ceilings: dict[str, Any], measured: dict[str, Any]) -> str:
 
 
 def in_a_process(work: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
-    """Call a function in a fresh process, so that memory and choices of kernels are its own."""
+    """Call a function in a fresh process, so that its memory and choice of kernels are its own."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(work, *arguments).result()
 

@@ -1,8 +1,8 @@
-"""Write a bundle for a node without network: wheels and data sets in parts of at most 60 MiB.
+"""Write a bundle for a node without network access: wheels and data sets, in parts of <= 60 MiB.
 
-Run by `make bundle`, where there is a package registry. Copy dist/offline/ to the node, part after
-part, and start `bash unpack.sh` there. A bundle is for Linux and one Python version: that of the
-Python that runs this, unless --python-version names another.
+Run by `make bundle`, where there is a package registry. Copy dist/offline/ to the node, one part
+at a time, and start `bash unpack.sh` there. A bundle is for Linux and one Python version: that of
+the Python that runs this, unless --python-version names another.
 
 torch, torchvision and numpy are left out: every PyTorch image has them. Everything else that the
 project needs is in the bundle; pip keeps the node's own wherever they are new enough.

@@ -1,6 +1,6 @@
 """Write the sheets of swa_bench/data/cifar10_mini: the first images of each class of CIFAR-10.
 
-Needs the official CIFAR-10 in data/ (or the folder that is named), or downloads it there:
+Needs the official CIFAR-10 in data/ (or the given folder), or downloads it there:
     python scripts/make_cifar10_mini.py [FOLDER]
 """
 

@@ -1,7 +1,7 @@
 """Training as the authors' code does it, for the benchmark to compare with.
 
 Loader processes that augment one PIL image after another, eager float32, and the loss and the
-number of right answers read back from the device at every step.
+number of correct answers read back from the device at every step.
 """
 
 import os

@@ -70,7 +70,7 @@ def show(rows: list[Row], elsewhere: bool) -> None:
     """Print the plan: runs, epochs, and the time by the speed of this device.
 
     Args:
-        elsewhere: whether other machines will train; then by the speed of what ran already.
+        elsewhere: whether other machines will train; then by the speed of past runs.
     """
     lines, total, jobs, epochs, saved = [], 0.0, 0, 0, 0
     speeds: dict[str, float] = {}
@@ -100,7 +100,7 @@ def show(rows: list[Row], elsewhere: bool) -> None:
 
 
 def available(dataset: DatasetConfig) -> bool:
-    """Whether a data set can be had, which fetches it; prints why not."""
+    """Whether a data set is available, which fetches it; prints why not."""
     try:
         load_images(dataset)
     except SwaBenchError as error:

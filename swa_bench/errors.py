@@ -1,4 +1,4 @@
-"""Errors that a user can mend: one or two lines that say what is wrong and what would be right."""
+"""Errors that a user can fix: one or two lines that say what is wrong and what would be right."""
 
 
 class SwaBenchError(Exception):

@@ -1,4 +1,4 @@
-"""An augmentation of one's own: Cutout, which blackens a square of each training image."""
+"""An augmentation of your own: Cutout, which blackens a square of each training image."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

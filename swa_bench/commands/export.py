@@ -1,4 +1,4 @@
-"""The commands swa-export and swa-evaluate: a recorded network as one file, and its test."""
+"""The commands swa-export and swa-evaluate: a recorded network as one file, and testing it."""
 
 import argparse
 import logging

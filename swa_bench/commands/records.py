@@ -84,7 +84,7 @@ def _parse(
 def _find_records(folders: Sequence[Path]) -> tuple[list[Record], str]:
     """Records of the folders, or of the first default folder that has some, and where they are.
 
-    Own and shipped records are never mixed unless both folders are named.
+    The user's and the shipped records are never mixed unless both folders are named.
     """
     for folder in folders:
         if not folder.is_dir():

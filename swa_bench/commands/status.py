@@ -1,4 +1,4 @@
-"""The command swa-status: what is done, running, failed and missing of the paper's tables."""
+"""The command swa-status: what is done, running, failed and missing in the paper's tables."""
 
 import argparse
 import sys
@@ -25,7 +25,7 @@ def swa_status(arguments: Sequence[str] | None = None) -> None:
 
 
 def show(rows: Sequence[RowStatus]) -> str:
-    """A line a row, then a line for each run that is being trained or has failed."""
+    """One line per row, then one for each run that is being trained or has failed."""
     lines, total = [], 0.0
     for row in rows:
         line = [row.dataset, row.model, row.done(), len(row.running()), len(row.failed())]

@@ -23,16 +23,16 @@ class Augmentation(Protocol):
     """
 
     def prepare(self, images: np.ndarray) -> np.ndarray:
-        """Each image as it is stored: uint8 (N, R, R, 3) -> (N, P, P, 3), with any P.
+        """Each image in its stored form: uint8 (N, R, R, 3) -> (N, P, P, 3), with any P.
 
-        Done once to the training set, but with dataset.memory=host anew for each batch.
+        Done once for the training set, but again for each batch with dataset.memory=host.
         """
 
     def draw(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
         """The random choices of a pass over `count` images: named tensors (count, ...).
 
-        All chance comes from the generator, and the tensors lie on its device. Names, shapes and
-        types are the same in every epoch.
+        All randomness comes from the generator, and the tensors are on its device. Names, shapes
+        and types are the same in every epoch.
         """
 
     def apply(self, images: Tensor, choices: Mapping[str, Tensor]) -> Tensor:
@@ -46,7 +46,7 @@ class Augmentation(Protocol):
 class CropAndFlip:
     """A random window of the padded image, mirrored or not (S: train.py, transforms).
 
-    Padding is of uint8 pixels, so black, as the authors' crop is before normalisation.
+    It pads uint8 pixels, so with black, like the authors' crop, which comes before normalisation.
 
     Attributes:
         resize, image_size: pixels on each side of the images and of the window.

@@ -14,7 +14,7 @@ from swa_bench.data.random import stream_seed
 
 @dataclass(frozen=True)
 class EpochDraws:
-    """The random choices of one pass over the training set, one entry an image, in its order.
+    """The random choices of one pass over the training set, one entry per image, in its order.
 
     Attributes:
         order: int64 (N,), a permutation of the images.
@@ -25,12 +25,12 @@ class EpochDraws:
     choices: Mapping[str, Tensor]
 
     def at(self, which: Tensor | slice) -> "EpochDraws":
-        """The choices of some places of the order."""
+        """The choices at some positions of the order."""
         choices = {name: values[which] for name, values in self.choices.items()}
         return EpochDraws(self.order[which], choices)
 
     def copy_(self, other: "EpochDraws") -> None:
-        """Overwrite these choices by those of another pass."""
+        """Overwrite these choices with those of another pass."""
         self.order.copy_(other.order)
         for name, values in self.choices.items():
             values.copy_(other.choices[name])
@@ -111,7 +111,7 @@ class DeviceImages:
 
 
 def to_device(images: ImageSet, config: TrainConfig, device: torch.device) -> DeviceImages:
-    """Prepare the training images, cut out the centres of the test images, move all to the device.
+    """Prepare the training images, cut out the centres of the test images, move them to the device.
 
     With dataset.memory=host the images stay as they are, and where they are.
 

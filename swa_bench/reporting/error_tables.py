@@ -62,7 +62,7 @@ NOTES = {
 
 
 def single_table(dataset: str, summary: pd.DataFrame, models: Sequence[str] = ()) -> Table:
-    """Lay a data set's single networks out as the paper does: a column a method and budget.
+    """Lay a data set's single networks out as the paper does: one column per method and budget.
 
     Args:
         summary: of `summarise`.

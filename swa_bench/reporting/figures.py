@@ -26,8 +26,8 @@ from swa_bench.results.frames import TESTED, Row, cells_frame, epochs_frame, row
 from swa_bench.results.record import Record
 from swa_bench.results.statistics import BASELINE, collected_frame, summarise
 
-# Okabe and Ito's colours, told apart by the colour-blind; line styles and markers in grey. For
-# their yellow, faint on paper, and their black, which is the ink's, stand two others.
+# Okabe and Ito's colours, told apart by the colour-blind; line styles and markers in grey. Two
+# others replace their yellow, faint on paper, and their black, which is the ink's.
 STYLES = (
     ("#0072B2", "-", "o"),
     ("#D55E00", "--", "s"),
@@ -45,11 +45,11 @@ RATES_TO = 1e-4  # of the highest rate: what is lower, as at the end of a cosine
 LAST = "test_error_pct"  # the column of the trained weights
 BAND = "mean over seeds, band ± 1 sample standard deviation"
 LEGEND_LINE_IN = 0.19
-FITS_TWICE = 6.5  # characters an inch of the figure, for two columns of a legend
+FITS_TWICE = 6.5  # characters per inch of the figure, for two columns of a legend
 
 
 def draw_learning_curves(figure: Figure, row: Row) -> None:
-    """A line a method, the mean over seeds: test error above, learning rate below."""
+    """One line per method, the mean over seeds: test error above, learning rate below."""
     errors, rates = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     for label, runs, style in _curves(row):
         result = result_column(runs)
@@ -77,7 +77,7 @@ def draw_learning_curves(figure: Figure, row: Row) -> None:
 
 
 def draw_collected(figure: Figure, row: Row) -> None:
-    """A line a method: test error of k collected models. SGD's final error stands beside them."""
+    """One line per method: test error of k collected models, beside SGD's final error."""
     axes = figure.subplots()
     for cell in summarise(row.cells).to_dict("records"):
         if (cell["method"], cell["budget"]) == BASELINE:
@@ -196,7 +196,7 @@ def caption(row: Row, what: str, width: int = 100) -> str:
 def printable(text: object, at_most: int = 40) -> str:
     """Text that matplotlib prints as it is: no mathematics between dollars, no control codes.
 
-    What is longer than `at_most` characters is cut, so that no label pushes out the axes.
+    Text longer than `at_most` characters is cut, so that no label pushes out the axes.
     """
     characters = "".join(char if char.isprintable() else " " for char in str(text))
     if len(characters) > at_most:

@@ -58,7 +58,7 @@ def labelled_rows(
     """The rows of a table: model, label and what a frame holds of it; and notes on the labels.
 
     Args:
-        part: of one data set, with a line a cell and the columns model and recipe_diff.
+        part: of one data set, with one row per cell and the columns model and recipe_diff.
         models: each has a row, whether the frame holds something of it or not; by default those
             that the frame holds.
     """

@@ -66,7 +66,7 @@ class Drawing:
 
     Attributes:
         height_in: before its legend; a drawing with many lines sets its own.
-        of_published: what is to be said of the published points, if the row has some.
+        of_published: what to say about the published points, if the row has some.
     """
 
     name: str
@@ -179,7 +179,7 @@ def _section(row: Row, folder: Path, taken: list[str]) -> dict[str, Any]:
 
 def _write_picture(drawing: Drawing, what: str, row: Row, path: Path) -> Markup:
     """Write a figure with its caption as PNG and SVG; return it without, for the page."""
-    # Ids are digests of their content and the salt: unlike in any two figures of the page.
+    # Ids are digests of their content and the salt: different in any two figures of the page.
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": path.name}):
         figure = Figure(figsize=(WIDTH_IN, drawing.height_in), layout="constrained")
         drawing.draw(figure, row)

@@ -19,7 +19,7 @@ BOX = {"boxstyle": "round,pad=0.15", "facecolor": "white", "alpha": 0.8, "linewi
 
 
 def errors_and_losses(found: Width, of: Width) -> tuple[np.ndarray, np.ndarray]:
-    """Test errors in %, and the paper's train losses, of the points of a part of the record.
+    """Test errors in %, and the paper's training losses, of the points of a part of the record.
 
     The loss is the cross-entropy + weight decay / 2 times the squared norm of the weights.
     """
@@ -79,7 +79,7 @@ def _finish(panels: np.ndarray, x_label: str) -> None:
 
 
 def draw_plane(figure: Figure, found: Width) -> None:
-    """Contours of test error and train loss, and the three networks."""
+    """Contours of test error and training loss, and the three networks."""
     plane = found["plane"]
     panels = figure.subplots(1, 2)
     parts = zip(panels, (ERROR, LOSS), errors_and_losses(found, plane), strict=True)

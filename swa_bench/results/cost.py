@@ -1,4 +1,4 @@
-"""What runs cost: hours of the device, images a second, and the epochs that sharing saved."""
+"""What runs cost: device hours, images per second, and the epochs that sharing saved."""
 
 from collections.abc import Sequence
 
@@ -11,10 +11,10 @@ SHARED = ["epoch", "learning_rate", "train_loss", "train_error_pct", "seconds"]
 
 
 def costs(rows: Sequence[Row]) -> pd.DataFrame:
-    """What each row's runs cost, one line a row; nan where the records do not say.
+    """What each row's runs cost, one line per row; nan where the records do not say.
 
     A run of 1.5 budgets reports three, whose seconds all count from its first epoch: the longest
-    counts. An epoch that stands in the epochs.csv of several runs of a seed with the same rate,
+    counts. An epoch that is in the epochs.csv of several runs of a seed with the same rate,
     training loss, training error and seconds was trained once, and counts for the first; without an
     epochs.csv, all epochs of a run count. Runs that have no record (killed, or repeated with
     force=true) are not counted, nor are ensembles of whole runs, which are counted themselves.

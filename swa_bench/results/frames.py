@@ -1,4 +1,4 @@
-"""All that was measured, as two DataFrames: one line a record, and one line an epoch of a run."""
+"""All that was measured, as two DataFrames: one row per record, and one row per epoch of a run."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ class Row:
     """What was measured of one data set, model and recipe.
 
     Attributes:
-        cells, epochs: the lines of `cells_frame` and `epochs_frame`.
+        cells, epochs: the rows of `cells_frame` and `epochs_frame`.
     """
 
     dataset: str
@@ -46,7 +46,7 @@ class Row:
 
 
 def cells_frame(records: Iterable[Record]) -> pd.DataFrame:
-    """One line a record, nan where it lacks a figure: error and ECE in %, NLL the mean an image.
+    """One row per record, nan where it lacks a figure: error and ECE in %, mean NLL per image.
 
     A seed that is recorded twice counts once: the later path wins.
 
@@ -103,10 +103,10 @@ def longest_cells(cells: pd.DataFrame) -> pd.DataFrame:
 
 
 def epochs_frame(cells: pd.DataFrame) -> pd.DataFrame:
-    """The epochs.csv of each run, one line an epoch, with what names the run.
+    """The epochs.csv of each run, one row per epoch, with what names the run.
 
     Returns:
-        The columns of epochs.csv, and of the run's longest cell: `run`, its line in `cells`, LINE,
+        The columns of epochs.csv, and of the run's longest cell: `run`, its row in `cells`, LINE,
         seed, budget, predictor, ensemble and epochs.
 
     Raises:
@@ -123,7 +123,7 @@ def epochs_frame(cells: pd.DataFrame) -> pd.DataFrame:
 
 
 def read_epochs(path: Path) -> pd.DataFrame:
-    """The lines of an epochs.csv, as numbers; those of before ensembles lack their two columns.
+    """The rows of an epochs.csv, as numbers; older ones lack the two columns of ensembles.
 
     Raises:
         SwaBenchError: it is damaged.

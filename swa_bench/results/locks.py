@@ -1,4 +1,4 @@
-"""What other processes may do to a run: start it too, or ask it to end."""
+"""Two processes starting one run, and requests to stop."""
 
 import contextlib
 import logging
@@ -28,7 +28,7 @@ def alone_in(folders: list[Path]) -> Iterator[None]:
     The kernel takes a lock away from a process that ends, however it ends.
     """
     with contextlib.ExitStack() as held:
-        for folder in sorted(folders):  # an order for all, so that two never wait for each other
+        for folder in sorted(folders):  # one order for all, so that two never wait for each other
             folder.mkdir(parents=True, exist_ok=True)
             lock = FileLock(folder / LOCK)
             try:
@@ -63,11 +63,11 @@ def _holder(folder: Path) -> str:
 
 @contextlib.contextmanager
 def failures_noted(folders: list[Path], unfinished: Callable[[], list[Path]]) -> Iterator[None]:
-    """Keep the traceback of what fails inside in run folders, until it is tried again.
+    """Keep the traceback of a failure inside in the run folders, until they are tried again.
 
     Args:
         folders: of the runs that are tried.
-        unfinished: those of them that have not ended well.
+        unfinished: those of them that have not ended successfully.
     """
     for folder in folders:
         (folder / TRACEBACK).unlink(missing_ok=True)

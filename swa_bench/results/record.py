@@ -1,5 +1,14 @@
 """What a run leaves behind: one CSV of its epochs, one JSON record for each budget that it reports.
 
+A record (class `Record`) holds
+- which cell it is: format, dataset, model, method, budget, epochs, seed;
+- its recipe: recipe_hash, schedule_sha256, recipe_diff, and config with every option;
+- result (class `Result`): errors, losses and ECE of the last epoch, n_averaged, last_weights, and
+  digests;
+- timing: seconds, images_per_s;
+- where it comes from: device, versions, segments, data_sha256, initial_weights_sha256;
+- class_names of a user's own images, and runs of an ensemble.
+
 Every path in the results folder is named here. Nothing here imports torch.
 """
 
@@ -45,7 +54,7 @@ Row = dict[str, Any]
 
 
 class Part(BaseModel):
-    """A part of a record: what it holds beside the named fields is kept."""
+    """A part of a record: any fields that are not named here are kept too."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -55,8 +64,8 @@ class Result(Part):
 
     Attributes:
         n_averaged: how many weights were collected.
-        last_weights: error and loss of the trained weights; for SWA they are no baseline, since
-            their rate never decays to 1 %.
+        last_weights: error and loss of the trained weights; for SWA they are not a baseline,
+            since their rate never decays to 1 %.
         weights_sha256: None for an ensemble, which has no weights of its own.
     """
 
@@ -72,7 +81,7 @@ class Result(Part):
 
 
 class Timing(Part):
-    """Seconds of all epochs of a run, and images a second of their training."""
+    """Seconds of all epochs of a run, and images per second while training."""
 
     seconds: FiniteFloat | None = None
     images_per_s: FiniteFloat | None = None
@@ -82,10 +91,11 @@ class Record(Part):
     """One finished run at one budget.
 
     Attributes:
-        recipe_hash: of all that shapes the run but its seed and length: see config/identity.py.
+        recipe_hash: of all that affects the run except its seed and length: see
+            config/identity.py.
         schedule_sha256: of all learning rates and collections.
         recipe_diff: how the recipe differs from the published one, as {option: value}.
-        segments: where the epochs were computed: from which on, device, versions.
+        segments: where the epochs were computed: from which epoch, device, versions.
         runs: for an ensemble of whole runs, the digest of the predictions of each.
         path: of the file, where it was read from one.
     """
@@ -150,10 +160,10 @@ def epoch_columns(predictors: Iterable[str]) -> list[str]:
 
 
 def write_epochs(folder: Path, rows: list[Row], predictors: Iterable[str] = ()) -> None:
-    """Write epochs.csv: a row an epoch, empty where nothing was measured.
+    """Write epochs.csv: one row per epoch, empty where nothing was measured.
 
     Rows of later epochs that the file already holds stay: a shorter run, or one that is trained
-    again, takes nothing away from a longer one.
+    again, removes nothing from a longer one.
     """
     path = folder / "epochs.csv"
     later: list[Row] = []
@@ -246,7 +256,7 @@ def parse_record(values: Any, path: Path = Path()) -> Record:
     """Check the values of a record; those of format 1 are translated.
 
     Raises:
-        ValueError: it is of a later format, or a value is missing or of a wrong kind.
+        ValueError: it is of a later format, or a value is missing or of the wrong kind.
     """
     if not isinstance(values, dict) or values.get("format") not in (1, FORMAT):
         known = values.get("format") if isinstance(values, dict) else None

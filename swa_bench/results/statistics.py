@@ -1,4 +1,7 @@
-"""Means over seeds, compared with the published figures, and gains over SGD."""
+"""Means over seeds, compared with the published figures, and gains over SGD.
+
+The verdict is Welch's t-test: `compare`.
+"""
 
 import functools
 import importlib.resources
@@ -22,10 +25,10 @@ BASELINE = ("sgd", 1.0)
 
 @dataclass(frozen=True)
 class Estimate:
-    """Mean over the seeds of a figure: of the test error in %, if nothing else is said.
+    """Mean over the seeds of a figure: of the test error in %, unless stated otherwise.
 
     Attributes:
-        std: sample standard deviation (n - 1 below the line); nan for one seed or if unpublished.
+        std: sample standard deviation (divided by n - 1); nan for one seed or if unpublished.
         n: number of seeds; None if unpublished.
         draft: whether its source hides it as a draft.
     """
@@ -80,11 +83,11 @@ def _published_frame() -> pd.DataFrame:
 def mean_and_std(frame: pd.DataFrame, keys: list[str], figures: list[str]) -> pd.DataFrame:
     """Of each figure over the seeds: <figure>_mean, <figure>_std (sample) and <figure>_count.
 
-    Lines of different recipes are never averaged. Where one recipe_diff has two recipe hashes in a
-    column (a default was changed between two versions), each keeps a line, named by its hash.
+    Rows of different recipes are never averaged. Where one recipe_diff has two recipe hashes in a
+    column (a default was changed between two versions), each keeps a row, named by its hash.
 
     Args:
-        keys: what names a line of the result.
+        keys: what names a row of the result.
     """
     found = frame.groupby(keys, sort=False)[figures].agg(["mean", "std", "count"])
     found.columns = found.columns.map("_".join)
@@ -138,10 +141,10 @@ def collected_frame(epochs: pd.DataFrame) -> pd.DataFrame:
     """The test errors of what is made of k collected weights, for each k at which it was tested.
 
     Where the same weights were tested after several epochs, the first of them counts. A run that
-    collected once is left out: one model is no average.
+    collected once is left out: one model is not an average.
 
     Returns:
-        One line a run and k: COLLECTED, seed, predictor, ensemble, and the test errors in % of
+        One row per run and k: COLLECTED, seed, predictor, ensemble, and the test errors in % of
         `tested_columns`, nan where not tested.
     """
     epochs = epochs[epochs["n_averaged"] > 0]

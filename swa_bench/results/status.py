@@ -1,4 +1,4 @@
-"""What is done, running, failed and missing, from what is on disk alone.
+"""What is done, running, failed and missing, only from what is on disk.
 
 Other machines may be training meanwhile: nothing is imported that computes, nothing is changed.
 """
@@ -34,7 +34,7 @@ class RunStatus:
         epoch_seconds: median time of an epoch, None before the first.
         budgets: that are recorded.
         process: that trains it now, None if none does.
-        traceback: of its last try, None if that did not fail.
+        traceback: of its last attempt, None if that did not fail.
     """
 
     folder: Path
@@ -61,7 +61,7 @@ class RowStatus:
         return self.dataset in PAPER_DATASETS and self.model in PAPER_MODELS
 
     def done(self) -> int:
-        """Number of records: of the grid's columns and seeds, in whatever arithmetic, or of all."""
+        """Number of records: of the grid's columns and seeds, in any precision, or of all."""
         found = [(run.method, budget, run.seed) for run in self.runs for budget in run.budgets]
         if not self.in_grid:
             return len(found)
@@ -72,7 +72,7 @@ class RowStatus:
         return [run for run in self.runs if run.process]
 
     def failed(self) -> list[RunStatus]:
-        """The runs whose last try failed, and that nobody tries again."""
+        """The runs whose last attempt failed, and that no process is trying again."""
         return [run for run in self.runs if run.traceback and not run.process]
 
     def epochs_left(self, lengths: dict[str, int], shared: int) -> int:
