@@ -94,12 +94,11 @@ def test_the_pages_predictor(tmp_path: Path, swa_train: SwaTrain, write: Write) 
     assert digest == json.loads(whole.read_text())["result"]["weights_sha256"]
 
 
+SUBCLASS = "class Mine(Predictor):\n    def "
 BROKEN = {
-    "class Mine:\n    pass\n": "is no swa_bench.training.averaging.Predictor",
-    "class Mine(Predictor):\n    def __init__(self):\n        pass\n": "calls no super().__init__()",
-    "class Mine(Predictor):\n    def collect(self, model, predictions):\n        self.kept = [1]\n": (
-        "fails: TypeError"
-    ),
+    "class Mine: pass\n": "is no swa_bench.training.averaging.Predictor",
+    f"{SUBCLASS}__init__(self): pass\n": "calls no super().__init__()",
+    f"{SUBCLASS}collect(self, model, predictions): self.kept = [1]\n": "fails: TypeError",
 }
 
 
