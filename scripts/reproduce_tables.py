@@ -15,13 +15,13 @@ import torch
 from hydra.errors import HydraException
 from tabulate import tabulate
 
+from swa_bench.commands.explain import explain
 from swa_bench.config.grid import PAPER_DATASETS, PAPER_METHODS, PAPER_MODELS, PAPER_SEEDS
 from swa_bench.config.plan import Plan, make_plan
 from swa_bench.config.schema import DatasetConfig, TrainConfig
 from swa_bench.config.spec import compose_spec
 from swa_bench.data.images import load_images
 from swa_bench.errors import ConfigError, SwaBenchError
-from swa_bench.explain import explain
 from swa_bench.labels import duration
 from swa_bench.results.record import missing
 from swa_bench.results.status import read_row

@@ -15,13 +15,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from swa_bench import sweep
+from swa_bench.commands import sweep
+from swa_bench.commands.explain import explain
 from swa_bench.config.plan import Plan, make_plan
 from swa_bench.config.schema import TrainConfig
 from swa_bench.config.spec import METHODS, RunSpec, register_resolvers
 from swa_bench.data import folder
 from swa_bench.errors import ConfigError, SwaBenchError, Terminated
-from swa_bench.explain import explain
 from swa_bench.labels import duration
 from swa_bench.results.record import read_record, record_path
 

@@ -9,7 +9,8 @@ import pytest
 from launcher_helpers import Engine
 from training_helpers import TESTS, TINY, Outcome, SwaTrain
 
-from swa_bench import sweep, train
+from swa_bench import train
+from swa_bench.commands import sweep
 
 if os.environ.get("TEST_GPU") != "1":
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # what is tested is the same on every machine
