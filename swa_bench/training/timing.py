@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from swa_bench.config.identity import digest
 from swa_bench.config.plan import Plan
-from swa_bench.config.schema import TrainConfig
+from swa_bench.config.schema import TrainConfig, to_dict
 from swa_bench.data.batches import to_device
 from swa_bench.data.images import ImageSet
 from swa_bench.training import hardware
@@ -16,6 +17,9 @@ from swa_bench.training.step import TrainStep, train_epoch
 
 # A pass without gradients costs about a third of a training pass.
 FORWARD_SHARE = 1 / 3
+TRAINS_ALIKE = "model augmentation optimizer batch_size precision device channels_last".split()
+TRAINS_ALIKE += ["compile", "cuda_graphs"]
+_timed: dict[str, float] = {}  # seconds per image by what they depend on
 
 
 def random_images(config: TrainConfig, images: int) -> ImageSet:
@@ -47,7 +51,17 @@ def epoch_seconds(steps: Sequence[TrainStep]) -> float:
 
 
 def seconds_per_image(config: TrainConfig) -> float:
-    """Time of training on an image: of some steps on noise, after as many that are not counted.
+    """Time of training on an image; configurations that train alike are timed once."""
+    values = to_dict(config)
+    alike = {name: values[name] for name in TRAINS_ALIKE}
+    key = digest(alike | {"size": [config.dataset.resize, config.dataset.image_size]})
+    if key not in _timed:
+        _timed[key] = _time_steps(config)
+    return _timed[key]
+
+
+def _time_steps(config: TrainConfig) -> float:
+    """Time some steps on noise, after as many that are not counted.
 
     A CPU is timed with a quarter of the batch, so that the largest network answers within seconds,
     but with two images at least, which batch norm needs.
