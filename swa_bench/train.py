@@ -37,9 +37,8 @@ def train(spec: RunSpec) -> None:
         for method in methods:
             if method not in METHODS:
                 raise ConfigError(option, method, f"choose from {', '.join(METHODS)}")
-    # torch takes seconds to import: only when the options as such are right.
     runs = [spec, *(spec.with_method(method) for method in also_train)]
-    from swa_bench.training.job import check
+    from swa_bench.training.job import check  # torch takes seconds to import
 
     for one in runs:  # what cannot be done is refused before anything is trained
         check(one.config)
