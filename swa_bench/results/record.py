@@ -3,9 +3,7 @@
 A record (class `Record`) holds
 - which cell it is: format, dataset, model, method, budget, epochs, seed;
 - its recipe: recipe_hash, schedule_sha256, recipe_diff, and config with every option;
-- result (class `Result`): errors, losses and ECE of the last epoch, n_averaged, last_weights, and
-  digests;
-- timing: seconds, images_per_s;
+- result (class `Result`): errors, losses and ECE of the last epoch, and digests; timing;
 - where it comes from: device, versions, segments, data_sha256, initial_weights_sha256;
 - class_names of a user's own images, and runs of an ensemble.
 
@@ -91,8 +89,7 @@ class Record(Part):
     """One finished run at one budget.
 
     Attributes:
-        recipe_hash: of all that affects the run except its seed and length: see
-            config/identity.py.
+        recipe_hash: of all that affects the run but its seed and length (config/identity.py).
         schedule_sha256: of all learning rates and collections.
         recipe_diff: how the recipe differs from the published one, as {option: value}.
         segments: where the epochs were computed: from which epoch, device, versions.
