@@ -156,6 +156,8 @@ def test_distance_to_a_level_by_hand() -> None:
     assert (far["sgd"]["reached"], far["sgd"]["mean"], far["swa"]["reached"]) == (1, None, 0)
     said = describe({"rays": rays | {"reach": far}})
     assert said[1] == "distance to a test error of 85 %, SWA: not within 4 in 2 of 2 directions"
+    # Where all directions cross at one distance, the interval is that point.
+    assert reach(rays, 10.0)["sgd"]["interval"] == [0.0, 0.0]
     assert np.isnan(first_crossing(np.arange(2.0), np.array([1.0, np.nan]), 2.0))
 
 

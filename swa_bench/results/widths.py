@@ -80,9 +80,8 @@ def _interval(values: np.ndarray) -> Width:
         if reached > 1:
             from scipy import stats
 
-            error = stats.sem(values)
-            low, high = stats.t.interval(CONFIDENCE, reached - 1, values.mean(), error)
-            found["interval"] = [float(low), float(high)]
+            half = stats.sem(values) * stats.t.ppf((1 + CONFIDENCE) / 2, reached - 1)
+            found["interval"] = [found["mean"] - float(half), found["mean"] + float(half)]
     return found
 
 
