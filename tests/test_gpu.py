@@ -138,5 +138,5 @@ def test_ensembles_export_and_width_on_a_gpu(tmp_path: Path, swa_train: SwaTrain
     on_cpu, _ = export.evaluate(tmp_path / "net.safetensors", "cpu")
     assert on_cpu.loss == pytest.approx(score.loss, rel=1e-3)
     folder = tmp_path / "results/runs/cifar10_mini/preresnet20"
-    width.main([str(folder), "--device", "cuda", "--parts", "rays", "--steps", "2"])
+    width.swa_width([str(folder), "--device", "cuda", "--parts", "rays", "--steps", "2"])
     assert len(list(tmp_path.rglob("rays.png"))) == 1

@@ -40,7 +40,7 @@ def test_rays_line_and_plane_of_trained_networks(
     assert swa_train(*options, "method=sgd").code == 0
     assert swa_train("-m", *options, "method=swa,snapshot", "method.cycle_epochs=1").code == 0
     shutil.copytree("results", trained / "results")
-    width.main([str(FOLDER), *SMALL, "--level", "91"])
+    width.swa_width([str(FOLDER), *SMALL, "--level", "91"])
     printed = capfd.readouterr().out
     assert printed.count("distance to a test error of 91 %") == 3
     folder = tmp_path / "results/width/cifar10_mini-tiny-seed0"
@@ -63,11 +63,11 @@ def test_rays_line_and_plane_of_trained_networks(
     pictures = [folder / f"{part}.png" for part in width.PARTS]
     assert all(path.read_bytes()[:4] == b"\x89PNG" for path in pictures)
     pictures[0].unlink()
-    width.main(["--redraw", str(folder / "width.json")])
+    width.swa_width(["--redraw", str(folder / "width.json")])
     assert pictures[0].exists()
     (cell,) = FOLDER.glob("sgd-seed0-*/cell-1.json")
     with pytest.raises(SystemExit, match=r"cell-1.json is no record of swa-width"):
-        width.main(["--redraw", str(cell)])
+        width.swa_width(["--redraw", str(cell)])
 
 
 def test_a_point_has_the_statistics_and_the_loss_of_the_fixed_pass(trained: Path) -> None:
@@ -96,7 +96,7 @@ def test_the_plane_of_three_collected_models_of_one_run(
     monkeypatch.chdir(tmp_path)
     shutil.copytree(trained / "results", "results")
     (path,) = FOLDER.glob("snapshot-seed0-*/cell-1.json")
-    width.main([str(FOLDER), *SMALL, "--parts", "plane", "--members", str(path)])
+    width.swa_width([str(FOLDER), *SMALL, "--parts", "plane", "--members", str(path)])
     (written,) = Path("results/width").rglob("width.json")
     found = json.loads(written.read_text())
     assert found["plane"]["labels"] == ["epoch 1", "epoch 3", "epoch 4"]
@@ -110,7 +110,7 @@ def test_without_batch_norm_a_network_at_no_distance_is_that_of_its_record(
     options += ["model.budget_epochs=1", "model.swa_start=1"]
     assert swa_train(*options, "dataset.train_images=32", "also_train=[sgd]").code == 0
     folder = "results/runs/cifar10_mini/tiny"
-    width.main([folder, *SMALL, "--parts", "rays", "--steps", "1", "--directions", "1"])
+    width.swa_width([folder, *SMALL, "--parts", "rays", "--steps", "1", "--directions", "1"])
     (path,) = (tmp_path / "results/width").rglob("width.json")
     found = json.loads(path.read_text())
     for method in ("sgd", "swa"):
@@ -187,7 +187,7 @@ def test_errors_are_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as stop:
-        width.main(arguments)
+        width.swa_width(arguments)
     message = str(stop.value)
     assert message.startswith(f"swa-width: {expected}") and "\n" not in message
     assert not (tmp_path / "results").exists() or not list(tmp_path.rglob("width.json"))

@@ -39,9 +39,13 @@ def recorded_config(record: Record, device: Device = "cpu") -> TrainConfig:
         ConfigError: it is of another version of the code, or was changed, or there is no such
             device.
     """
-    config = from_dict(record.config | {"init": "random"})
+    config = _as_recorded(record)
     chosen, precision = hardware.decide(device, config.precision)
     return dataclasses.replace(config, device=chosen, precision=precision)
+
+
+def _as_recorded(record: Record) -> TrainConfig:
+    return from_dict(record.config | {"init": "random"})
 
 
 def restore(path: Path, device: Device = "auto", epoch: int | None = None) -> Restored:
@@ -89,6 +93,6 @@ def restore(path: Path, device: Device = "auto", epoch: int | None = None) -> Re
 
 def _state_keys(record: Record, fingerprint: str) -> list[str]:
     """The keys of the states of a recorded run, on the device that it ran on."""
-    config = from_dict(record.config | {"init": "random"})
+    config = _as_recorded(record)
     plan = Plan(config, steps_per_epoch(config), load_schedule(config), [])
     return plan.state_keys(fingerprint, record.initial_weights_sha256 or "")

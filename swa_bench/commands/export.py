@@ -21,7 +21,7 @@ def prepare() -> None:
     register_resolvers()
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def swa_export(arguments: Sequence[str] | None = None) -> None:
     """The command swa-export."""
     parser = argparse.ArgumentParser(
         "swa-export",
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"{options.out}: {what}, {size:.1f} MB")
 
 
-def main_evaluate(arguments: Sequence[str] | None = None) -> None:
+def swa_evaluate(arguments: Sequence[str] | None = None) -> None:
     """The command swa-evaluate."""
     parser = argparse.ArgumentParser(
         "swa-evaluate", description="Test an exported network on the test images of its data set."

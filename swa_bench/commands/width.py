@@ -15,7 +15,7 @@ from swa_bench.results.widths import describe, read_width
 PARTS = ("rays", "line", "plane")
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def swa_width(arguments: Sequence[str] | None = None) -> None:
     """The command swa-width."""
     options = _parser().parse_args(arguments)
     prepare()

@@ -177,20 +177,21 @@ class Run:
             return
         model, folder = self.config.model, checkpoint_folder(self.config)
         kept = checkpoints.find_all(folder, self.config.seed, dict(enumerate(self.keys)))
+        stay = f" Earlier checkpoints stay in {folder}." if kept else ""
         raise NotFiniteError(
             f"The {what} of epoch {self.state.epoch} is {value} ({model.name}, "
             f"{self.config.method.name}, seed {self.config.seed}, "
-            f"model.learning_rate={model.learning_rate}): stopped."
-            + f" Earlier checkpoints stay in {folder}."
-            * bool(kept)
+            f"model.learning_rate={model.learning_rate}): stopped.{stay}"
         )
 
     def _write(self) -> None:
         """Write epochs.csv, and the reports that are due after this epoch and not recorded yet."""
         predictors = self.config.method.predictors
         record.write_epochs(run_folder(self.config), self.state.rows, predictors)
-        for report in self.plan.reports_at(self.state.epoch):
-            if self.config.force or report in record.missing(self.plan):
+        due = self.plan.reports_at(self.state.epoch)
+        missing = record.missing(self.plan) if due and not self.config.force else due
+        for report in due:
+            if report in missing:
                 log.info("Recorded %s", self._record(report))
 
     def _record(self, report: TrainConfig) -> Path:
