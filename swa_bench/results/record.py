@@ -5,7 +5,7 @@ A record (class `Record`) holds
 - its recipe: recipe_hash, schedule_sha256, recipe_diff, and config with every option;
 - result (class `Result`): errors, losses and ECE of the last epoch, and digests; timing;
 - where it comes from: device, versions, segments, data_sha256, initial_weights_sha256;
-- class_names of a user's own images, and runs of an ensemble.
+- class_names of a user's own images, warnings, and runs of an ensemble.
 
 Every path in the results folder is named here. Nothing here imports torch.
 """
@@ -93,6 +93,7 @@ class Record(Part):
         schedule_sha256: of all learning rates and collections.
         recipe_diff: how the recipe differs from the published one, as {option: value}.
         segments: where the epochs were computed: from which epoch, device, versions.
+        warnings: what the run could not do quite rightly, a sentence each.
         runs: for an ensemble of whole runs, the digest of the predictions of each.
         path: of the file, where it was read from one.
     """
@@ -114,6 +115,7 @@ class Record(Part):
     versions: dict[str, Any] = {}
     segments: list[dict[str, Any]] = []
     class_names: list[str] | None = None
+    warnings: list[str] = []
     runs: dict[str, str] | None = None
     timing: Timing = Timing()
     config: dict[str, Any] = {}
