@@ -171,7 +171,7 @@ def step_bytes(config: TrainConfig) -> int:
     """Bytes that one step moves if every operation is a pass over memory of its own."""
     eager = replace(config, cuda_graphs=False, compile=False)
     one = timing.step_on_noise(eager, steps=1)
-    one.begin_epoch(one.inputs.data.draw(0, 0, "train"), [1e-6], dropout_seed=0)
+    one.begin_epoch(one.inputs.data.draw(0, 0, "train"), [1e-6], seed=0, epoch=0)
     with ByteCounter() as counter:
         one.step(config.batch_size)
     moved: int = counter.moved

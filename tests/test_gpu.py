@@ -84,7 +84,7 @@ def test_no_step_waits_for_the_host() -> None:
     """Eager, recorded and replayed ones."""
     config = config_of("model=vgg16_bn", "precision=bf16")
     one = timing.step_on_noise(config, steps=8)
-    one.begin_epoch(one.inputs.data.draw(0, 0, "train"), [0.1] * 8, dropout_seed=0)
+    one.begin_epoch(one.inputs.data.draw(0, 0, "train"), [0.1] * 8, seed=0, epoch=0)
     for step, size in enumerate(one.sizes):
         # The recording of a graph synchronises on purpose, once.
         recording = step == STEPS_BEFORE_GRAPH

@@ -26,7 +26,8 @@ from swa_bench.data.images import load_images
 from swa_bench.results.record import epoch_columns
 from swa_bench.training import step
 from swa_bench.training.averaging import WeightEMA
-from swa_bench.training.evaluation import evaluate, recompute_batch_norm
+from swa_bench.training.batch_norm import recompute_batch_norm
+from swa_bench.training.evaluation import evaluate
 from swa_bench.training.run import weights_sha256
 
 EMA = [*TINY, "method=ema", "method.predictors.ema.decay=0.75"]

@@ -25,7 +25,8 @@ from swa_bench.data import images
 from swa_bench.data.batches import to_device
 from swa_bench.results.record import EPOCH_COLUMNS
 from swa_bench.training import run
-from swa_bench.training.evaluation import evaluate, recompute_batch_norm
+from swa_bench.training.batch_norm import recompute_batch_norm
+from swa_bench.training.evaluation import evaluate
 from swa_bench.training.network import fresh_model
 
 SWA = [*TINY, "budget=1.5"]

@@ -15,7 +15,8 @@ from swa_bench.data.images import load_images
 from swa_bench.models import build_model
 from swa_bench.training import hardware
 from swa_bench.training.averaging import WeightAverage, load_weights
-from swa_bench.training.evaluation import evaluate, recompute_batch_norm
+from swa_bench.training.batch_norm import recompute_batch_norm
+from swa_bench.training.evaluation import evaluate
 from swa_bench.training.network import fresh_model, fresh_optimizer
 from swa_bench.training.run import fresh_state
 from swa_bench.training.step import StaticInputs, TrainStep, take_step
@@ -202,7 +203,7 @@ def test_an_epoch_is_its_steps_by_hand() -> None:
     state, model = fresh_state(config, data), fresh_model(config, cpu)
     train_step = TrainStep(config, state, data)
     for _ in range(2):
-        train_step.begin_epoch(draws, rates, dropout_seed=0)
+        train_step.begin_epoch(draws, rates, seed=0, epoch=0)
         for size in train_step.sizes:
             train_step.step(size)
     score = train_step.score()

@@ -17,6 +17,7 @@ from swa_bench.reporting import width_figures
 from swa_bench.results.record import read_records
 from swa_bench.results.widths import describe, first_crossing, reach
 from swa_bench.training import evaluation
+from swa_bench.training.batch_norm import recompute_batch_norm
 
 # Budgets of 4 epochs of 3 steps; SWA collects 2 models, Snapshot 4.
 SHORT = ["dataset=cifar10_mini", "dataset.train_images=96", "dataset.test_images=50"]
@@ -80,7 +81,7 @@ def test_a_point_has_the_statistics_and_the_loss_of_the_fixed_pass(trained: Path
     measured = dict(zip(EVERY, probe.at(weights).tolist(), strict=True))
     data, plain = restored.data, torch.autocast("cpu", enabled=False)
     fixed = list(data.train_batches(data.draw(0, 4, "recompute"), 96))
-    evaluation.recompute_batch_norm(restored.model, fixed, plain)
+    recompute_batch_norm(restored.model, fixed, plain)
     test = evaluation.evaluate(restored.model, data.test_batches(50), plain)
     train = evaluation.evaluate(restored.model, fixed, plain)
     assert measured["test_loss"] == pytest.approx(test.loss, rel=1e-5)

@@ -16,7 +16,12 @@ from swa_bench.errors import SwaBenchError
 from swa_bench.files import write_atomically
 from swa_bench.results.record import Record, parse_record
 from swa_bench.training import hardware
-from swa_bench.training.evaluation import Score, calibration_error_pct, predict, score
+from swa_bench.training.evaluation import (
+    Score,
+    calibration_error_pct,
+    predict_test_images,
+    score,
+)
 from swa_bench.training.network import fresh_model
 
 METADATA = "swa_bench"  # under which the record stands in the file's metadata, as JSON
@@ -28,6 +33,11 @@ class Exported:
 
     record: Record
     epoch: int | None
+
+    @property
+    def epochs(self) -> int:
+        """After how many epochs of its run."""
+        return self.epoch or self.record.epochs or 0
 
 
 def export(path: Path, out: Path, device: Device, epoch: int | None = None) -> Record:
@@ -77,9 +87,9 @@ def load_model(path: str | Path) -> nn.Module:
 
 def evaluate(path: Path, device: Device) -> tuple[Score, float]:
     """Loss, error and calibration error in % on the test images of its data set."""
-    config = recorded_config(read_exported(path).record, device)
+    exported = read_exported(path)
+    config = recorded_config(exported.record, device)
     model, target = load_model(path), hardware.prepare(config)
     data = to_device(load_images(config.dataset), config, target)
-    batches = data.test_batches(config.evaluation.batch_size)
-    predictions, labels = predict(model.to(target), batches, hardware.autocast(config))
+    predictions, labels = predict_test_images(model.to(target), data, config, exported.epochs)
     return score(predictions, labels), calibration_error_pct(predictions, labels)

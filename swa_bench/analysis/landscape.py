@@ -6,7 +6,8 @@ pass over augmented training images (paper, section 3.4; the FGE authors' eval_c
 
 import copy
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from swa_bench.analysis.restore import Restored
+from swa_bench.data.random import random_numbers
 from swa_bench.training import hardware
-from swa_bench.training.evaluation import batch_norms
+from swa_bench.training.batch_norm import RunningStatistics
 
+Around = AbstractContextManager[Any]
 # What is measured at a point, in the order of the last axis of all results.
 MEASURES = ("train_loss", "train_error_pct", "test_loss", "test_error_pct", "squared_norm")
 
@@ -45,16 +48,16 @@ class Probe:
         config, self.data = restored.config, restored.data
         self.model = copy.deepcopy(restored.model).eval()
         self.parameters = [parameter.data for parameter in self.model.parameters()]
-        self.batch_norms = batch_norms(self.model)
+        self.layers = RunningStatistics(self.model).layers
         self.autocast = hardware.autocast(config)
         draws = self.data.draw(config.seed, restored.record.epochs or 0, "recompute")
         images = min(images, len(self.data.train_labels))
-        size = images if self.batch_norms else config.evaluation.batch_size
+        size = images if self.layers else config.evaluation.batch_size
         fixed = draws.at(slice(images))
         self.train = list(self.data.train_batches(fixed, size))
         self.test = list(self.data.test_batches(config.evaluation.batch_size))
-        for layer in self.batch_norms:
-            layer.momentum = 1.0  # the running statistics become the batch's
+        # The same at every point, for a network that draws even in evaluation mode.
+        self.stream = (config.seed, restored.record.epochs or 0, "predict", self.data.device)
 
     @torch.no_grad()
     def at(self, weights: Tensor) -> Tensor:
@@ -66,19 +69,24 @@ class Probe:
         parts = torch.split(weights, [parameter.numel() for parameter in self.parameters])
         for parameter, part in zip(self.parameters, parts, strict=True):
             parameter.copy_(part.view(parameter.shape))
+        statistics = RunningStatistics(self.model)
         self.model.eval()
-        for layer in self.batch_norms:
-            layer.reset_running_stats()  # otherwise one infinite value would stay
+        for layer in self.layers.values():
             layer.train()
-        train = self._score(self.train)
+        with statistics.recomputed(), random_numbers(*self.stream):
+            train = self._score(self.train, statistics.batch)
         self.model.eval()
-        return torch.cat([train, self._score(self.test), weights.double().square().sum()[None]])
+        with random_numbers(*self.stream):
+            test = self._score(self.test)
+        return torch.cat([train, test, weights.double().square().sum()[None]])
 
-    def _score(self, batches: list[tuple[Tensor, Tensor]]) -> Tensor:
-        """Mean loss and error in % (2,)."""
+    def _score(
+        self, batches: list[tuple[Tensor, Tensor]], around: Callable[[int], Around] = nullcontext
+    ) -> Tensor:
+        """Mean loss and error in % (2,); `around` each batch, given its number of images."""
         sums = []
         for pixels, labels in batches:
-            with self.autocast:
+            with around(len(labels)), self.autocast:
                 logits = self.model(pixels)
             loss = F.cross_entropy(logits.double(), labels, reduction="sum")
             wrong = 100.0 * (logits.argmax(1) != labels).sum()

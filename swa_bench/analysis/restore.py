@@ -1,6 +1,7 @@
 """From a record back to the network: the weights that its figures are of."""
 
 import dataclasses
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,10 @@ from swa_bench.data.images import load_images
 from swa_bench.errors import SwaBenchError
 from swa_bench.results.record import Record, read_record
 from swa_bench.training import checkpoints, hardware
+from swa_bench.training.batch_norm import describe_kept
 from swa_bench.training.run import fresh_state, with_weights
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,9 @@ def restore(path: Path, device: Device = "auto", epoch: int | None = None) -> Re
         )
     model = state.model
     if epoch is None and predictor is not None:
-        model = with_weights(config, state, predictor.weights(), data)
+        model, kept = with_weights(config, state, predictor.weights(), data)
+        for sentence in describe_kept(kept):
+            log.warning("%s: %s", path, sentence)
     return Restored(record, config, data, model)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from swa_bench.config.schema import TrainConfig
 from swa_bench.data.augmentation import Augmentation, load_augmentation
 from swa_bench.data.images import ImageSet
-from swa_bench.data.random import stream_seed
+from swa_bench.data.random import random_numbers
 
 
 @dataclass(frozen=True)
@@ -68,11 +68,10 @@ class DeviceImages:
 
     def draw(self, seed: int, epoch: int, purpose: str) -> EpochDraws:
         """Order and augmentation of one pass, from the stream of (seed, epoch, purpose)."""
-        generator = torch.Generator(self.device)
-        generator.manual_seed(stream_seed(seed, epoch, purpose))
         count = len(self.train_labels)
-        order = torch.randperm(count, generator=generator, device=self.device)
-        return EpochDraws(order, self.augmentation.draw(count, generator))
+        with random_numbers(seed, epoch, purpose, self.device) as generator:
+            order = torch.randperm(count, generator=generator, device=self.device)
+            return EpochDraws(order, self.augmentation.draw(count, generator))
 
     def buffers(self) -> EpochDraws:
         """Tensors like those of a pass, which a CUDA graph reads and `copy_` fills."""

@@ -1,12 +1,98 @@
-"""Seeds of the random numbers: a separate stream for every seed, epoch and purpose."""
+"""Random numbers: a separate stream for every seed, epoch and purpose, whoever draws from it.
+
+Networks, predictors and augmentations draw from global generators: torch's of the CPU and of the
+GPU, numpy's, and Python's. `random_numbers` puts one stream in the place of all of them.
+"""
+
+import contextlib
+import random
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
+import torch
 
 # What a stream of random numbers is for. The values are part of every result: never reuse one.
-PURPOSES = {"weights": 0, "dropout": 1, "train": 2, "recompute": 3}
+PURPOSES = {
+    "weights": 0,  # building the network
+    "dropout": 1,  # the steps of an epoch, whatever the network draws there
+    "train": 2,  # order and augmentation of an epoch
+    "recompute": 3,  # order and augmentation of a pass that recomputes batch-norm statistics
+    "recompute_dropout": 4,  # what the network draws in that pass
+    "predict": 5,  # what the network draws in evaluation mode
+    "collect": 6,  # what a predictor draws
+    "data": 7,  # what a user's own data set draws; the same for every seed
+}
+CPU = torch.device("cpu")
 
 
 def stream_seed(seed: int, epoch: int, purpose: str) -> int:
     """Seed of the random numbers of one epoch and purpose, independent of all others."""
     entropy = np.random.SeedSequence([seed, epoch, PURPOSES[purpose]])
     return int(entropy.generate_state(1, np.uint64)[0] >> np.uint64(1))  # torch takes 63 bits
+
+
+class RandomNumbers:
+    """A stream that global generators can be lent, and that goes on where they left it.
+
+    Args:
+        device: whose generator is lent too, beside those of the host.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.gpu: torch.Generator | None = None
+        if device.type == "cuda":
+            self.gpu = torch.cuda.default_generators[device.index or 0]
+            self.on_gpu = self.gpu.clone_state()
+        self.on_host = _host_state()
+
+    def start(self, seed: int, epoch: int, purpose: str) -> "RandomNumbers":
+        """Begin the stream of one seed, epoch and purpose."""
+        number = stream_seed(seed, epoch, purpose)
+        if self.gpu is not None:
+            self.on_gpu.manual_seed(number)
+        python, array = random.Random(number), np.random.RandomState([number % 2**32, number >> 32])
+        host = torch.Generator().manual_seed(number)
+        self.on_host = (host.get_state(), array.get_state(legacy=False), python.getstate())
+        return self
+
+    @contextlib.contextmanager
+    def lent(self) -> Iterator[None]:
+        """Let all global generators draw from this stream."""
+        before = _host_state()
+        _set_host_state(self.on_host)
+        if self.gpu is not None:  # a CUDA graph remembers whose state it was recorded with
+            gpu_before = self.gpu.graphsafe_get_state()
+            self.gpu.graphsafe_set_state(self.on_gpu)
+        try:
+            yield
+        finally:
+            self.on_host = _host_state()
+            _set_host_state(before)
+            if self.gpu is not None:
+                self.gpu.graphsafe_set_state(gpu_before)
+
+
+@contextlib.contextmanager
+def random_numbers(
+    seed: int, epoch: int, purpose: str, device: torch.device = CPU
+) -> Iterator[torch.Generator]:
+    """Let all that is drawn come from one stream; what is drawn afterwards is not disturbed.
+
+    Returns:
+        torch's global generator of the device.
+    """
+    stream = RandomNumbers(device).start(seed, epoch, purpose)
+    with stream.lent():
+        yield stream.gpu or torch.default_generator
+
+
+def _host_state() -> tuple[torch.Tensor, Any, Any]:
+    torch_state = torch.default_generator.get_state()
+    return torch_state, np.random.get_state(legacy=False), random.getstate()
+
+
+def _set_host_state(state: tuple[torch.Tensor, Any, Any]) -> None:
+    torch.default_generator.set_state(state[0])
+    np.random.set_state(state[1])
+    random.setstate(state[2])

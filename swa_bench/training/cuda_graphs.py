@@ -1,11 +1,10 @@
-"""Steps as CUDA graphs, and the random numbers of one run on a device that several share.
+"""Steps as CUDA graphs.
 
 training/step.py replays steps on a GPU if cuda_graphs=true, images are on the device, and the
 optimiser is torch.optim.SGD or a subclass.
 """
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 
@@ -43,37 +42,3 @@ class GraphedSteps:
                 self.step(size)  # recorded, not taken
             self.recorded[size] = graph
         self.recorded[size].replay()
-
-
-class DeviceRng:
-    """The random numbers of one run's dropout.
-
-    torch's dropout draws from the device's one generator. Each run lends it its own stream for a
-    step, so that runs that train together draw what each would draw alone.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self.on_gpu = device.type == "cuda"
-        self.shared = torch.default_generator
-        if self.on_gpu:
-            self.shared = torch.cuda.default_generators[device.index or 0]
-        self.own = self.shared.clone_state()
-
-    @contextlib.contextmanager
-    def lent(self) -> Iterator[None]:
-        """Let the device's generator draw from this stream."""
-        if self.on_gpu:  # a graph remembers whose state it was recorded with
-            before = self.shared.graphsafe_get_state()
-            self.shared.graphsafe_set_state(self.own)
-            try:
-                yield
-            finally:
-                self.shared.graphsafe_set_state(before)
-        else:
-            state = self.shared.get_state()
-            self.shared.set_state(self.own.get_state())
-            try:
-                yield
-            finally:
-                self.own.set_state(self.shared.get_state())
-                self.shared.set_state(state)

@@ -1,6 +1,6 @@
 """How a network is measured: predictions, their loss, error and calibration.
 
-Averaged weights need their batch-norm statistics recomputed first: recompute_batch_norm.
+Averaged weights need their batch-norm statistics recomputed first: see batch_norm.py.
 """
 
 from collections.abc import Iterable
@@ -9,6 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from swa_bench.config.schema import TrainConfig
+from swa_bench.data.batches import DeviceImages
+from swa_bench.data.random import random_numbers
+from swa_bench.training import hardware
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 ECE_BINS = 15
@@ -33,6 +38,15 @@ def predict(model: nn.Module, batches: Batches, autocast: torch.autocast) -> tup
         found.append((F.log_softmax(logits.float(), dim=1), labels))
     predictions, labels = (torch.cat(parts) for parts in zip(*found, strict=True))
     return predictions, labels
+
+
+def predict_test_images(
+    model: nn.Module, data: DeviceImages, config: TrainConfig, epoch: int
+) -> tuple[Tensor, Tensor]:
+    """What `predict` gives for the test images; what the network draws is that epoch's."""
+    batches = data.test_batches(config.evaluation.batch_size)
+    with random_numbers(config.seed, epoch, "predict", data.device):
+        return predict(model, batches, hardware.autocast(config))
 
 
 def score(predictions: Tensor, labels: Tensor) -> Score:
@@ -61,34 +75,3 @@ def calibration_error_pct(predictions: Tensor, labels: Tensor) -> float:
     probabilities, classes = predictions.cpu().double().exp(), predictions.shape[1]
     found = multiclass_calibration_error(probabilities, labels.cpu(), classes, ECE_BINS, norm="l1")
     return 100.0 * float(found)
-
-
-def batch_norms(model: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
-    """The model's batch-norm layers."""
-    return [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-
-
-@torch.no_grad()
-def recompute_batch_norm(model: nn.Module, batches: Batches, autocast: torch.autocast) -> None:
-    """Replace running statistics by their means over one pass, every image weighing the same.
-
-    With b images in a batch and n before it the momentum is b / (n + b) (S: utils.bn_update).
-    `torch.optim.swa_utils.update_bn` would weigh every batch the same, the smaller last one too.
-    Does nothing to a model without batch norm.
-    """
-    layers = batch_norms(model)
-    if not layers:
-        return
-    momenta = [layer.momentum for layer in layers]
-    for layer in layers:
-        layer.reset_running_stats()
-    model.train()
-    seen = 0
-    for images, _ in batches:
-        for layer in layers:
-            layer.momentum = len(images) / (seen + len(images))
-        with autocast:
-            model(images)
-        seen += len(images)
-    for layer, momentum in zip(layers, momenta, strict=True):
-        layer.momentum = momentum

@@ -16,7 +16,6 @@ from swa_bench.config.spec import RunSpec, seed_block
 from swa_bench.data.augmentation import load_augmentation
 from swa_bench.data.batches import to_device
 from swa_bench.data.images import ImageSet, find_loader, load_images
-from swa_bench.data.random import stream_seed
 from swa_bench.files import check_writable
 from swa_bench.results import locks
 from swa_bench.results.record import missing, run_folder
@@ -184,9 +183,9 @@ def _train_epoch(
     """Take the steps of the runs' next epoch; return their scores and the seconds of each."""
     started, epoch = time.perf_counter(), runs[0].state.epoch
     for run in runs:
-        draws = run.data.draw(run.config.seed, epoch, "train")
-        dropout = stream_seed(run.config.seed, epoch, "dropout")
-        steps[run].begin_epoch(draws, run.plan.rates(epoch), dropout)
+        seed = run.config.seed
+        draws = run.data.draw(seed, epoch, "train")
+        steps[run].begin_epoch(draws, run.plan.rates(epoch), seed, epoch)
     scores = train_epoch([steps[run] for run in runs], progress.images_done)
     return scores, (time.perf_counter() - started) / len(runs)
 

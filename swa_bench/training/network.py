@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from swa_bench.config.schema import TrainConfig
-from swa_bench.data.random import stream_seed
+from swa_bench.data.random import random_numbers
 from swa_bench.errors import ConfigError, SwaBenchError
 
 
@@ -67,8 +67,7 @@ def _build(config: TrainConfig, pretrained: bool) -> nn.Module:
     values = {"num_classes": config.dataset.classes, **config.model.arguments}
     if config.init == "pretrained":
         values["pretrained"] = pretrained
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(stream_seed(config.seed, 0, "weights"))
+    with random_numbers(config.seed, 0, "weights"):
         try:
             model = pkgutil.resolve_name(config.model._target_)(**values)
         except OSError as error:

@@ -19,18 +19,19 @@ from torch import Tensor, nn
 from swa_bench.config.plan import Plan
 from swa_bench.config.schema import LAST, TrainConfig
 from swa_bench.data.batches import DeviceImages
+from swa_bench.data.random import random_numbers
 from swa_bench.errors import SwaBenchError
 from swa_bench.files import remove_leftovers
 from swa_bench.results import record
 from swa_bench.results.record import Row, checkpoint_folder, run_folder
 from swa_bench.training import checkpoints, hardware
 from swa_bench.training.averaging import Weights, load_weights, make_predictors
+from swa_bench.training.batch_norm import describe_kept, recompute_batch_norm
 from swa_bench.training.checkpoints import State
 from swa_bench.training.evaluation import (
     Score,
     calibration_error_pct,
-    predict,
-    recompute_batch_norm,
+    predict_test_images,
     score,
 )
 from swa_bench.training.network import fresh_model, fresh_optimizer
@@ -66,6 +67,7 @@ class Run:
         self.state = fresh_state(config, data)
         initial = weights_sha256(self.state.model.state_dict())
         self.provenance = {**provenance, "initial_weights_sha256": initial}
+        self.warnings: list[str] = list(provenance.get("warnings", ()))
         self.keys = plan.state_keys(fingerprint, initial)
         self.saved_at = time.monotonic()
         self.previous: Path | None = None  # the last checkpoint that was written here
@@ -131,7 +133,8 @@ class Run:
         """Let every predictor take the weights, whichever is the method's result."""
         self._measure(LAST)
         for name, predictor in self.state.predictors.items():
-            predictor.collect(self.state.model, self.predictions[LAST])
+            with random_numbers(self.config.seed, self.state.epoch, "collect", self.data.device):
+                predictor.collect(self.state.model, self.predictions[LAST])
             if not predictor.has_weights:
                 self._measure(name)  # it costs no pass
 
@@ -166,11 +169,18 @@ class Run:
             else:
                 model = state.model
                 if predictor is not None:
-                    model = with_weights(config, state, predictor.weights(), self.data)
-                batches = self.data.test_batches(config.evaluation.batch_size)
-                found, _ = predict(model, batches, hardware.autocast(config))
+                    model, kept = with_weights(config, state, predictor.weights(), self.data)
+                    self._warn(describe_kept(kept))
+                found, _ = predict_test_images(model, self.data, config, state.epoch)
             self.predictions[name] = found
         return self.predictions[name]
+
+    def _warn(self, sentences: list[str]) -> None:
+        """Log what was not said before; it stands in the records."""
+        for sentence in sentences:
+            if sentence not in self.warnings:
+                log.warning("%s", sentence)
+                self.warnings.append(sentence)
 
     def _check_finite(self, what: str, value: float) -> None:
         if math.isfinite(value):
@@ -216,6 +226,8 @@ class Run:
             "images_per_s": round(images / sum(epoch["train_seconds"] for epoch in state.rows), 1),
         }
         provenance = {**self.provenance, "segments": state.segments}
+        if self.warnings:
+            provenance["warnings"] = self.warnings
         schedule = self.plan.schedule_sha256(state.epoch)
         return record.write_record(report, schedule, result, timing, provenance)
 
@@ -265,23 +277,28 @@ def fresh_state(config: TrainConfig, data: DeviceImages) -> State:
     model = fresh_model(config, data.device)
     predictors = make_predictors(config)
     for predictor in predictors.values():
-        predictor.start(model)
+        with random_numbers(config.seed, 0, "collect", data.device):
+            predictor.start(model)
     return State(model, fresh_optimizer(config, model), predictors)
 
 
 def with_weights(
     config: TrainConfig, state: State, weights: Weights, data: DeviceImages
-) -> nn.Module:
+) -> tuple[nn.Module, dict[str, str]]:
     """A copy of the model with other weights and batch-norm statistics recomputed for them.
 
-    The pass draws from a stream of its own, so that training does not notice it.
+    The pass draws from streams of its own, so that training does not notice it.
+
+    Returns:
+        The copy, and why statistics of some of its modules are not recomputed, by module.
     """
     model = copy.deepcopy(state.model)
     load_weights(model, weights)
     draws = data.draw(config.seed, state.epoch, "recompute")
     batches = data.train_batches(draws, config.batch_size)
-    recompute_batch_norm(model, batches, hardware.autocast(config))
-    return model
+    with random_numbers(config.seed, state.epoch, "recompute_dropout", data.device):
+        kept = recompute_batch_norm(model, batches, hardware.autocast(config))
+    return model, kept
 
 
 def weights_sha256(weights: Weights) -> str:

@@ -8,9 +8,10 @@ from torch.nn import functional as F
 
 from swa_bench.config.schema import TrainConfig
 from swa_bench.data.batches import DeviceImages, EpochDraws
+from swa_bench.data.random import RandomNumbers
 from swa_bench.training import hardware
 from swa_bench.training.checkpoints import State
-from swa_bench.training.cuda_graphs import DeviceRng, GraphedSteps
+from swa_bench.training.cuda_graphs import GraphedSteps
 from swa_bench.training.evaluation import Score
 
 
@@ -114,7 +115,7 @@ class TrainStep:
         starts = range(0, images, config.batch_size)
         self.sizes = [min(config.batch_size, images - start) for start in starts]
         self.inputs = StaticInputs(data, len(self.sizes))
-        self.rng = DeviceRng(device)
+        self.random = RandomNumbers(device)
         self.stream: torch.cuda.Stream | None = None
         self.advance: Callable[[int], None] = self._step
         # Others may read a rate back to the host, or take none from the device.
@@ -132,19 +133,23 @@ class TrainStep:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
 
-    def begin_epoch(self, draws: EpochDraws, rates: list[float], dropout_seed: int) -> None:
-        """Get ready for the steps of `sizes`, with the learning rate of each."""
+    def begin_epoch(self, draws: EpochDraws, rates: list[float], seed: int, epoch: int) -> None:
+        """Get ready for the steps of `sizes`, with the learning rate of each.
+
+        Args:
+            seed, epoch: of what the network draws, such as dropout.
+        """
         if self.stream is not None:
             self.stream.wait_stream(torch.cuda.current_stream())
         self.model.train()
-        self.rng.own.manual_seed(dropout_seed)
+        self.random.start(seed, epoch, "dropout")
         self.rates_left = rates[::-1]
         with torch.cuda.stream(self.stream):
             self.inputs.begin(draws, rates)
 
     def step(self, size: int) -> None:
         """Take the epoch's next step, on `size` images."""
-        with torch.cuda.stream(self.stream), self.rng.lent():
+        with torch.cuda.stream(self.stream), self.random.lent():
             if self.host_rates:
                 self._set_rate(self.rates_left.pop())
             self.advance(size)

@@ -45,7 +45,7 @@ def epoch_seconds(steps: Sequence[TrainStep]) -> float:
     started = time.perf_counter()
     for one in steps:
         draws = one.inputs.data.draw(0, 0, "train")
-        one.begin_epoch(draws, [1e-6] * len(one.sizes), dropout_seed=0)
+        one.begin_epoch(draws, [1e-6] * len(one.sizes), seed=0, epoch=0)
     train_epoch(steps)  # waits for the device
     return time.perf_counter() - started
 
