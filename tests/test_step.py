@@ -73,58 +73,6 @@ def test_scores_weigh_images_not_batches() -> None:
     assert score.loss == pytest.approx(sum(by_hand) / 4, rel=1e-6)
 
 
-class TwoNorms(nn.Module):
-    """A batch norm on the input and one on a function of its output."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = nn.BatchNorm2d(3)
-        self.second = nn.BatchNorm2d(3, momentum=0.9)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.second(self.first(x) ** 2).flatten(1)
-
-
-def test_recomputed_statistics_are_means_over_images() -> None:
-    """Batches of 5, 5 and 2: sums in float64 by hand, every image weighing the same."""
-    torch.manual_seed(0)
-    images = torch.randn(12, 3, 4, 4) * 3 + 1
-    labels = torch.zeros(12, dtype=torch.long)
-    batches = [(images[a:b], labels[a:b]) for a, b in ((0, 5), (5, 10), (10, 12))]
-    model = TwoNorms()
-    model.first.running_mean.fill_(77.0)  # must be forgotten
-    recompute_batch_norm(model, batches, PLAIN)
-
-    means, variances = torch.zeros(2, 3).double(), torch.zeros(2, 3).double()
-    for batch, _ in batches:
-        x = batch.double()
-        for layer in range(2):
-            mean, variance = x.mean((0, 2, 3)), x.var((0, 2, 3), correction=0)
-            count = x.numel() / 3
-            means[layer] += mean * len(batch) / 12
-            variances[layer] += variance * count / (count - 1) * len(batch) / 12
-            x = (x - mean[:, None, None]) / (variance[:, None, None] + 1e-5).sqrt()
-            x = x**2
-    for layer, norm in enumerate((model.first, model.second)):
-        torch.testing.assert_close(norm.running_mean.double(), means[layer], rtol=1e-5, atol=1e-6)
-        torch.testing.assert_close(
-            norm.running_var.double(), variances[layer], rtol=1e-5, atol=1e-6
-        )
-    assert (model.first.momentum, model.second.momentum) == (0.1, 0.9)
-
-
-def test_recomputation_differs_from_torchs_where_the_last_batch_is_small() -> None:
-    torch.manual_seed(0)
-    images = torch.randn(12, 3, 4, 4)
-    batches = [(images[:10], torch.zeros(10)), (images[10:], torch.zeros(2))]
-    ours, torchs = TwoNorms(), TwoNorms()
-    recompute_batch_norm(ours, batches, PLAIN)
-    torch.optim.swa_utils.update_bn([batch for batch, _ in batches], torchs)
-    ten, two = (batch.mean((0, 2, 3)) for batch, _ in batches)
-    torch.testing.assert_close(ours.first.running_mean, (10 * ten + 2 * two) / 12)
-    torch.testing.assert_close(torchs.first.running_mean, (ten + two) / 2)
-
-
 def test_running_average_is_the_mean_of_the_collected_weights() -> None:
     torch.manual_seed(0)
     model = build_model("preresnet20", 10)

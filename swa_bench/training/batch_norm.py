@@ -194,5 +194,5 @@ def describe_kept(kept: Mapping[str, str]) -> list[str]:
     for reason, names in by_reason.items():
         more = len(names) - NAMED_AT_MOST
         shown = ", ".join(names[:NAMED_AT_MOST]) + (f" and {more} more" if more > 0 else "")
-        sentences.append(f"Batch-norm statistics were not recomputed: {shown} ({reason}).")
+        sentences.append(f"Running statistics were not recomputed: {shown} ({reason}).")
     return sentences

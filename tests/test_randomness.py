@@ -1,0 +1,128 @@
+"""Random numbers of (seed, epoch, purpose): the same whoever draws, and however a run got there."""
+
+import random
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from training_helpers import SHORT_RECIPE, SwaTrain, records_of
+
+from swa_bench.analysis import landscape, restore
+from swa_bench.commands.export import swa_evaluate, swa_export
+from swa_bench.data.random import RandomNumbers, random_numbers
+from swa_bench.training.averaging import WeightAverage
+
+NETWORK = ["model=own", "model._target_=odd_networks.Drawing", "model.name=drawing"]
+NETWORK += [*SHORT_RECIPE, "precision=fp32", "checkpoints.keep=collected"]
+OWN = ["+method.predictors.noisy._target_=test_randomness.NoisyAverage"]
+
+
+class NoisyAverage(WeightAverage):
+    """An average of weights that draws when it collects."""
+
+    def collect(self, model: nn.Module, predictions: Tensor) -> None:
+        """Add noise to the average."""
+        super().collect(model, predictions)
+        for value in self.kept.values():
+            value.add_(0.001 * torch.rand_like(value) * random.random() * np.random.random())
+
+
+def drawn() -> tuple[float, float, float]:
+    """A number of each global generator."""
+    return torch.rand(()).item(), float(np.random.random()), random.random()
+
+
+def test_all_generators_draw_from_one_stream_and_are_left_alone() -> None:
+    before = (torch.get_rng_state(), np.random.get_state(legacy=False), random.getstate())
+    with random_numbers(3, 7, "train") as generator:
+        first = drawn()
+        assert generator is torch.default_generator
+    torch.manual_seed(1)
+    np.random.seed(1)
+    random.seed(1)
+    after_seeding = drawn()
+    torch.manual_seed(1)
+    np.random.seed(1)
+    random.seed(1)
+    with random_numbers(3, 7, "train"):
+        assert drawn() == first
+    assert drawn() == after_seeding
+    others = []
+    for seed, epoch, purpose in ((4, 7, "train"), (3, 8, "train"), (3, 7, "dropout")):
+        with random_numbers(seed, epoch, purpose):
+            others.append(drawn())
+    assert len({first, *others}) == 4
+    torch.set_rng_state(before[0])
+    np.random.set_state(before[1])
+    random.setstate(before[2])
+
+
+def test_a_stream_goes_on_where_it_was_left() -> None:
+    """As those of several runs do that take turns."""
+    cpu = torch.device("cpu")
+    with random_numbers(0, 1, "dropout"):
+        together = [drawn(), drawn()]
+    one, other = (
+        RandomNumbers(cpu).start(0, 1, "dropout"),
+        RandomNumbers(cpu).start(1, 1, "dropout"),
+    )
+    found = []
+    for _ in range(2):
+        with one.lent():
+            found.append(drawn())
+        with other.lent():
+            assert drawn() not in together
+    assert found == together
+
+
+def test_a_network_that_draws_has_the_same_bits_however_it_is_trained(
+    swa_train: SwaTrain, tmp_path: Path
+) -> None:
+    """At once, in two parts, two seeds together; it draws with torch, numpy and Python."""
+    for arguments in (
+        ["results_dir=at_once"],
+        ["results_dir=again"],
+        ["results_dir=in_parts", "budget=0.75"],
+        ["results_dir=in_parts"],
+        ["results_dir=together", "seeds_together=2"],
+    ):
+        outcome = swa_train(*NETWORK, *OWN, *arguments)
+        assert outcome.code == 0, outcome.err
+    (expected,) = records_of(tmp_path / "at_once").values()
+    for folder in ("again", "in_parts", "together"):
+        found = records_of(tmp_path / folder)
+        (record,) = (r for name, r in found.items() if "swa-seed0" in name and "cell-1." in name)
+        assert record["result"] == expected["result"], folder
+    noisy = [
+        next((tmp_path / f).rglob("swa-seed0-*/epochs.csv")).read_text()
+        for f in ("at_once", "in_parts")
+    ]
+    columns = [[line.split(",")[10:12] for line in text.splitlines()] for text in noisy]
+    assert columns[0] == columns[1] and columns[0][0][0].startswith("noisy")
+
+
+@pytest.fixture(scope="module")
+def drawing(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the results of such a run can be put."""
+    return tmp_path_factory.mktemp("drawing")
+
+
+def test_what_is_measured_later_is_what_was_recorded(
+    swa_train: SwaTrain, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Export, evaluation and the width of the optimum draw what the run drew."""
+    outcome = swa_train(*NETWORK, "results_dir=results")
+    assert outcome.code == 0, outcome.err
+    (path,) = tmp_path.rglob("cell-1.json")
+    swa_export([str(path), "out.safetensors", "--device=cpu"])
+    swa_evaluate(["out.safetensors", "--device=cpu"])
+    measured, recorded = capsys.readouterr().out.splitlines()[-2:]
+    assert measured.removeprefix("test error ") in recorded
+    restored = restore.restore(path, "cpu")
+    weights = landscape.flat(restored.model)
+    probe = landscape.Probe(restored, 100)
+    assert torch.equal(probe.at(weights), probe.at(weights))
+    shutil.rmtree(tmp_path / "results")
