@@ -1,14 +1,13 @@
 """Random numbers of (seed, epoch, purpose): the same whoever draws, and however a run got there."""
 
 import random
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from training_helpers import SHORT_RECIPE, SwaTrain, records_of
+from training_helpers import SHORT_RECIPE, SwaTrain, epochs_of, records_of
 
 from swa_bench.analysis import landscape, restore
 from swa_bench.commands.export import swa_evaluate, swa_export
@@ -96,22 +95,14 @@ def test_a_network_that_draws_has_the_same_bits_however_it_is_trained(
         found = records_of(tmp_path / folder)
         (record,) = (r for name, r in found.items() if "swa-seed0" in name and "cell-1." in name)
         assert record["result"] == expected["result"], folder
-    noisy = [
-        next((tmp_path / f).rglob("swa-seed0-*/epochs.csv")).read_text()
-        for f in ("at_once", "in_parts")
+    columns = [
+        epochs_of(tmp_path / folder).filter(like="noisy_") for folder in ("at_once", "in_parts")
     ]
-    columns = [[line.split(",")[10:12] for line in text.splitlines()] for text in noisy]
-    assert columns[0] == columns[1] and columns[0][0][0].startswith("noisy")
-
-
-@pytest.fixture(scope="module")
-def drawing(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the results of such a run can be put."""
-    return tmp_path_factory.mktemp("drawing")
+    assert columns[0].shape == (4, 2) and columns[0].equals(columns[1])
 
 
 def test_what_is_measured_later_is_what_was_recorded(
-    swa_train: SwaTrain, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    swa_train: SwaTrain, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Export, evaluation and the width of the optimum draw what the run drew."""
     outcome = swa_train(*NETWORK, "results_dir=results")
@@ -119,10 +110,9 @@ def test_what_is_measured_later_is_what_was_recorded(
     (path,) = tmp_path.rglob("cell-1.json")
     swa_export([str(path), "out.safetensors", "--device=cpu"])
     swa_evaluate(["out.safetensors", "--device=cpu"])
-    measured, recorded = capsys.readouterr().out.splitlines()[-2:]
+    measured, recorded = capfd.readouterr().out.splitlines()[-2:]
     assert measured.removeprefix("test error ") in recorded
     restored = restore.restore(path, "cpu")
     weights = landscape.flat(restored.model)
     probe = landscape.Probe(restored, 100)
     assert torch.equal(probe.at(weights), probe.at(weights))
-    shutil.rmtree(tmp_path / "results")
