@@ -1,6 +1,8 @@
 """Files: written so that a reader sees the old one or the whole new one; deleted with care."""
 
 import contextlib
+import fnmatch
+import logging
 import os
 import re
 import stat
@@ -10,6 +12,8 @@ import uuid
 from pathlib import Path
 
 from swa_bench.errors import SwaBenchError
+
+log = logging.getLogger(__name__)
 
 SUFFIX = ".part"
 # What writers that were killed leave behind, of files that this program writes into its folders.
@@ -69,6 +73,24 @@ def check_writable(setting: str, folder: Path) -> None:
         raise SwaBenchError(
             f"{setting}={folder}: cannot write to {parent} ({reason}); choose another"
         ) from error
+
+
+def find(folder: Path, pattern: str) -> list[Path]:
+    """The files below a folder whose names fit a pattern; no link to a folder is followed.
+
+    A folder that may not be read is named in the log.
+    """
+
+    def unreadable(error: OSError) -> None:
+        log.warning("%s: %s: left out.", error.filename, error.strerror)
+
+    walk = os.walk(folder, onerror=unreadable)
+    return sorted(
+        Path(where) / name
+        for where, _, names in walk
+        for name in names
+        if fnmatch.fnmatch(name, pattern)
+    )
 
 
 def remove(path: Path) -> bool:

@@ -46,10 +46,10 @@ def explain(error: Exception) -> str | None:
 
 
 def _quoted(override: str) -> str | None:
-    """An option whose value is one text, as it is typed in a shell; None if it has no value."""
+    """An option whose value is one text, as it is typed in a shell; None if it cannot be one."""
     name, _, value = override.partition("=")
     escaped = value.strip("\"'").replace('"', '\\"')
-    return shlex.quote(f'{name}="{escaped}"') if name and value else None
+    return shlex.quote(f'{name}="{escaped}"') if name and value[:1] not in ("", "[", "{") else None
 
 
 def _missing(file: str, options: Sequence[str], text: str) -> str:

@@ -49,7 +49,6 @@ def train_missing(spec: RunSpec, with_predictions: bool = False) -> list[TrainCo
         one.config.seed: dataclasses.replace(make_plan(one), with_predictions=with_predictions)
         for one in specs
     }
-    check_writable("results_dir", Path(config.results_dir))
 
     def unfinished() -> list[Plan]:
         return [plan for plan in plans.values() if missing(plan)]
@@ -58,6 +57,7 @@ def train_missing(spec: RunSpec, with_predictions: bool = False) -> list[TrainCo
         text = "Finished already, on this or another device (force=true trains again): %s"
         log.info(text, run_folder(config))
         return plans[config.seed].reports
+    check_writable("results_dir", Path(config.results_dir))
     to_do = list(plans.values()) if config.force else unfinished()
     summary = describe(to_do)
     with _fetching_alone(config):
