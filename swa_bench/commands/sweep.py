@@ -1,5 +1,6 @@
 """What a sweep prints: each failed job as it fails, and the whole table at its end."""
 
+import contextlib
 import os
 import shutil
 import sys
@@ -52,6 +53,9 @@ class SweepReport(Callback):
         """Called before every job; a process of a launcher may have started in another folder."""
         if self.config is not None and self not in _sweeps:
             os.chdir(self.folder)
+            if self.scratch is not None:  # Hydra has made it anew, on another machine
+                with contextlib.suppress(OSError):  # on this one it is not empty
+                    self.scratch.rmdir()
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Called after every job; says why it failed, since Hydra names only the first."""
