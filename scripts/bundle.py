@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from torchvision.datasets import CIFAR10, CIFAR100
@@ -142,14 +142,14 @@ def pack(folder: Path, out: Path) -> Path:
     return archive
 
 
-def write_bundle(files: Iterable[Path], target: str, out: Path, part_bytes: int) -> None:
+def write_bundle(files: Sequence[Path], target: str, out: Path, part_bytes: int) -> None:
     """Write the files' parts, the manifest and unpack.sh into a folder, instead of an older bundle.
 
     The manifest holds the target (Python version, machine and glibc version of the wheels), the
     sums of the files and of their parts as sha256sum prints them, and "end".
     """
     out.mkdir(parents=True, exist_ok=True)
-    for old in out.glob("*.part[0-9][0-9][0-9]"):
+    for old in [old for file in files for old in out.glob(f"{file.name}.part[0-9][0-9][0-9]")]:
         old.unlink()
     lines = [f"target {target}"]
     for file in files:

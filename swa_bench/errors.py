@@ -1,5 +1,7 @@
 """Errors that a user can fix: one or two lines that say what is wrong and what would be right."""
 
+import textwrap
+
 
 class SwaBenchError(Exception):
     """Something went wrong outside the code: data, disk, training. Exit code 1."""
@@ -19,4 +21,30 @@ class ConfigError(SwaBenchError):
 
 
 class Terminated(BaseException):
-    """The process was asked to end, and has stored its state; no sweep goes on after it."""
+    """The process got a signal to end, and has stored its state; no sweep goes on after it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def in_a_line(error: BaseException) -> str | None:
+    """What a user can act on without a traceback; None for an error that needs one."""
+    if isinstance(error, SwaBenchError):
+        return str(error)
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return None
+
+
+def without_frames(error: Exception) -> SwaBenchError:
+    """What may be kept of an error: its text and exit code.
+
+    The frames of its traceback would keep alive what they hold: a network, its optimiser, the data.
+    """
+    line = in_a_line(error)
+    if line is None:
+        line = textwrap.shorten(f"{type(error).__name__}: {error}", 300)
+    kept = SwaBenchError(line)
+    kept.exit_code = getattr(error, "exit_code", 1)
+    return kept

@@ -1,13 +1,38 @@
-"""Writing files so that a reader sees the old one or the whole new one, never a part."""
+"""Files: written so that a reader sees the old one or the whole new one; deleted with care."""
 
+import contextlib
+import fnmatch
+import logging
 import os
+import re
+import stat
 import tempfile
 import time
+import uuid
 from pathlib import Path
 
 from swa_bench.errors import SwaBenchError
 
+log = logging.getLogger(__name__)
+
 SUFFIX = ".part"
+# What writers that were killed leave behind, of files that this program writes into its folders.
+_LEFTOVER = re.compile(
+    r"\.(seed\d+-epoch\d{4,}-[0-9a-f]{16}-[0-9a-f]{16}\.pt|cell-[\d.e+]+\.json|epochs\.csv"
+    r"|predictions-[\d.e+]+\.npy|traceback\.txt|lock\.holder)\.[0-9a-z_]{8,32}\.part"
+)
+
+
+def expanded(path: str) -> str:
+    """A path with ~ replaced by the user's home folder, as a shell does only at a word's start.
+
+    Raises:
+        ValueError: it begins with ~ and what is no user.
+    """
+    found = os.path.expanduser(path)  # noqa: PTH111
+    if found.startswith("~"):
+        raise ValueError(f"~ stands for a home folder, but that of {path.split('/')[0]} is unknown")
+    return found
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -24,25 +49,24 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def _write_and_rename(path: Path, content: bytes) -> None:
-    descriptor, temporary = tempfile.mkstemp(SUFFIX, f".{path.name}.", path.parent)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{SUFFIX}")
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with temporary.open("xb") as file:  # its mode is what the umask leaves
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp gives 0600
         os.replace(temporary, path)
     except BaseException:
-        os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
         raise
 
 
 def check_writable(setting: str, folder: Path) -> None:
     """Raise SwaBenchError, naming the setting, if no file can be made under a folder; make none."""
     parent = folder
-    while not parent.exists() and parent != parent.parent:
-        parent = parent.parent
     try:
+        while not parent.exists() and parent != parent.parent:
+            parent = parent.parent
         tempfile.TemporaryFile(dir=parent).close()
     except OSError as error:
         reason = error.strerror
@@ -51,8 +75,38 @@ def check_writable(setting: str, folder: Path) -> None:
         ) from error
 
 
+def find(folder: Path, pattern: str) -> list[Path]:
+    """The files below a folder whose names fit a pattern; no link to a folder is followed.
+
+    A folder that may not be read is named in the log.
+    """
+
+    def unreadable(error: OSError) -> None:
+        log.warning("%s: %s: left out.", error.filename, error.strerror)
+
+    walk = os.walk(folder, onerror=unreadable)
+    return sorted(
+        Path(where) / name
+        for where, _, names in walk
+        for name in names
+        if fnmatch.fnmatch(name, pattern)
+    )
+
+
+def remove(path: Path) -> bool:
+    """Delete a file, if it is there; False if it cannot be deleted, such as another user's."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:
+        return False
+    return True
+
+
 def remove_leftovers(folder: Path, older_than_s: float = 3600) -> None:
     """Delete what writers that were killed left in a folder; a living one finishes long before."""
     for path in folder.glob(f".*{SUFFIX}"):
-        if time.time() - path.stat().st_mtime > older_than_s:
-            path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # its writer has ended just now
+            status = path.lstat()
+            old = time.time() - status.st_mtime > older_than_s
+            if old and stat.S_ISREG(status.st_mode) and _LEFTOVER.fullmatch(path.name):
+                remove(path)

@@ -1,27 +1,29 @@
 """swa-train: compose, check, plan, train, record, and print results beside the published ones."""
 
+import contextlib
 import csv
+import gc
 import os
 import re
 import signal
 import sys
+import traceback
+from collections.abc import Iterator
 from pathlib import Path
 
 import hydra
-import yaml
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
 from swa_bench.commands import sweep
-from swa_bench.commands.explain import explain
+from swa_bench.commands.explain import SETTINGS, explain
+from swa_bench.commands.terminal import safe_output
 from swa_bench.config.plan import Plan, make_plan
 from swa_bench.config.schema import TrainConfig
 from swa_bench.config.spec import METHODS, RunSpec, register_resolvers
 from swa_bench.data import folder
-from swa_bench.errors import ConfigError, SwaBenchError, Terminated
+from swa_bench.errors import ConfigError, SwaBenchError, Terminated, in_a_line, without_frames
 from swa_bench.labels import duration
 from swa_bench.results.record import read_record, record_path
 
@@ -42,20 +44,33 @@ def train(spec: RunSpec) -> None:
 
     for one in runs:  # what cannot be done is refused before anything is trained
         check(one.config)
-    failures = []
+    failures: list[SwaBenchError] = []
     for one in runs:
-        try:
+        with _noted(failures):
             train_one(one)
-        except SwaBenchError as error:
-            failures.append(error)
     config, sweeping = spec.config, HydraConfig.get().mode is RunMode.MULTIRUN
     if not (sweeping or config.dry_run or len(failures) == len(runs)):
         rows = Path(config.results_dir) / config.dataset.name / config.model.name
-        sweep.print_tables(rows, [config.model.name])
+        with _noted(failures):
+            sweep.print_tables(rows, [config.model.name])
     if failures:
         failure = SwaBenchError("\n".join(map(str, failures)))
         failure.exit_code = max(error.exit_code for error in failures)
         raise failure
+
+
+@contextlib.contextmanager
+def _noted(failures: list[SwaBenchError]) -> Iterator[None]:
+    """Note a failure and go on; of one that a line cannot explain, print the traceback."""
+    try:
+        yield
+    except Exception as error:
+        if in_a_line(error) is None or _wants_traceback:
+            traceback.print_exception(error)
+        failures.append(without_frames(error))
+    else:
+        return
+    gc.collect()  # the network that failed is gone before the next is built
 
 
 def train_one(spec: RunSpec) -> None:
@@ -107,19 +122,21 @@ def print_results(reports: list[TrainConfig]) -> None:
 
 # What main reports after Hydra is done: the failure of a run that is no sweep.
 _failed: list[SwaBenchError] = []
+_wants_traceback = False
 
 
 def job(cfg: DictConfig) -> None:
     """One job of Hydra; in a sweep Hydra must see it fail, a run alone is reported by main."""
     register()  # a launcher may have started a process for it
-    try:
+    failures: list[SwaBenchError] = []
+    with safe_output(exits=False), _noted(failures):
+        if HydraConfig.get().job.chdir:
+            expected = "results would go to another folder: set results_dir instead"
+            raise ConfigError("hydra.job.chdir", True, expected)
         train(RunSpec.of(cfg))
-    except BrokenPipeError:  # Hydra would call it an error
-        _end_unread()
-    except SwaBenchError as error:
-        if HydraConfig.get().mode is RunMode.MULTIRUN:
-            raise
-        _failed.append(error)
+    if failures and HydraConfig.get().mode is RunMode.MULTIRUN:
+        raise failures.pop()
+    _failed.extend(failures)
 
 
 def register() -> None:
@@ -130,38 +147,39 @@ def register() -> None:
 
 def main() -> None:
     """The command swa-train."""
+    with safe_output():
+        try:
+            _main()
+        finally:
+            sweep.end()
+
+
+def _main() -> None:
+    global _wants_traceback
     register()
     # An experiment is an optional group of its own: it works with and without the plus.
     sys.argv[1:] = [re.sub(r"^\+(?=experiment=)", "", argument) for argument in sys.argv[1:]]
-    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    _wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would print in its own words
     start = hydra.main(config_path="pkg://swa_bench.conf", config_name="train", version_base="1.3")
     try:
         start(job)()
         if _failed:
             raise _failed.pop()
-    except (SwaBenchError, HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
-        if wants_traceback:
-            raise
-        if not sweep.report_failed():
-            print(f"swa-train: {explain(error)}", file=sys.stderr)
-        sys.exit(error.exit_code if isinstance(error, SwaBenchError) else 2)
-    except Terminated:
+    except Terminated as ended:
         print("swa-train: ended as asked; start it again to go on (without force)", file=sys.stderr)
-        sys.exit(128 + signal.SIGTERM)
+        sys.exit(128 + ended.number)
     except KeyboardInterrupt:
-        sys.exit("swa-train: interrupted; start it again to go on from the last checkpoint")
-    except BrokenPipeError:
-        _end_unread()
-    except Exception:
-        sweep.report_failed()
-        raise
-
-
-def _end_unread() -> None:
-    """End silently: a reader such as head has seen enough."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    sys.exit(1)
+        go_on = "start it again to go on from the last checkpoint"
+        print(f"swa-train: interrupted; {go_on}", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
+    except Exception as error:
+        reported, line = sweep.report_failed(), explain(error)
+        if line is None or _wants_traceback:
+            raise
+        if not reported:
+            print(f"swa-train: {line}", file=sys.stderr)
+        sys.exit(getattr(error, "exit_code", 2 if isinstance(error, SETTINGS) else 1))
 
 
 if __name__ == "__main__":

@@ -97,13 +97,17 @@ def test_a_state_of_version_0_1_is_gone_on_from(
 def test_leftovers_of_killed_writers_go(tmp_path: Path, swa_train: SwaTrain) -> None:
     assert swa_train(*TINY, "method=sgd").code == 0
     (folder,) = (tmp_path / "results").rglob("checkpoints")
-    old, new = (folder / f".seed0-epoch0003-x.pt.{name}.part" for name in ("old", "new"))
-    for path in (old, new):
+    name = f".seed0-epoch0003-{'a' * 16}-{'b' * 16}.pt"
+    old, new = (folder / f"{name}.{writer}.part" for writer in ("00000000", "11111111"))
+    foreign, link = folder / ".movie.mp4.part", folder / f"{name}.22222222.part"
+    for path in (old, new, foreign):
         path.touch()
-    os.utime(old, (0, 0))
+    link.symlink_to(foreign)
+    for path in (old, foreign, link):
+        os.utime(path, (0, 0), follow_symlinks=False)
     assert swa_train(*TINY, "method=swa").code == 0
-    assert not old.exists()
-    assert new.exists()
+    assert [path.exists() for path in (old, new, foreign)] == [False, True, True]
+    assert link.is_symlink()
 
 
 def test_a_foreign_checkpoint_cannot_run_code(tmp_path: Path) -> None:

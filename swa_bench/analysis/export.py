@@ -1,6 +1,7 @@
 """A recorded network as one file: its weights and, as metadata, its record."""
 
 import json
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from swa_bench.config.schema import Device
 from swa_bench.data.batches import to_device
 from swa_bench.data.images import load_images
 from swa_bench.errors import SwaBenchError
-from swa_bench.files import write_atomically
+from swa_bench.files import check_writable, write_atomically
 from swa_bench.results.record import Record, parse_record
 from swa_bench.training import hardware
 from swa_bench.training.evaluation import (
@@ -22,7 +23,7 @@ from swa_bench.training.evaluation import (
     predict_test_images,
     score,
 )
-from swa_bench.training.network import fresh_model
+from swa_bench.training.network import fresh_model, unwrapped
 
 METADATA = "swa_bench"  # under which the record stands in the file's metadata, as JSON
 
@@ -40,6 +41,26 @@ class Exported:
         return self.epoch or self.record.epochs or 0
 
 
+def check_out(out: Path, force: bool) -> None:
+    """Check that an export may be written there: nothing is there, or an export to overwrite.
+
+    Raises:
+        SwaBenchError: something else is there, or an export and `force` is not given, or nothing
+            can be written there.
+    """
+    check_writable("OUT", out.parent)
+    if not out.is_symlink() and not out.exists():
+        return
+    if not stat.S_ISREG(out.lstat().st_mode):
+        raise SwaBenchError(f"{out} is no regular file: name another to write to")
+    try:
+        read_exported(out)
+    except SwaBenchError:
+        raise SwaBenchError(f"{out} is there and no export: name another to write to") from None
+    if not force:
+        raise SwaBenchError(f"{out} is there already: --force overwrites it")
+
+
 def export(path: Path, out: Path, device: Device, epoch: int | None = None) -> Record:
     """Write the network of a record as safetensors; see `restore` for its weights.
 
@@ -49,7 +70,7 @@ def export(path: Path, out: Path, device: Device, epoch: int | None = None) -> R
     restored = restore(path, device, epoch)
     tensors = {
         name: tensor.detach().cpu().contiguous()
-        for name, tensor in restored.model.state_dict().items()
+        for name, tensor in unwrapped(restored.model).state_dict().items()
     }
     content = {**restored.record.model_dump(mode="json"), "weights_after_epoch": epoch}
     metadata = {"format": "pt", METADATA: json.dumps(content)}
@@ -81,7 +102,7 @@ def load_model(path: str | Path) -> nn.Module:
     """
     config = recorded_config(read_exported(Path(path)).record)
     model = fresh_model(config, hardware.prepare(config))
-    model.load_state_dict(safetensors.torch.load_file(path))
+    unwrapped(model).load_state_dict(safetensors.torch.load_file(path))
     return model.eval()
 
 

@@ -1,31 +1,38 @@
 """Errors of Hydra, OmegaConf and YAML in one or two lines that a user can act on."""
 
 import re
+import shlex
 from collections.abc import Sequence
 
 import yaml
-from hydra.errors import MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
 from swa_bench.config.renames import RENAMED
-from swa_bench.errors import SwaBenchError
+from swa_bench.errors import in_a_line
 
 LAUNCHER_EXTRAS = {"ray": "ray", "submitit_slurm": "slurm"}  # of the plugins' launchers
+TEXTS = ("results_dir=", "dataset.root=", "init=")  # options whose values may hold commas
+SETTINGS = (HydraException, OmegaConfBaseException, yaml.YAMLError)  # errors in what was typed
 
 
-def explain(error: Exception) -> str:
-    """The field, the value and the choices."""
-    if isinstance(error, SwaBenchError):
-        return str(error)
+def explain(error: Exception) -> str | None:
+    """The field, the value and the choices; None for an error that needs a traceback."""
+    if not isinstance(error, SETTINGS):
+        return in_a_line(error)
     if isinstance(error, yaml.MarkedYAMLError):
         return f"{error.problem_mark or 'a YAML file'}: {error.problem}".strip()
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         return _missing(error.missing_cfg_file, error.options or [], str(error))
+    if isinstance(error, OverrideParseException) and (quoted := _quoted(error.override)):
+        return f"{error.override}: cannot be read; if the value is one text, quote it: {quoted}"
     text = str(error)
     # Hydra's other exceptions carry no facts but their sentences.
     several = re.match(r"Ambiguous value for argument '(.+)'", text)
     if several:
-        return f"{several[1]}: several values make a sweep: add -m"
+        one = several[1].startswith(TEXTS)
+        quote = f"; or, if it is one, quote it: {_quoted(several[1])}" if one else ""
+        return f"{several[1]}: several values make a sweep: add -m{quote}"
     unknown = re.match(r"Could not override '(.+)'\.", text)
     if unknown:
         now = RENAMED.get(unknown[1])
@@ -36,6 +43,13 @@ def explain(error: Exception) -> str:
     if isinstance(error.__cause__, OmegaConfBaseException):
         lines[1:] = [str(error.__cause__).splitlines()[0]]
     return ": ".join(lines[:2])
+
+
+def _quoted(override: str) -> str | None:
+    """An option whose value is one text, as it is typed in a shell; None if it cannot be one."""
+    name, _, value = override.partition("=")
+    escaped = value.strip("\"'").replace('"', '\\"')
+    return shlex.quote(f'{name}="{escaped}"') if name and value[:1] not in ("", "[", "{") else None
 
 
 def _missing(file: str, options: Sequence[str], text: str) -> str:

@@ -1,13 +1,14 @@
 """The command swa-status: what is done, running, failed and missing in the paper's tables."""
 
 import argparse
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from tabulate import tabulate
 
+from swa_bench.commands.terminal import command, path
+from swa_bench.errors import SwaBenchError
 from swa_bench.labels import duration
 from swa_bench.results.status import REPORTS, RowStatus, RunStatus, lengths, read_rows
 
@@ -17,11 +18,13 @@ def swa_status(arguments: Sequence[str] | None = None) -> None:
     description = "Print what is done, running, failed and missing, from what is on disk alone."
     parser = argparse.ArgumentParser("swa-status", description=description)
     help_text = "with the runs; by default results/runs, whether or not anything was trained yet"
-    parser.add_argument("--results", type=Path, metavar="FOLDER", help=help_text)
-    folder = parser.parse_args(arguments).results
-    if folder and not folder.is_dir():
-        sys.exit(f"swa-status: --results {folder}: no such folder; nothing has been trained there")
-    print(show(read_rows(folder or Path("results/runs"))))
+    parser.add_argument("--results", type=path, metavar="FOLDER", help=help_text)
+    with command("swa-status"):
+        folder = parser.parse_args(arguments).results
+        if folder and not folder.is_dir():
+            expected = "no such folder; nothing has been trained there"
+            raise SwaBenchError(f"--results {folder}: {expected}")
+        print(show(read_rows(folder or Path("results/runs"))))
 
 
 def show(rows: Sequence[RowStatus]) -> str:

@@ -1,9 +1,10 @@
 """What a sweep prints: each failed job as it fails, and the whole table at its end."""
 
+import contextlib
 import os
 import shutil
 import sys
-import traceback
+import tempfile
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,10 +14,12 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from swa_bench.errors import SwaBenchError
+from swa_bench.errors import SwaBenchError, without_frames
 from swa_bench.files import write_atomically
 from swa_bench.results.record import read_records
 
+# Where Hydra keeps the options of a sweep, as conf/train.yaml has it.
+SCRATCH = "SWA_TRAIN_SCRATCH"
 # The sweep of this process, which main reports on after Hydra is done.
 _sweeps: list["SweepReport"] = []
 
@@ -31,23 +34,32 @@ class SweepReport(Callback):
     def __init__(self) -> None:
         self.config: DictConfig | None = None
         self.failures = 0
-        self.folder = self.notes = Path()
+        self.folder = self.results = Path()
+        self.notes: Path | None = None
+        self.scratch: Path | None = None
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Called before the first job."""
         self.config = config
         self.folder = Path.cwd()
-        self.notes = self.folder / config.results_dir / f".failed-{uuid.uuid4().hex}"
+        self.results = self.folder / os.path.expanduser(config.results_dir)  # noqa: PTH111
+        self.notes = self.results / f".failed-{uuid.uuid4().hex}"
         _sweeps.append(self)
+        # Nobody else can have put a link there, and it is deleted at the end.
+        self.scratch = Path(tempfile.mkdtemp(prefix="swa-train-"))
+        os.environ[SCRATCH] = str(self.scratch)
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Called before every job; a process of a launcher may have started in another folder."""
         if self.config is not None and self not in _sweeps:
             os.chdir(self.folder)
+            if self.scratch is not None:  # Hydra has made it anew, on another machine
+                with contextlib.suppress(OSError):  # on this one it is not empty
+                    self.scratch.rmdir()
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Called after every job; says why it failed, since Hydra names only the first."""
-        if self.config is None or job_return.status is not JobStatus.FAILED:
+        if self.notes is None or job_return.status is not JobStatus.FAILED:
             return
         error = job_return._return_value
         job = " ".join(job_return.overrides or [])
@@ -55,8 +67,6 @@ class SweepReport(Callback):
         if self in _sweeps:
             self.failures += 1
         else:
-            if not isinstance(error, SwaBenchError):
-                traceback.print_exception(error)
             write_atomically(self.notes / f"{config.hydra.job.num}.txt", line.encode())
             # Not every exception can travel, and none takes its traceback along.
             failure = SwaBenchError(line)
@@ -66,9 +76,11 @@ class SweepReport(Callback):
 
     def collect_notes(self) -> None:
         """Print and count what failed in other processes."""
+        if self.notes is None:
+            return
         for path in sorted(self.notes.glob("*.txt"), key=lambda path: int(path.stem)):
             self.failures += 1
-            print(path.read_text(), file=sys.stderr)
+            print(path.read_text(encoding="utf-8"), file=sys.stderr)
         shutil.rmtree(self.notes, ignore_errors=True)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
@@ -79,7 +91,10 @@ class SweepReport(Callback):
         """Print the table of each data set that has records."""
         if self.config is None or self.config.dry_run:
             return
-        print_tables(Path(self.config.results_dir))
+        try:
+            print_tables(self.results)
+        except Exception as error:  # nothing that was trained is lost
+            print(f"swa-train: no table: {without_frames(error)}", file=sys.stderr)
         if self.failures:
             print(f"swa-train: {self.failures} jobs failed, see above", file=sys.stderr)
 
@@ -104,3 +119,11 @@ def report_failed() -> bool:
             sweep.report()
             return True
     return False
+
+
+def end() -> None:
+    """Delete what the sweeps of this process needed while they ran."""
+    while _sweeps:
+        if scratch := _sweeps.pop().scratch:
+            shutil.rmtree(scratch, ignore_errors=True)
+    os.environ.pop(SCRATCH, None)

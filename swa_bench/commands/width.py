@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from swa_bench.commands.export import device_option, prepare
-from swa_bench.commands.records import errors_in_one_line
+from swa_bench.commands.terminal import command, path
 from swa_bench.files import check_writable, write_atomically
 from swa_bench.results.widths import describe, read_width
 
@@ -17,9 +17,9 @@ PARTS = ("rays", "line", "plane")
 
 def swa_width(arguments: Sequence[str] | None = None) -> None:
     """The command swa-width."""
-    options = _parser().parse_args(arguments)
-    prepare()
-    with errors_in_one_line("swa-width"):
+    with command("swa-width"):
+        options = _parser().parse_args(arguments)
+        prepare()
         check_writable("--out", options.out)
         if options.redraw:
             found = read_width(options.redraw)
@@ -34,10 +34,10 @@ def swa_width(arguments: Sequence[str] | None = None) -> None:
         from swa_bench.reporting.width_figures import write_figures
 
         paths = write_figures(found, folder)
-    for line in describe(found):
-        print(line)
-    for path in [folder / "width.json", *paths]:
-        print(path)
+        for line in describe(found):
+            print(line)
+        for file in [folder / "width.json", *paths]:
+            print(file)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -47,8 +47,8 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    record = functools.partial(add, type=Path, metavar="CELL.json")
-    add("folder", type=Path, nargs="?", default=Path("results/runs"), help="with one net's runs")
+    record = functools.partial(add, type=path, metavar="CELL.json")
+    add("folder", type=path, nargs="?", default=Path("results/runs"), help="with one net's runs")
     add("--seed", type=int, default=0, help="of the SGD and the SWA run")
     record("--sgd", help="instead of the folder's own")
     record("--swa", help="instead of the folder's own of the largest budget")
@@ -65,8 +65,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--images", type=_from(1), default=10000, help="training images of the pass at each point")
     add("--level", type=float, metavar="PCT", help="test error; else 10 points above SGD's own")
     device_option(parser)
-    add("--out", type=Path, default=Path("results/width"), help="folder of the record and figures")
-    add("--redraw", type=Path, metavar="width.json", help="only draw a record's figures again")
+    add("--out", type=path, default=Path("results/width"), help="folder of the record and figures")
+    add("--redraw", type=path, metavar="width.json", help="only draw a record's figures again")
     return parser
 
 

@@ -8,12 +8,21 @@ import math
 from decimal import Decimal
 from typing import Annotated, Any, Literal, get_type_hints
 
-from pydantic import ConfigDict, Field, Strict, StrictBool, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    Strict,
+    StrictBool,
+    TypeAdapter,
+    ValidationError,
+)
 from pydantic.dataclasses import dataclass
 from pydantic_core import ErrorDetails
 
 from swa_bench.config.renames import RENAMED, RENAMED_VALUES, old_names
 from swa_bench.errors import ConfigError
+from swa_bench.files import expanded
 
 # Marks an option that says where and how a run is done, not what it computes. It is no part of a
 # run's identity. The seed names the run beside its identity, and the length belongs to a record.
@@ -31,6 +40,8 @@ NonNegative = Annotated[float, Strict(), Field(ge=0, allow_inf_nan=False)]
 Values = dict[str, Any]  # `_target_` and its keyword arguments, or what else a group leaves open
 # Names a folder of the results.
 FolderName = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
+# The path of a file or folder; ~ stands for the user's home folder.
+FilePath = Annotated[str, AfterValidator(expanded)]
 Precision = Literal["auto", "fp32", "tf32", "bf16"]
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -67,7 +78,7 @@ class DatasetConfig:
     content: str | None
     resize: Count
     image_size: Count
-    root: Annotated[str, NOT_SHAPING]
+    root: Annotated[FilePath, NOT_SHAPING]
     source: Annotated[Literal["auto", "official", "npm", "local"], NOT_SHAPING]
     memory: Annotated[Literal["device", "host"], NOT_SHAPING]
 
@@ -124,7 +135,7 @@ class TrainConfig:
     schedule: Values
     optimizer: Values
     batch_size: Count
-    init: str
+    init: FilePath
     epochs: Annotated[NonNegativeInt, NOT_SHAPING]
     report_budgets: Annotated[list[Positive], NOT_SHAPING]
     precision: Precision
@@ -136,7 +147,7 @@ class TrainConfig:
     device: Annotated[Device, NOT_SHAPING]
     evaluation: Annotated[EvaluationConfig, NOT_SHAPING]
     checkpoints: Annotated[CheckpointsConfig, NOT_SHAPING]
-    results_dir: Annotated[str, NOT_SHAPING]
+    results_dir: Annotated[FilePath, NOT_SHAPING]
     logger: Annotated[Literal["csv", "tensorboard", "wandb"], NOT_SHAPING]
     also_train: Annotated[list[str], NOT_SHAPING]
     dry_run: Annotated[StrictBool, NOT_SHAPING]
@@ -232,7 +243,12 @@ def _expected(error: ErrorDetails, name: str) -> str:
         return "has no value: give it one"
     if error["type"] == "greater_than_equal":
         return f"must be {error['ctx']['ge']:g} or more"
-    said = error["msg"].replace("Input should be", "must be").replace("List should", "must")
+    said = (
+        error["msg"]
+        .removeprefix("Value error, ")
+        .replace("Input should be", "must be")
+        .replace("List should", "must")
+    )
     said = said.replace(" after validation", "")
     said = said.replace("a valid boolean", "true or false")
     return said.replace("a valid integer", "an integer").replace("a valid", "a")

@@ -1,10 +1,13 @@
-"""Two processes starting one run, and requests to stop."""
+"""Two processes starting one run, tracebacks of failed ones, and signals to end."""
 
 import contextlib
+import fcntl
 import logging
 import os
 import signal
 import socket
+import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -40,24 +43,29 @@ def alone_in(folders: list[Path]) -> Iterator[None]:
                 log.warning("%s is on a file system without locks: start no run twice", folder)
                 continue
             held.callback(lock.release)
-            (folder / HOLDER).write_text(f"process {os.getpid()} on {socket.gethostname()}")
+            holder = f"process {os.getpid()} on {socket.gethostname()}"
+            write_atomically(folder / HOLDER, holder.encode())
         yield
 
 
 def is_running(folder: Path) -> str | None:
-    """Which process trains in a run folder, as its lock tells; None if none does."""
-    if not (folder / LOCK).exists():
-        return None
+    """Which process trains in a run folder, as its lock tells; None if none does.
+
+    The lock is only looked at, so that another user's folder can be asked too.
+    """
     try:
-        with FileLock(folder / LOCK, timeout=0):
-            return None
-    except (Timeout, NotImplementedError, OSError):
+        with (folder / LOCK).open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
         return _holder(folder)
+    except OSError:  # no lock, none that this user may read, or a file system without locks
+        return None
+    return None
 
 
 def _holder(folder: Path) -> str:
     with contextlib.suppress(OSError):
-        return (folder / HOLDER).read_text()
+        return (folder / HOLDER).read_text(encoding="utf-8", errors="replace")
     return "unknown"
 
 
@@ -80,37 +88,53 @@ def failures_noted(folders: list[Path], unfinished: Callable[[], list[Path]]) ->
         raise
 
 
-class EndRequest:
-    """Whether the process was asked to end."""
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+USUAL = (signal.SIG_DFL, signal.default_int_handler)  # what Python does with them
+TWICE_S = 1.0  # signals closer together are one: timeout(1), and some shells, send two
 
-    made = False
+
+class EndRequest:
+    """Whether the process was asked to end, and by which signal."""
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self.made_at = 0.0
+
+    def note(self, number: int, frame: object) -> None:
+        """Handle a signal: the first is noted, a second one ends the process at once."""
+        if self.number is None:
+            self.number, self.made_at = number, time.monotonic()
+            name = signal.Signals(number).name
+            log.info(
+                "%s: ends after this epoch, with a checkpoint; a second signal ends at once", name
+            )
+        elif time.monotonic() - self.made_at > TWICE_S:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
 
     def check(self) -> None:
         """Raise Terminated if it was."""
-        if self.made:
-            raise Terminated
+        if self.number is not None:
+            raise Terminated(self.number)
 
 
 @contextlib.contextmanager
-def sigterm_noted() -> Iterator[EndRequest]:
-    """Note SIGTERM instead of ending at once, so that the epoch can be finished and stored.
+def signals_noted() -> Iterator[EndRequest]:
+    """Note SIGTERM, SIGINT and SIGHUP, so that the epoch can be finished and stored.
 
-    A launcher that handles the signal itself, as submitit does, keeps it.
+    A signal that a launcher handles itself, as submitit does, or that is ignored, as nohup has it,
+    stays as it is.
     """
-    request = EndRequest()
-
-    def note(number: int, frame: object) -> None:
-        request.made = True
-        log.info("Asked to end: after this epoch, with a checkpoint")
-
-    try:
-        ours = signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-        if ours:
-            signal.signal(signal.SIGTERM, note)
-    except ValueError:  # not in the main thread: whoever started this one handles signals
-        ours = False
+    request, before = EndRequest(), {}
+    # Outside the main thread, whoever started it handles signals.
+    if threading.current_thread() is threading.main_thread():
+        handlers = {number: signal.getsignal(number) for number in SIGNALS}
+        before = {number: known for number, known in handlers.items() if known in USUAL}
+    for number in before:
+        signal.signal(number, request.note)
     try:
         yield request
     finally:
-        if ours:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    request.check()  # it may have come after the last epoch

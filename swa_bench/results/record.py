@@ -27,7 +27,7 @@ from swa_bench.config.identity import recipe_hash
 from swa_bench.config.plan import Plan
 from swa_bench.config.renames import RENAMED, to_present
 from swa_bench.config.schema import TrainConfig, to_dict
-from swa_bench.files import write_atomically
+from swa_bench.files import find, write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -298,5 +298,5 @@ def read_record(path: Path) -> Record | None:
 
 def read_records(folders: Iterable[Path]) -> list[Record]:
     """All sound records below the folders, in the order of their paths."""
-    paths = (path for folder in folders for path in sorted(folder.rglob("cell-*.json")))
+    paths = (path for folder in folders for path in find(folder, "cell-*.json"))
     return [record for path in paths if (record := read_record(path)) is not None]

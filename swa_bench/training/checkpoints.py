@@ -4,14 +4,20 @@ A checkpoint's name holds the seed, the number of epochs done, the key of its st
 config/identity.py) and the SHA-256 of its content: seed0-epoch0081-<key>-<sha256>.pt. It holds
 tensors, numbers and text only, and is read with weights_only=True, so that a foreign file cannot
 run code.
+
+A folder of checkpoints holds a file that marks it. Without it nothing in there counts towards
+checkpoints.max_gb, nor is it deleted for that.
 """
 
 import contextlib
 import hashlib
 import io
 import logging
+import os
 import pickle
-from collections.abc import Container, Mapping
+import re
+import stat
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,11 +26,15 @@ import torch
 from torch import nn
 
 from swa_bench.errors import SwaBenchError
-from swa_bench.files import write_atomically
+from swa_bench.files import remove, write_atomically
 from swa_bench.results.record import Row
 from swa_bench.training.averaging import Predictor
 
 log = logging.getLogger(__name__)
+
+MARKER = ".swa-checkpoints"
+MARKED = b"swa-train deletes checkpoints here when all of them exceed checkpoints.max_gb.\n"
+NAME = re.compile(r"seed\d+-epoch\d{4,}-[0-9a-f]{16}-[0-9a-f]{16}\.pt")
 
 
 @dataclass
@@ -72,10 +82,12 @@ def save(folder: Path, seed: int, key: str, state: State) -> Path:
     content = buffer.getvalue()
     sha256 = hashlib.sha256(content).hexdigest()[:16]
     path = folder / f"{_stem(seed, state.epoch, key)}-{sha256}.pt"
+    if not (folder / MARKER).exists():
+        write_atomically(folder / MARKER, MARKED)
     write_atomically(path, content)
     for same in find_all(folder, seed, {state.epoch: key}):
         if same != path:
-            same.unlink(missing_ok=True)
+            remove(same)
     return path
 
 
@@ -92,25 +104,34 @@ def find_all(folder: Path, seed: int, keys: Mapping[int, str]) -> list[Path]:
 def limit_size(results: Path, limit_bytes: float, keep: Container[Path | None]) -> int:
     """Delete checkpoints until all below a folder fit into a limit; return the bytes they take.
 
-    Those that were not written or used for the longest time go first. The epochs that they would
-    save are then trained again: no result is lost.
+    Only this program's own files count and are deleted, in folders that it marked. Those that were
+    not written or used for the longest time go first. The epochs that they would save are then
+    trained again: no result is lost.
 
     Args:
         keep: files that stay even so.
     """
     found = []
-    for path in results.rglob("checkpoints/*.pt"):
+    for path in _checkpoints_below(results):
         with contextlib.suppress(FileNotFoundError):  # another run has just deleted it
-            found.append((path.stat().st_mtime, path.stat().st_size, path))
+            status = path.lstat()
+            if stat.S_ISREG(status.st_mode):
+                found.append((status.st_mtime, status.st_size, path))
     total = sum(size for _, size, _ in found)
     for _, size, path in sorted(found):
         if total <= limit_bytes:
             break
-        if path not in keep:
+        if path not in keep and remove(path):
             log.info("checkpoints.max_gb=%g: deleted %s", limit_bytes / 1e9, path)
-            path.unlink(missing_ok=True)
             total -= size
     return total
+
+
+def _checkpoints_below(results: Path) -> Iterator[Path]:
+    """What is named like a checkpoint, in marked folders; no link to a folder is followed."""
+    for folder, _, names in os.walk(results):
+        if MARKER in names:
+            yield from (Path(folder) / name for name in names if NAME.fullmatch(name))
 
 
 def load_newest(folder: Path, seed: int, keys: list[str], state: State) -> Path | None:
@@ -123,10 +144,15 @@ def load_newest(folder: Path, seed: int, keys: list[str], state: State) -> Path 
     """
     candidates = find_all(folder, seed, dict(enumerate(keys[1:], start=1)))
     for path in sorted(candidates, reverse=True):  # by epoch, which the name holds
-        content = path.read_bytes()
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            log.warning("%s: %s: using the checkpoint before it.", path, error.strerror)
+            continue
         if hashlib.sha256(content).hexdigest()[:16] == path.stem.rsplit("-", 1)[1]:
             _load(path, content, state)
-            path.touch()  # used: see limit_size
+            with contextlib.suppress(OSError):  # another user's
+                path.touch()  # used: see limit_size
             return path
         reason = "its SHA-256 is not that in its name"
         log.warning("Checkpoint %s is damaged (%s): using the one before it.", path, reason)

@@ -16,6 +16,7 @@ from swa_bench.config.spec import RunSpec, seed_block
 from swa_bench.data.augmentation import load_augmentation
 from swa_bench.data.batches import to_device
 from swa_bench.data.images import ImageSet, find_loader, load_images
+from swa_bench.errors import without_frames
 from swa_bench.files import check_writable
 from swa_bench.results import locks
 from swa_bench.results.record import missing, run_folder
@@ -25,7 +26,7 @@ from swa_bench.training.evaluation import Score
 from swa_bench.training.loggers import check_installed, open_logger
 from swa_bench.training.network import check_optimizer, count_parameters
 from swa_bench.training.progress import Progress
-from swa_bench.training.run import NotFiniteError, Run
+from swa_bench.training.run import Run
 from swa_bench.training.step import TrainStep, train_epoch
 
 log = logging.getLogger(__name__)
@@ -47,7 +48,6 @@ def train_missing(spec: RunSpec, with_predictions: bool = False) -> list[TrainCo
         one.config.seed: dataclasses.replace(make_plan(one), with_predictions=with_predictions)
         for one in specs
     }
-    check_writable("results_dir", Path(config.results_dir))
 
     def unfinished() -> list[Plan]:
         return [plan for plan in plans.values() if missing(plan)]
@@ -56,6 +56,7 @@ def train_missing(spec: RunSpec, with_predictions: bool = False) -> list[TrainCo
         text = "Finished already, on this or another device (force=true trains again): %s"
         log.info(text, run_folder(config))
         return plans[config.seed].reports
+    check_writable("results_dir", Path(config.results_dir))
     to_do = list(plans.values()) if config.force else unfinished()
     summary = describe(to_do)
     with _fetching_alone(config):
@@ -138,11 +139,13 @@ def _forks(spec: RunSpec, plan: Plan) -> frozenset[int]:
 def train_runs(runs: list[Run], progress: Progress) -> None:
     """Train each run to its end, writing epochs.csv, records and checkpoints on the way.
 
+    A run that fails, for whatever reason, is left; the others go on.
+
     Args:
         runs: of one recipe and several seeds, whose steps are taken in turn.
 
     Raises:
-        SwaBenchError: a loss is not finite (the other runs end first), or the disk refuses a file.
+        Exception: the first failure, after the other runs have ended.
         Terminated: the process was asked to end.
     """
     steps = {run: TrainStep(run.config, run.state, run.data) for run in runs}
@@ -150,23 +153,27 @@ def train_runs(runs: list[Run], progress: Progress) -> None:
     for run in runs:
         for row in run.state.rows:
             write_row[run](row)
-    failures: dict[Run, NotFiniteError] = {}
-    with progress, locks.sigterm_noted() as end_request:
+    failures: dict[Run, Exception] = {}
+    with progress, locks.signals_noted() as end_request:
         while going := [run for run in runs if not run.done and run not in failures]:
             epoch = min(run.state.epoch for run in going)
             together = [run for run in going if run.state.epoch == epoch]
             progress.epoch_starts(epoch, len(together))
-            scores, seconds = _train_epoch(together, steps, progress)
             stored = False
+            try:
+                scores, seconds = _train_epoch(together, steps, progress)
+            except Exception as error:  # their steps are taken in turn: none can go on
+                failures |= dict.fromkeys(together, error)
+                continue
             for run, score in zip(together, scores, strict=True):
                 try:
                     stored |= run.end_epoch(score, seconds)
-                except NotFiniteError as error:
+                except Exception as error:
                     failures[run] = error
                 else:
                     progress.epoch_done(run.config.seed, run.state.rows[-1])
                     write_row[run](run.state.rows[-1])
-            if end_request.made:
+            if end_request.number is not None:
                 for run in going:
                     stored |= run not in failures and run.store(now=True)
             if stored:
@@ -174,7 +181,10 @@ def train_runs(runs: list[Run], progress: Progress) -> None:
             end_request.check()
     log.info("%s", _limit_checkpoints(runs))
     if failures:
-        raise next(iter(failures.values()))
+        first, *others = dict.fromkeys(failures.values())  # one may be of several runs
+        for other in others:
+            log.warning("%s", without_frames(other))
+        raise first
 
 
 def _train_epoch(

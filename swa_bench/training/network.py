@@ -4,6 +4,7 @@ import dataclasses
 import inspect
 import pkgutil
 import textwrap
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -54,12 +55,32 @@ def _initial(config: TrainConfig, pretrained: bool) -> nn.Module:
     if config.init not in ("random", "pretrained"):
         if not Path(config.init).is_file():
             raise ConfigError("init", config.init, "no such file")
+        tensors: dict[str, torch.Tensor] = {}
         try:
-            model.load_state_dict(load_file(config.init))
+            tensors = load_file(config.init)
+            unwrapped(model).load_state_dict(tensors)
         except (RuntimeError, SafetensorError, OSError) as error:
-            reason = textwrap.shorten(str(error), 300)  # torch may name every tensor
+            # torch may name every tensor
+            reason = _prefixed(tensors) or textwrap.shorten(str(error), 300)
             raise ConfigError("init", config.init, f"does not fit: {reason}") from error
     return model
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The network inside of DataParallel or torch.compile; its tensors have no prefix."""
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        return unwrapped(model.module)
+    inner = model._modules.get("_orig_mod")  # as torch.compile names it
+    return model if inner is None else unwrapped(inner)
+
+
+def _prefixed(tensors: Iterable[str]) -> str | None:
+    """What is wrong where tensors have the names of a wrapped network; else None."""
+    for prefix, wrapper in (("module", "DataParallel"), ("_orig_mod", "torch.compile")):
+        if any(name.startswith(f"{prefix}.") for name in tensors):
+            expected = f"its tensors begin with {prefix}., as in the state dict of {wrapper}"
+            return f"{expected}: save that of the network inside, model.{prefix}, instead"
+    return None
 
 
 def _build(config: TrainConfig, pretrained: bool) -> nn.Module:

@@ -21,7 +21,7 @@ from swa_bench.config.schema import LAST, TrainConfig
 from swa_bench.data.batches import DeviceImages
 from swa_bench.data.random import random_numbers
 from swa_bench.errors import SwaBenchError
-from swa_bench.files import remove_leftovers
+from swa_bench.files import remove, remove_leftovers
 from swa_bench.results import record
 from swa_bench.results.record import Row, checkpoint_folder, run_folder
 from swa_bench.training import checkpoints, hardware
@@ -126,8 +126,9 @@ class Run:
         self._evaluate()
         row["seconds"] = train_seconds + time.perf_counter() - started
         row["train_seconds"] = train_seconds
+        stored = self.store()  # first, so that no record is without its weights
         self._write()
-        return self.store()
+        return stored
 
     def _collect(self) -> None:
         """Let every predictor take the weights, whichever is the method's result."""
@@ -264,7 +265,7 @@ class Run:
         folder = checkpoint_folder(self.config)
         for path in checkpoints.find_all(folder, self.config.seed, passed):
             if path != keeping:
-                path.unlink(missing_ok=True)
+                remove(path)
 
 
 def column_prefix(name: str) -> str:
