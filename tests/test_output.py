@@ -12,8 +12,10 @@ import pytest
 from training_helpers import TINY, SwaTrain, records_of
 
 from swa_bench.commands import records, status
+from swa_bench.data.batches import EpochDraws
 from swa_bench.training import job
 from swa_bench.training.run import Run
+from swa_bench.training.step import TrainStep
 
 BOTH = [*TINY, "method=swa", "also_train=[sgd]"]
 
@@ -128,8 +130,15 @@ def test_seeds_that_train_together_fail_alone(
             raise TypeError("no such luck")
         collect(run)
 
+    begin_epoch = TrainStep.begin_epoch
+
+    def begin(
+        step: TrainStep, draws: EpochDraws, rates: list[float], seed: int, epoch: int
+    ) -> None:
+        begin_epoch(step, draws, rates, seed, epoch // (seed + epoch))
+
     if within:
-        monkeypatch.setattr(job, "stream_seed", lambda seed, epoch, purpose: 1 // (seed + epoch))
+        monkeypatch.setattr(TrainStep, "begin_epoch", begin)
     else:
         monkeypatch.setattr(Run, "_collect", fail)
     outcome = swa_train(*TINY, "seeds_together=2")
