@@ -53,7 +53,7 @@ def train(spec: RunSpec) -> None:
         rows = Path(config.results_dir) / config.dataset.name / config.model.name
         sweep.print_tables(rows, [config.model.name])
     if failures:
-        failure = SwaBenchError("\n".join(map(str, failures)))
+        failure = SwaBenchError("\n".join(dict.fromkeys(map(str, failures))))
         failure.exit_code = max(error.exit_code for error in failures)
         raise failure
 

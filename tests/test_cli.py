@@ -10,7 +10,7 @@ import yaml
 from training_helpers import SHORT_RECIPE, TINY, SwaTrain, config_of, plan_of
 
 from swa_bench.training import hardware
-from swa_bench.training.network import count_parameters
+from swa_bench.training.rehearsal import rehearse
 
 EXPERIMENTS = Path(__file__).parent.parent / "conf" / "experiment"
 
@@ -119,4 +119,4 @@ MODELS = {path.stem for path in (EXPERIMENTS.parent / "model").glob("*.yaml")} -
 
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_every_model_file_names_its_network(name: str) -> None:
-    assert count_parameters(config_of(f"model={name}")) > 0
+    assert rehearse(config_of(f"model={name}")).parameters > 0

@@ -13,6 +13,7 @@ from swa_bench.data.images import load_images
 from swa_bench.errors import SwaBenchError
 from swa_bench.results.record import Record, read_record
 from swa_bench.training import checkpoints, hardware
+from swa_bench.training.network import Spare
 from swa_bench.training.run import fresh_state, with_weights
 
 
@@ -87,7 +88,7 @@ def restore(path: Path, device: Device = "auto", epoch: int | None = None) -> Re
         )
     model = state.model
     if epoch is None and predictor is not None:
-        model = with_weights(config, state, predictor.weights(), data)
+        model = with_weights(config, state, predictor.weights(), data, Spare(config))
     return Restored(record, config, data, model)
 
 
