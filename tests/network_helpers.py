@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations, spectral_norm, weight_norm
 
+from swa_bench.data.augmentation import CropAndFlip
+from swa_bench.training.averaging import WeightAverage
+
 
 class Base(nn.Module):
     """A convolution, batch norm, pooling to 2x2 and a linear layer; others change one thing."""
@@ -231,16 +234,11 @@ class NotFinite(Base):
 
 
 class NotInHalfPrecision(Base):
-    """A product that autocast does not know, of two types."""
-
-    def __init__(self, num_classes: int) -> None:
-        super().__init__(num_classes)
-        self.last = nn.Parameter(torch.eye(num_classes))
+    """An operation of two types, which autocast does not change."""
 
     def forward(self, images: Tensor) -> Any:
-        return torch.einsum("bc,cd->bd", super().forward(images), self.last).index_add(
-            0, torch.tensor([0]), torch.zeros(1, 10)
-        )
+        logits = super().forward(images)
+        return logits.index_add(0, torch.arange(len(logits)), torch.zeros(logits.shape))
 
 
 class LargeImages(Base):
@@ -358,3 +356,43 @@ class PlainList(Base):
 
     def forward(self, images: Tensor) -> Any:
         return self.linear(self.layers[0](self.features(images)))
+
+
+class TooLarge(Base):
+    """Memory is enough for two images."""
+
+    def forward(self, images: Tensor) -> Any:
+        if len(images) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.")
+        return super().forward(images)
+
+
+class UnstorableMomentum(torch.optim.SGD):
+    """Keeps what is no tensor, number or text."""
+
+    def step(self, closure: Any = None) -> Any:
+        super().step(closure)
+        for parameter in self.param_groups[0]["params"]:
+            self.state[parameter]["history"] = np.zeros(2)
+
+
+class CountingAverage(WeightAverage):
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def collect(self, model: nn.Module, predictions: Tensor) -> None:
+        self.calls += 1
+        super().collect(model, predictions)
+
+
+class Shapeless(WeightAverage):
+    def collect(self, model: nn.Module, predictions: Tensor) -> None:
+        self.kept = {name: p.detach().flatten() for name, p in model.named_parameters()}
+
+
+class LosesARow(CropAndFlip):
+    """An augmentation that loses a row."""
+
+    def apply(self, images: Tensor, choices: Any) -> Tensor:
+        return super().apply(images, choices)[:, 1:]

@@ -151,8 +151,8 @@ def _perform(config: TrainConfig, device: torch.device) -> Rehearsal:
             f"{', '.join(changed[:3])}: changed in evaluation mode, so that results depend on "
             "evaluation.every. Change it in training mode only."
         )
-    _test_predictors(config, state, Spare(config, resumed.model), data)
     _try_sizes(config, state, device)
+    _test_predictors(config, state, Spare(config, resumed.model), data)
     return Rehearsal(sum(parameter.numel() for parameter in model.parameters()), warnings)
 
 
