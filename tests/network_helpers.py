@@ -147,6 +147,37 @@ class InPlace(Base):
         return self.linear(self.features(images.sub_(1.0)))  # type: ignore[no-any-return]
 
 
+class Compiled:
+    def __new__(cls, num_classes: int) -> Any:
+        return torch.compile(Base(num_classes), backend="eager")
+
+
+class Recurrent(Base):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.lstm = nn.LSTM(8, 32, num_layers=2, batch_first=True, dropout=0.3)
+
+    def features(self, images: Tensor) -> Tensor:
+        found = F.relu(self.norm(self.conv(images))).flatten(2).transpose(1, 2)
+        return self.lstm(found)[0][:, -1]  # type: ignore[no-any-return]
+
+
+class StochasticDepth(Base):
+    def forward(self, images: Tensor) -> Tensor:
+        found = self.features(images)
+        if self.training and (random.random() < 0.5 or np.random.rand() < 0.5):
+            found = found * 0
+        return self.linear(F.dropout(found, 0.5, self.training))  # type: ignore[no-any-return]
+
+
+class InfiniteInEvaluation(Base):
+    """As deep networks are whose running statistics are of a few steps only."""
+
+    def forward(self, images: Tensor) -> Any:
+        logits = super().forward(images)
+        return logits if self.training or self.norm.num_batches_tracked > 9 else logits / 0.0
+
+
 # What is refused.
 
 
@@ -285,6 +316,19 @@ class DoubleWeights(Base):
 class Rounded(Base):
     def forward(self, images: Tensor) -> Any:
         return super().forward(images).detach()
+
+
+class OnNoDevice(Base):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.linear = nn.Linear(32, num_classes, device="meta")
+
+
+class EvenBatches(Base):
+    def forward(self, images: Tensor) -> Any:
+        assert len(images) % 2 == 0, "even"
+        first, second = images.reshape(2, len(images) // 2, *images.shape[1:])
+        return torch.cat([super().forward(first), super().forward(second)])
 
 
 class Huge(Base):

@@ -14,14 +14,17 @@ from swa_bench.training.checkpoints import State
 TORCHS_OWN = frozenset(vars(nn.Module()))
 
 
-def hidden_state(state: State, resumed: State) -> list[str]:
+def hidden_state(state: State, resumed: State, fresh: dict[str, object]) -> list[str]:
     """Warnings of what differs between a run and the same run after a restart.
 
     Args:
+        fresh: `attributes` of the network before its first step.
         state: after two steps.
         resumed: after the second, which it took after the restart; with the same random numbers.
     """
-    lost = differing(attributes(state.model), attributes(resumed.model))
+    ours = attributes(state.model)
+    changed = differing(fresh, ours)
+    lost = [name for name in differing(ours, attributes(resumed.model)) if name in changed]
     warnings = [_sentence(lost, "in the state dict", "a buffer")] if lost else []
     on_cpu = next(state.model.parameters()).device.type == "cpu"  # a GPU may add in any order
     if on_cpu and not warnings and _all(state) != _all(resumed):
@@ -60,7 +63,7 @@ def hidden_in_predictors(state: State, resumed: State) -> list[str]:
 def _sentence(names: list[str], where: str, better: str) -> str:
     changes = "changes in a step but is" if len(names) == 1 else "change in a step but are"
     return (
-        f"{_listed(names)} {changes} not {where}: a resumed run would differ. "
+        f"{_listed(names)} {changes} not {where}: a resumed run may differ. "
         f"Make {'it' if len(names) == 1 else 'each'} {better}."
     )
 

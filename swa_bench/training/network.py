@@ -73,7 +73,10 @@ class Spare:
 
 def _placed(model: nn.Module, config: TrainConfig, device: torch.device) -> nn.Module:
     layout = torch.channels_last if config.channels_last else torch.contiguous_format
-    return model.to(device).to(memory_format=layout)
+    try:
+        return model.to(device).to(memory_format=layout)
+    except (NotImplementedError, RuntimeError) as error:
+        raise _unfit(config, f"cannot be moved to {device}: {error}") from error
 
 
 def _initial(config: TrainConfig, pretrained: bool) -> nn.Module:

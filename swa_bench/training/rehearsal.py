@@ -26,7 +26,13 @@ from swa_bench.training import hardware
 from swa_bench.training.checkpoints import State
 from swa_bench.training.evaluation import predict, score
 from swa_bench.training.faults import FaultError, check_logits, check_state, fault_of, faults
-from swa_bench.training.hidden_state import differing, frozen, hidden_in_predictors, hidden_state
+from swa_bench.training.hidden_state import (
+    attributes,
+    differing,
+    frozen,
+    hidden_in_predictors,
+    hidden_state,
+)
 from swa_bench.training.network import Spare, fresh_model
 from swa_bench.training.run import state_of, weights_sha256, with_weights
 from swa_bench.training.step import take_step
@@ -128,7 +134,7 @@ def _explain(config: TrainConfig, fault: FaultError) -> ConfigError:
 
 def _perform(config: TrainConfig, device: torch.device) -> Rehearsal:
     model = fresh_model(config, device, fetch=False)
-    known = {name for name, _ in model.named_parameters()}
+    known, fresh = {name for name, _ in model.named_parameters()}, attributes(model)
     data = _noise(config, 2, device)
     check_logits(config, model.train(), _batch(data)[0])
     check_state(model, known)
@@ -143,7 +149,7 @@ def _perform(config: TrainConfig, device: torch.device) -> Rehearsal:
     for one in (state, resumed):
         _seed()
         _step(config, one, others)
-    warnings = hidden_state(state, resumed)
+    warnings = hidden_state(state, resumed, fresh)
     _collect(config, [state, resumed], data)
     warnings += hidden_in_predictors(state, resumed)
     if changed:
@@ -292,9 +298,9 @@ def _try_sizes(config: TrainConfig, state: State, device: torch.device) -> None:
 
 
 def _odd_batch(images: int, size: int, last: int, reason: str) -> str:
-    """What a last batch does, and the next size that leaves another."""
-    others = (one for one in range(size + 1, images + 1) if images % one != last)
-    other = next(others, None)
+    """What the last batch does, and where it is of one image, the next size that leaves another."""
+    others = (one for one in range(size + 1, images + 1) if images % one != 1)
+    other = next(others, None) if last == 1 else None
     helps = "" if other is None else f": {other} leaves no such batch"
     of = "1 image" if last == 1 else f"{last} images"
     return f"the last batch is of {of}, with which the network {reason}{helps}"
