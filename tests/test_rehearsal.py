@@ -202,7 +202,7 @@ WARNINGS = {
     ],
     "ChangesInEvaluation": [
         "passes: changed in evaluation mode, so that results depend on evaluation.every. "
-        "Change it in training mode only."
+        "Change in training mode only."
     ],
     "PlainList": [
         "layers: layers or parameters in a plain list or dict, which are neither trained nor "

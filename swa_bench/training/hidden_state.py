@@ -46,6 +46,20 @@ def hidden_state(state: State, resumed: State, fresh: dict[str, object]) -> list
     return warnings
 
 
+def buffers(model: nn.Module) -> dict[str, object]:
+    """{name: comparable value} of all buffers."""
+    return {name: frozen(buffer) for name, buffer in model.named_buffers()}
+
+
+def changed_in_evaluation(before: dict[str, object], after: dict[str, object]) -> list[str]:
+    """The warning, if any, of `buffers` that differ before and after a test."""
+    names = differing(before, after)
+    return names and [
+        f"{_listed(names)}: changed in evaluation mode, so that results depend on "
+        "evaluation.every. Change in training mode only."
+    ]
+
+
 def hidden_in_predictors(state: State, resumed: State) -> list[str]:
     """Warnings of what differs between their predictors, after both have collected again."""
     warnings = []

@@ -33,10 +33,16 @@ def copy_of(model: nn.Module, config: TrainConfig) -> nn.Module:
     """A second network with the whole state of a first, built anew as config says.
 
     Not every network can be copied by copy.deepcopy, such as one with weight_norm.
+
+    Raises:
+        ConfigError: what model._target_ builds without pretrained weights is another network.
     """
     device = next(model.parameters()).device
     copy = _placed(_build(config, pretrained=False), config, device)
-    load_state(copy, model)
+    try:
+        load_state(copy, model)
+    except RuntimeError as error:
+        raise _unfit(config, f"builds another network the second time: {error}") from error
     return copy
 
 

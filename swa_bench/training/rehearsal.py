@@ -28,8 +28,8 @@ from swa_bench.training.evaluation import predict, score
 from swa_bench.training.faults import FaultError, check_logits, check_state, fault_of, faults
 from swa_bench.training.hidden_state import (
     attributes,
-    differing,
-    frozen,
+    buffers,
+    changed_in_evaluation,
     hidden_in_predictors,
     hidden_state,
 )
@@ -121,11 +121,13 @@ def _explain(config: TrainConfig, fault: FaultError) -> ConfigError:
     others = {
         "channels_last=false": replace(config, channels_last=False),
         "precision=fp32": replace(config, precision="fp32"),
+        "deterministic=false": replace(config, deterministic=False),
     }
-    for option, other in others.items():
-        is_new = field == "model._target_" and other != config
-        if is_new and isinstance(_attempt(other), Rehearsal):
-            field, reason = option.split("=")[0], f"the network {reason}: {option} helps"
+    if field == "model._target_":
+        for option, other in others.items():
+            if other != config and isinstance(_attempt(other), Rehearsal):
+                field, reason = option.split("=")[0], f"the network {reason}: {option} helps"
+                break
     value: Any = to_dict(config)
     for name in field.split("."):
         value = value[name]
@@ -141,22 +143,17 @@ def _perform(config: TrainConfig, device: torch.device) -> Rehearsal:
     state = _start(config, model)
     _step(config, state, data)
     check_logits(config, model.eval(), _batch(data)[0])
-    buffers = _buffers(model)
+    before = buffers(model)
     _collect(config, [state], data)
-    changed = differing(buffers, _buffers(model))
+    warnings = changed_in_evaluation(before, buffers(model))
     resumed = _restored(config, state, device)
     others = _noise(config, 2, device, seed=1)
     for one in (state, resumed):
         _seed()
         _step(config, one, others)
-    warnings = hidden_state(state, resumed, fresh)
+    warnings += hidden_state(state, resumed, fresh)
     _collect(config, [state, resumed], data)
     warnings += hidden_in_predictors(state, resumed)
-    if changed:
-        warnings.append(
-            f"{', '.join(changed[:3])}: changed in evaluation mode, so that results depend on "
-            "evaluation.every. Change it in training mode only."
-        )
     _try_sizes(config, state, device)
     _test_predictors(config, state, Spare(config, resumed.model), data)
     return Rehearsal(sum(parameter.numel() for parameter in model.parameters()), warnings)
@@ -166,10 +163,6 @@ def _seed() -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
-
-
-def _buffers(model: nn.Module) -> dict[str, object]:
-    return {name: frozen(buffer) for name, buffer in model.named_buffers()}
 
 
 def _noise(config: TrainConfig, count: int, device: torch.device, seed: int = 0) -> DeviceImages:
@@ -222,13 +215,15 @@ def _step(config: TrainConfig, state: State, data: DeviceImages, memory: str | N
 def _predictor_faults(config: TrainConfig, name: str) -> contextlib.AbstractContextManager[None]:
     if name in config.method.predictors:
         return faults(f"method.predictors.{name}", "fails")
-    return faults("model._target_", f"fails as {name}")
+    return faults("model._target_", f"fails with the weights of {name}")
 
 
 def _collect(config: TrainConfig, states: list[State], data: DeviceImages) -> None:
     """Let the predictors of all states collect, with the predictions of the first."""
-    predictions, labels = predict(states[0].model, data.test_batches(2), hardware.autocast(config))
-    score(predictions, labels)
+    context = hardware.autocast(config)
+    with faults("model._target_", "fails in a test"):
+        predictions, labels = predict(states[0].model, data.test_batches(2), context)
+        score(predictions, labels)
     for state in states:
         for name, predictor in state.predictors.items():
             with _predictor_faults(config, name):
@@ -252,10 +247,9 @@ def _restored(config: TrainConfig, state: State, device: torch.device) -> State:
     with faults("optimizer._target_", lost):
         resumed.optimizer.load_state_dict(reread(state.optimizer.state_dict()))
     for name, predictor in state.predictors.items():
+        other = resumed.predictors[name]
         with _predictor_faults(config, name):
-            resumed.predictors[name].n, resumed.predictors[name].kept = reread(
-                (predictor.n, predictor.kept)
-            )
+            other.n, other.kept = reread((predictor.n, predictor.kept))
     return resumed
 
 
