@@ -54,7 +54,7 @@ def train(spec: RunSpec) -> None:
         with _noted(failures):
             sweep.print_tables(rows, [config.model.name])
     if failures:
-        failure = SwaBenchError("\n".join(map(str, failures)))
+        failure = SwaBenchError("\n".join(dict.fromkeys(map(str, failures))))
         failure.exit_code = max(error.exit_code for error in failures)
         raise failure
 

@@ -6,11 +6,12 @@ import itertools
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from training_helpers import SHORT_RECIPE, TINY, SwaTrain, config_of, plan_of
 
 from swa_bench.training import hardware
-from swa_bench.training.network import count_parameters
+from swa_bench.training.network import fresh_model
 
 EXPERIMENTS = Path(__file__).parent.parent / "conf" / "experiment"
 
@@ -119,4 +120,8 @@ MODELS = {path.stem for path in (EXPERIMENTS.parent / "model").glob("*.yaml")} -
 
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_every_model_file_names_its_network(name: str) -> None:
-    assert count_parameters(config_of(f"model={name}")) > 0
+    config = config_of(f"model={name}")
+    size = config.dataset.image_size
+    with torch.no_grad():
+        logits = fresh_model(config, torch.device("cpu"))(torch.zeros(2, 3, size, size))
+    assert logits.shape == (2, config.dataset.classes)

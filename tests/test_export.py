@@ -82,3 +82,18 @@ def test_what_cannot_be_exported_says_why(swa_train: SwaTrain, tmp_path: Path) -
     (tmp_path / "net.safetensors").write_bytes(b"12345678")
     with pytest.raises(SystemExit, match=r"net.safetensors was not written by swa-export"):
         export.swa_evaluate(["net.safetensors"])
+
+
+def test_tied_weights_are_exported_and_tied_again(
+    swa_train: SwaTrain, tmp_path: Path, capfd: Any
+) -> None:
+    """One weight under two names, which safetensors takes as two."""
+    tied = ["model._target_=network_helpers.Tied", "precision=fp32"]
+    assert swa_train(*TINY, *tied, "method=sgd").code == 0
+    export.swa_export([str(cell("sgd")), "net.safetensors"])
+    model = load_model("net.safetensors")
+    assert model.second.weight is model.first.weight
+    capfd.readouterr()
+    export.swa_evaluate(["net.safetensors"])
+    ours, recorded = capfd.readouterr().out.splitlines()
+    assert recorded.startswith(f"its record: {ours.removeprefix('test error ')}")

@@ -42,7 +42,7 @@ DROPOUT += ["dataset.train_images=64", "dataset.test_images=20", "batch_size=24"
 SIGNALLED = """
 import os, sys
 from swa_bench import train
-from swa_bench.training import step
+from swa_bench.training import rehearsal, step  # the rehearsal's own steps are not counted
 
 sent, left, take_step = int(sys.argv.pop(1)), int(sys.argv.pop(1)), step.take_step
 

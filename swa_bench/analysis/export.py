@@ -69,7 +69,7 @@ def export(path: Path, out: Path, device: Device, epoch: int | None = None) -> R
     """
     restored = restore(path, device, epoch)
     tensors = {
-        name: tensor.detach().cpu().contiguous()
+        name: tensor.detach().cpu().contiguous().clone()  # safetensors takes no shared memory
         for name, tensor in unwrapped(restored.model).state_dict().items()
     }
     content = {**restored.record.model_dump(mode="json"), "weights_after_epoch": epoch}

@@ -4,7 +4,6 @@ Batch-norm statistics belong to the weights, so they are recomputed at every poi
 pass over augmented training images (paper, section 3.4; the FGE authors' eval_curve.py).
 """
 
-import copy
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -21,6 +20,7 @@ from swa_bench.analysis.restore import Restored
 from swa_bench.data.random import random_numbers
 from swa_bench.training import hardware
 from swa_bench.training.batch_norm import RunningStatistics
+from swa_bench.training.network import copy_of
 
 Around = AbstractContextManager[Any]
 # What is measured at a point, in the order of the last axis of all results.
@@ -46,7 +46,7 @@ class Probe:
 
     def __init__(self, restored: Restored, images: int) -> None:
         config, self.data = restored.config, restored.data
-        self.model = copy.deepcopy(restored.model).eval()
+        self.model = copy_of(restored.model, config).eval()
         self.parameters = [parameter.data for parameter in self.model.parameters()]
         self.layers = RunningStatistics(self.model).layers
         self.autocast = hardware.autocast(config)
@@ -87,7 +87,7 @@ class Probe:
         sums = []
         for pixels, labels in batches:
             with around(len(labels)), self.autocast:
-                logits = self.model(pixels)
+                logits = self.model(pixels.clone())  # it may change them in place
             loss = F.cross_entropy(logits.double(), labels, reduction="sum")
             wrong = 100.0 * (logits.argmax(1) != labels).sum()
             sums.append(torch.stack([loss, wrong.double()]))

@@ -15,6 +15,7 @@ from swa_bench.errors import SwaBenchError
 from swa_bench.results.record import Record, read_record
 from swa_bench.training import checkpoints, hardware
 from swa_bench.training.batch_norm import describe_kept
+from swa_bench.training.network import Spare
 from swa_bench.training.run import fresh_state, with_weights
 
 log = logging.getLogger(__name__)
@@ -91,7 +92,8 @@ def restore(path: Path, device: Device = "auto", epoch: int | None = None) -> Re
         )
     model = state.model
     if epoch is None and predictor is not None:
-        model, kept = with_weights(config, state, predictor.weights(), data)
+        spare = Spare(config)
+        model, kept = with_weights(config, state, predictor.weights(), data, spare)
         for sentence in describe_kept(kept):
             log.warning("%s: %s", path, sentence)
     return Restored(record, config, data, model)

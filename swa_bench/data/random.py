@@ -22,6 +22,7 @@ PURPOSES = {
     "predict": 5,  # what the network draws in evaluation mode
     "collect": 6,  # what a predictor draws
     "data": 7,  # what a user's own data set draws; the same for every seed
+    "rehearsal": 8,  # what is tried before the first epoch
 }
 CPU = torch.device("cpu")
 

@@ -24,8 +24,8 @@ from swa_bench.training import checkpoints, hardware
 from swa_bench.training.averaging import check_predictors
 from swa_bench.training.evaluation import Score
 from swa_bench.training.loggers import check_installed, open_logger
-from swa_bench.training.network import check_optimizer, count_parameters
 from swa_bench.training.progress import Progress
+from swa_bench.training.rehearsal import rehearse
 from swa_bench.training.run import Run
 from swa_bench.training.step import TrainStep, train_epoch
 
@@ -80,7 +80,6 @@ def check(config: TrainConfig) -> None:
     find_loader(config.dataset)
     load_augmentation(config)
     check_predictors(config)
-    check_optimizer(config)
     check_installed(config.logger)
 
 
@@ -103,12 +102,12 @@ def _fetching_alone(config: TrainConfig) -> Iterator[None]:
 
 
 def describe(plans: list[Plan]) -> str:
-    """Two lines on what is about to run, with what `auto` stands for."""
+    """Two lines on what is about to run, with what `auto` stands for, after a rehearsal."""
     config = plans[0].config
     seeds = ", ".join(str(plan.config.seed) for plan in plans)
     name = hardware.device_name(hardware.prepare(config))
     return (
-        f"{config.model.name} ({count_parameters(config):,} parameters) on "
+        f"{config.model.name} ({rehearse(config).parameters:,} parameters) on "
         f"{config.dataset.name}, {config.method.name}, seed {seeds}: {config.epochs} epochs, "
         f"{config.epochs * plans[0].steps_per_epoch:,} steps\n"
         f"on {config.device} ({name}), precision {config.precision}"
@@ -126,6 +125,8 @@ def _train(spec: RunSpec, plans: list[Plan], images: ImageSet) -> None:
     }
     if images.class_names:
         provenance["class_names"] = list(images.class_names)
+    if warnings := rehearse(config).warnings:  # it was done before anything was read
+        provenance["warnings"] = list(warnings)
     data = to_device(images, config, device)
     runs = [Run(plan, _forks(spec, plan), data, fingerprint, provenance) for plan in plans]
     train_runs(runs, Progress(config, [run.config.seed for run in runs], len(data.train_labels)))

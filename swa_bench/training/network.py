@@ -1,6 +1,5 @@
 """The network that a configuration names, and the weights that it starts from."""
 
-import dataclasses
 import inspect
 import pkgutil
 import textwrap
@@ -11,43 +10,80 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from swa_bench.config.schema import TrainConfig
 from swa_bench.data.random import random_numbers
 from swa_bench.errors import ConfigError, SwaBenchError
 
 
-def fresh_model(config: TrainConfig, device: torch.device) -> nn.Module:
+def fresh_model(config: TrainConfig, device: torch.device, fetch: bool = True) -> nn.Module:
     """The network before epoch 1: the same weights on every device, for one seed.
+
+    Args:
+        fetch: whether pretrained weights are fetched, if config.init asks for them.
 
     Raises:
         ConfigError: model._target_ gives no network, or one that config.init does not fit.
         SwaBenchError: pretrained weights could not be fetched.
     """
-    model = _initial(config, pretrained=config.init == "pretrained")
-    layout = torch.channels_last if config.channels_last else torch.contiguous_format
-    return model.to(device).to(memory_format=layout)
+    return _placed(_initial(config, fetch and config.init == "pretrained"), config, device)
+
+
+def copy_of(model: nn.Module, config: TrainConfig) -> nn.Module:
+    """A second network with the whole state of a first, built anew as config says.
+
+    Not every network can be copied by copy.deepcopy, such as one with weight_norm.
+
+    Raises:
+        ConfigError: what model._target_ builds without pretrained weights is another network.
+    """
+    device = next(model.parameters()).device
+    copy = _placed(_build(config, pretrained=False), config, device)
+    try:
+        load_state(copy, model)
+    except RuntimeError as error:
+        raise _unfit(config, f"builds another network the second time: {error}") from error
+    return copy
 
 
 @torch.no_grad()
-def count_parameters(config: TrainConfig) -> int:
-    """Number of the network's parameters, after a check that it maps images to logits.
+def load_state(model: nn.Module, source: nn.Module) -> None:
+    """Give a network all parameters, buffers and modes (training or not) of its like."""
+    stored = source.state_dict()
+    model.load_state_dict(stored)
+    for name, buffer in source.named_buffers(remove_duplicate=False):
+        if name not in stored:  # persistent=False
+            owner, _, last = name.rpartition(".")
+            setattr(model.get_submodule(owner), last, buffer.clone())
+    for one, other in zip(model.modules(), source.modules(), strict=True):
+        one.training = other.training
 
-    Raises:
-        ConfigError: model._target_ gives no network that maps images to logits, or the file that
-            config.init names does not fit it.
+
+class Spare:
+    """A second network that takes on the state of a first as often as one asks.
+
+    Building a large network takes seconds, so it is built once, when it is first needed.
     """
-    model = _initial(config, pretrained=False)
-    size, classes = config.dataset.image_size, config.dataset.classes
-    with torch.random.fork_rng(devices=[]):
-        try:
-            answer = model.train()(torch.zeros(2, 3, size, size))
-        except Exception as error:  # whatever a user's own network raises
-            raise _unfit(config, f"fails on images of {size}x{size}: {error}") from error
-    shape = tuple(answer.shape) if isinstance(answer, torch.Tensor) else type(answer).__name__
-    if shape != (2, classes):
-        raise _unfit(config, f"makes {shape} of two images instead of logits {(2, classes)}")
-    return sum(parameter.numel() for parameter in model.parameters())
+
+    def __init__(self, config: TrainConfig, model: nn.Module | None = None) -> None:
+        self.config, self.model = config, model
+
+    def like(self, model: nn.Module) -> nn.Module:
+        """The spare network, with the whole state of a model; it is the same object every time."""
+        if self.model is None:
+            self.model = copy_of(model, self.config)
+        else:
+            load_state(self.model, model)
+        return self.model
+
+
+def _placed(model: nn.Module, config: TrainConfig, device: torch.device) -> nn.Module:
+    layout = torch.channels_last if config.channels_last else torch.contiguous_format
+    try:
+        return model.to(device).to(memory_format=layout)
+    except (NotImplementedError, RuntimeError) as error:
+        raise _unfit(config, f"cannot be moved to {device}: {error}") from error
 
 
 def _initial(config: TrainConfig, pretrained: bool) -> nn.Module:
@@ -99,9 +135,35 @@ def _build(config: TrainConfig, pretrained: bool) -> nn.Module:
         except Exception as error:  # whatever a user's own code raises is a fault of the setting
             given = ", ".join(f"{name}={value}" for name, value in values.items())
             raise _unfit(config, f"cannot be built with {given}: {error}") from error
-    if not isinstance(model, nn.Module):
-        raise _unfit(config, f"gives a {type(model).__name__}, not a torch.nn.Module")
+        if not isinstance(model, nn.Module):
+            raise _unfit(config, f"gives a {type(model).__name__}, not a torch.nn.Module")
+        if _lazy_layers(model):
+            _give_sizes(model, config)
     return model
+
+
+def _lazy_layers(model: nn.Module) -> list[str]:
+    """The names of the layers that have no size yet."""
+    return [
+        name
+        for name, layer in model.named_modules()
+        if any(map(is_lazy, (*layer.parameters(recurse=False), *layer.buffers(recurse=False))))
+    ]
+
+
+@torch.no_grad()
+def _give_sizes(model: nn.Module, config: TrainConfig) -> None:
+    """Let lazy layers draw their first weights, in a pass that changes nothing else."""
+    modes = [(layer, layer.training) for layer in model.modules()]
+    size = config.dataset.image_size
+    try:
+        model.eval()(torch.zeros(2, 3, size, size))
+    except Exception as error:  # as above
+        raise _unfit(config, f"fails on images of {size}x{size}: {error}") from error
+    if left := _lazy_layers(model):
+        raise _unfit(config, f"{left[0]} gets no size in evaluation mode: do not make it lazy")
+    for layer, mode in modes:
+        layer.training = mode
 
 
 def _unfit(config: TrainConfig, reason: str) -> ConfigError:
@@ -129,20 +191,3 @@ def fresh_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimi
         expected = f"gives a {type(optimizer).__name__}, not a torch.optim.Optimizer"
         raise ConfigError("optimizer._target_", target, expected)
     return optimizer
-
-
-def check_optimizer(config: TrainConfig) -> None:
-    """Let the optimiser take a step on a network of one weight.
-
-    Raises:
-        ConfigError: it cannot be built, or its step needs something that no run gives, such as the
-            closure of LBFGS.
-    """
-    model = nn.Linear(1, 1)
-    optimizer = fresh_optimizer(dataclasses.replace(config, device="cpu"), model)
-    model(torch.ones(1, 1)).sum().backward()
-    try:
-        optimizer.step()
-    except Exception as error:  # as above
-        target = config.optimizer.get("_target_")
-        raise ConfigError("optimizer._target_", target, f"takes no step: {error}") from error

@@ -5,7 +5,6 @@ So a killed run, a longer budget and another method that starts with the same ep
 the furthest stored state whose key is theirs, and end with the same bits as if they had not.
 """
 
-import copy
 import hashlib
 import logging
 import math
@@ -14,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from swa_bench.config.plan import Plan
@@ -34,7 +34,7 @@ from swa_bench.training.evaluation import (
     predict_test_images,
     score,
 )
-from swa_bench.training.network import fresh_model, fresh_optimizer
+from swa_bench.training.network import Spare, fresh_model, fresh_optimizer
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class Run:
     ) -> None:
         config = plan.config
         self.plan, self.forks, self.data, self.config = plan, forks, data, config
-        self.state = fresh_state(config, data)
+        self.state, self.spare = fresh_state(config, data), Spare(config)
         initial = weights_sha256(self.state.model.state_dict())
         self.provenance = {**provenance, "initial_weights_sha256": initial}
         self.warnings: list[str] = list(provenance.get("warnings", ()))
@@ -170,7 +170,8 @@ class Run:
             else:
                 model = state.model
                 if predictor is not None:
-                    model, kept = with_weights(config, state, predictor.weights(), self.data)
+                    weights = predictor.weights()
+                    model, kept = with_weights(config, state, weights, self.data, self.spare)
                     self._warn(describe_kept(kept))
                 found, _ = predict_test_images(model, self.data, config, state.epoch)
             self.predictions[name] = found
@@ -275,25 +276,30 @@ def column_prefix(name: str) -> str:
 
 def fresh_state(config: TrainConfig, data: DeviceImages) -> State:
     """The state before the first epoch."""
-    model = fresh_model(config, data.device)
+    return state_of(config, fresh_model(config, data.device))
+
+
+def state_of(config: TrainConfig, model: nn.Module) -> State:
+    """The state of a run that starts with this network."""
     predictors = make_predictors(config)
-    for predictor in predictors.values():
-        with random_numbers(config.seed, 0, "collect", data.device):
+    device = next(model.parameters()).device
+    with random_numbers(config.seed, 0, "collect", device):
+        for predictor in predictors.values():
             predictor.start(model)
     return State(model, fresh_optimizer(config, model), predictors)
 
 
 def with_weights(
-    config: TrainConfig, state: State, weights: Weights, data: DeviceImages
+    config: TrainConfig, state: State, weights: Weights, data: DeviceImages, spare: Spare
 ) -> tuple[nn.Module, dict[str, str]]:
-    """A copy of the model with other weights and batch-norm statistics recomputed for them.
+    """The spare, as the model but with other weights and batch-norm statistics recomputed for them.
 
     The pass draws from streams of its own, so that training does not notice it.
 
     Returns:
-        The copy, and why statistics of some of its modules are not recomputed, by module.
+        The spare, and why statistics of some of its modules are not recomputed, by module.
     """
-    model = copy.deepcopy(state.model)
+    model = spare.like(state.model)
     load_weights(model, weights)
     draws = data.draw(config.seed, state.epoch, "recompute")
     batches = data.train_batches(draws, config.batch_size)
@@ -307,5 +313,6 @@ def weights_sha256(weights: Weights) -> str:
     running = hashlib.sha256()
     for name, tensor in weights.items():
         running.update(name.encode())
-        running.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        values = tensor.detach().cpu().contiguous().reshape(-1)
+        running.update(values.view(torch.uint8).numpy().tobytes())  # numpy lacks bfloat16
     return running.hexdigest()

@@ -22,9 +22,9 @@ TRAINS_ALIKE += ["compile", "cuda_graphs"]
 _timed: dict[str, float] = {}  # seconds per image by what they depend on
 
 
-def random_images(config: TrainConfig, images: int) -> ImageSet:
-    """A training set of noise, for timing; its test set is empty."""
-    random = np.random.default_rng(0)
+def random_images(config: TrainConfig, images: int, seed: int = 0) -> ImageSet:
+    """A training set of noise; its test set is empty."""
+    random = np.random.default_rng(seed)
     size = config.dataset.resize
     pixels = random.integers(256, size=(images, size, size, 3), dtype=np.uint8)
     labels = random.integers(config.dataset.classes, size=images)
