@@ -1,5 +1,6 @@
 """Writing files so that a reader sees the old one or the whole new one, never a part."""
 
+import contextlib
 import os
 import tempfile
 import time
@@ -51,8 +52,9 @@ def check_writable(setting: str, folder: Path) -> None:
         ) from error
 
 
-def remove_leftovers(folder: Path, older_than_s: float = 3600) -> None:
+def remove_leftovers(folder: Path, prefix: str = "", older_than_s: float = 3600) -> None:
     """Delete what writers that were killed left in a folder; a living one finishes long before."""
-    for path in folder.glob(f".*{SUFFIX}"):
-        if time.time() - path.stat().st_mtime > older_than_s:
-            path.unlink(missing_ok=True)
+    for path in folder.glob(f".{prefix}*{SUFFIX}"):
+        with contextlib.suppress(FileNotFoundError):  # its writer has just finished
+            if time.time() - path.stat().st_mtime > older_than_s:
+                path.unlink()
