@@ -1,6 +1,7 @@
 """A recorded network as one file: its weights and, as metadata, its record."""
 
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,9 +16,12 @@ from swa_bench.data.images import load_images
 from swa_bench.errors import SwaBenchError
 from swa_bench.files import write_atomically
 from swa_bench.results.record import Record, parse_record
+from swa_bench.results.same_data import check_data, difference, other_classes
 from swa_bench.training import hardware
 from swa_bench.training.evaluation import Score, calibration_error_pct, predict, score
 from swa_bench.training.network import fresh_model
+
+log = logging.getLogger(__name__)
 
 METADATA = "swa_bench"  # under which the record stands in the file's metadata, as JSON
 
@@ -76,10 +80,20 @@ def load_model(path: str | Path) -> nn.Module:
 
 
 def evaluate(path: Path, device: Device) -> tuple[Score, float]:
-    """Loss, error and calibration error in % on the test images of its data set."""
-    config = recorded_config(read_exported(path).record, device)
+    """Loss, error and calibration error in % on the test images of its data set.
+
+    Raises:
+        SwaBenchError: the data set has other classes now; other images are only logged.
+    """
+    record = read_exported(path).record
+    config = recorded_config(record, device)
+    images = load_images(config.dataset)
+    if other_classes(record, images.identity()):
+        check_data(path, record, config.dataset, images.identity(), "take a data set with these")
+    if found := difference(record, config.dataset, images.identity()):
+        log.warning("%s is %s: its record does not compare.", path, found)
     model, target = load_model(path), hardware.prepare(config)
-    data = to_device(load_images(config.dataset), config, target)
+    data = to_device(images, config, target)
     batches = data.test_batches(config.evaluation.batch_size)
     predictions, labels = predict(model.to(target), batches, hardware.autocast(config))
     return score(predictions, labels), calibration_error_pct(predictions, labels)
