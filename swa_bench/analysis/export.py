@@ -1,6 +1,7 @@
 """A recorded network as one file: its weights and, as metadata, its record."""
 
 import json
+import logging
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from swa_bench.data.images import load_images
 from swa_bench.errors import SwaBenchError
 from swa_bench.files import check_writable, write_atomically
 from swa_bench.results.record import Record, parse_record
+from swa_bench.results.same_data import check_data, difference, other_classes
 from swa_bench.training import hardware
 from swa_bench.training.evaluation import (
     Score,
@@ -24,6 +26,8 @@ from swa_bench.training.evaluation import (
     score,
 )
 from swa_bench.training.network import fresh_model, unwrapped
+
+log = logging.getLogger(__name__)
 
 METADATA = "swa_bench"  # under which the record stands in the file's metadata, as JSON
 
@@ -107,10 +111,20 @@ def load_model(path: str | Path) -> nn.Module:
 
 
 def evaluate(path: Path, device: Device) -> tuple[Score, float]:
-    """Loss, error and calibration error in % on the test images of its data set."""
+    """Loss, error and calibration error in % on the test images of its data set.
+
+    Raises:
+        SwaBenchError: the data set has other classes now; other images are only logged.
+    """
     exported = read_exported(path)
-    config = recorded_config(exported.record, device)
+    record = exported.record
+    config = recorded_config(record, device)
+    images = load_images(config.dataset)
+    if other_classes(record, images.identity()):
+        check_data(path, record, config.dataset, images.identity(), "take a data set with these")
+    if found := difference(record, config.dataset, images.identity()):
+        log.warning("%s is %s: its record does not compare.", path, found)
     model, target = load_model(path), hardware.prepare(config)
-    data = to_device(load_images(config.dataset), config, target)
+    data = to_device(images, config, target)
     predictions, labels = predict_test_images(model.to(target), data, config, exported.epochs)
     return score(predictions, labels), calibration_error_pct(predictions, labels)

@@ -13,6 +13,7 @@ from swa_bench.data.batches import DeviceImages, to_device
 from swa_bench.data.images import load_images
 from swa_bench.errors import SwaBenchError
 from swa_bench.results.record import Record, read_record
+from swa_bench.results.same_data import check_data
 from swa_bench.training import checkpoints, hardware
 from swa_bench.training.batch_norm import describe_kept
 from swa_bench.training.network import Spare
@@ -71,8 +72,7 @@ def restore(path: Path, device: Device = "auto", epoch: int | None = None) -> Re
         raise SwaBenchError(f"{path}: no sound record is there; name a cell-*.json")
     config = recorded_config(record, device)
     images = load_images(config.dataset)
-    if images.fingerprint() != record.data_sha256:
-        raise SwaBenchError(f"{path} is of other data than {config.dataset.name} here")
+    check_data(path, record, config.dataset, images.identity(), "put the images of the run there")
     data = to_device(images, config, hardware.prepare(config))
     state = fresh_state(config, data)
     predictor = state.predictors.get(config.method.result)

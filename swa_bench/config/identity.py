@@ -14,6 +14,7 @@ import hashlib
 import json
 import struct
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from swa_bench.config.renames import later_options, to_first
@@ -22,6 +23,19 @@ from swa_bench.config.schema import TrainConfig, shaping, to_dict
 STATE_FORMAT = 2
 # (name, whether it concerns a run) of each change of the code that moved bits.
 REVISIONS: tuple[tuple[str, Callable[[TrainConfig], bool]], ...] = ()
+
+
+@dataclass(frozen=True)
+class DataIdentity:
+    """What a data set is known by, wherever it is and whatever it is called.
+
+    Attributes:
+        sha256: over all images and labels that are used.
+        class_names: of the labels 0, 1, 2, ...; empty if they have no names.
+    """
+
+    sha256: str
+    class_names: tuple[str, ...] = ()
 
 
 def digest(values: Mapping[str, Any]) -> str:

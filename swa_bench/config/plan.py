@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from swa_bench.config import identity
+from swa_bench.config.identity import DataIdentity
 from swa_bench.config.schema import MethodConfig, TrainConfig
 from swa_bench.config.spec import RunSpec
 from swa_bench.errors import ConfigError
@@ -33,6 +34,7 @@ class Plan:
         schedule: (epoch, step, steps_per_epoch) -> learning rate.
         reports: the configuration of each budget that it reports, shortest first.
         with_predictions: whether a report whose predictions are lost is missing.
+        data: the images that are there; a report of others is missing. None: any will do.
     """
 
     config: TrainConfig
@@ -40,6 +42,7 @@ class Plan:
     schedule: Schedule
     reports: list[TrainConfig]
     with_predictions: bool = False
+    data: DataIdentity | None = None
 
     def rates(self, epoch: int) -> list[float]:
         """The learning rate of every step of an epoch (from 0)."""

@@ -125,7 +125,8 @@ def to_device(images: ImageSet, config: TrainConfig, device: torch.device) -> De
     if on_host:
         train_images, test_images = torch.from_numpy(train), torch.from_numpy(test)
     else:
-        train_images = torch.tensor(augmentation.prepare(train), device=device)
+        with random_numbers(0, 0, "data"):
+            train_images = torch.tensor(augmentation.prepare(train), device=device)
         test_images = torch.tensor(test, device=device)
     mean, std = (
         torch.tensor(values, dtype=torch.float32, device=device).reshape(3, 1, 1)

@@ -5,16 +5,26 @@ That function, `_target_` of conf/dataset/*.yaml, has the signature
     def load(dataset: DatasetConfig) -> ImageSet
 """
 
+import contextlib
 import hashlib
+import logging
 import pkgutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
+from filelock import FileLock, Timeout
 
+from swa_bench.config.identity import DataIdentity
 from swa_bench.config.schema import DatasetConfig
+from swa_bench.data.random import random_numbers
 from swa_bench.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+PUBLISHED = "swa_bench.data.cifar"  # whose loaders refuse all but the published arrays
 
 
 @dataclass(frozen=True)
@@ -48,6 +58,10 @@ class ImageSet:
         """One SHA-256 for the whole data set."""
         return hashlib.sha256("".join(self.sha256().values()).encode()).hexdigest()
 
+    def identity(self) -> DataIdentity:
+        """What records of it hold."""
+        return DataIdentity(self.fingerprint(), tuple(self.class_names))
+
 
 def array_sha256(array: np.ndarray) -> str:
     """SHA-256 of an array's bytes in C order."""
@@ -63,12 +77,36 @@ def load_images(dataset: DatasetConfig) -> ImageSet:
         ConfigError: there is no such function, or its images do not match the options.
         SwaBenchError: the images cannot be obtained, or a file is missing, truncated or altered.
     """
-    images = find_loader(dataset)(dataset)
+    # Of jobs that a launcher starts at once, one fetches the data set and the others wait.
+    fetches = dataset.source != "local"
+    alone = alone_with(Path(dataset.root) / "lock") if fetches else contextlib.nullcontext()
+    with alone, random_numbers(0, 0, "data"):
+        images = find_loader(dataset)(dataset)
     if not isinstance(images, ImageSet):
         expected = f"gives a {type(images).__name__}, not a {ImageSet.__module__}.ImageSet"
         raise ConfigError("dataset._target_", dataset._target_, expected)
     _check(images, dataset)
     return _first(images, {"train": dataset.train_images, "test": dataset.test_images})
+
+
+@contextlib.contextmanager
+def alone_with(path: Path) -> Iterator[None]:
+    """Hold a lock; where none can be had, since nothing can be written there, go on without."""
+    with contextlib.ExitStack() as held:
+        with contextlib.suppress(OSError, NotImplementedError):
+            lock = FileLock(path)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                log.info("Waiting for another process that reads %s", path.parent)
+                lock.acquire()
+            held.callback(lock.release)
+        yield
+
+
+def is_published(dataset: DatasetConfig) -> bool:
+    """Whether its images, as many as are used, are known without loading them."""
+    return getattr(find_loader(dataset), "__module__", None) == PUBLISHED
 
 
 def find_loader(dataset: DatasetConfig) -> Callable[[DatasetConfig], object]:

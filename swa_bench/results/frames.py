@@ -48,7 +48,8 @@ class Row:
 def cells_frame(records: Iterable[Record]) -> pd.DataFrame:
     """One row per record, nan where it lacks a figure: error and ECE in %, mean NLL per image.
 
-    A seed that is recorded twice counts once: the later path wins.
+    A seed that is recorded twice counts once: the later path wins. Records of other images than
+    the rest are of another recipe, which `data_sha256` in their recipe_diff says.
 
     Returns:
         CELL, seed, the figures, and `predictor`, whose test error is the result; `trained`, whether
@@ -56,7 +57,9 @@ def cells_frame(records: Iterable[Record]) -> pd.DataFrame:
     """
     columns = [*CELL, *"seed error nll ece predictor trained folder epochs seconds".split()]
     columns += ["images_per_s", "device", "device_kind", "versions"]
-    frame = pd.DataFrame(map(_cell, records), columns=columns)
+    frame = pd.DataFrame(map(_cell, records), columns=[*columns, "data_sha256"])
+    frame["recipe_diff"] = _with_data(frame)
+    frame = frame[columns]
     kinds: dict[str, Any] = dict.fromkeys(["ensemble", "trained"], bool)
     kinds |= dict.fromkeys("budget error nll ece epochs seconds images_per_s".split(), float)
     frame = frame.astype(kinds)
@@ -66,7 +69,7 @@ def cells_frame(records: Iterable[Record]) -> pd.DataFrame:
 def _cell(record: Record) -> dict[str, Any]:
     predictor = record.option("method", "result") or "swa"
     ensemble = record.method in ENSEMBLES or predictor == "ensemble"
-    named = "dataset model method budget seed epochs folder device versions".split()
+    named = "dataset model method budget seed epochs folder device versions data_sha256".split()
     return {name: getattr(record, name) for name in named} | {
         "recipe_diff": recipe_text(record.recipe_diff),
         "ensemble": ensemble,
@@ -80,6 +83,14 @@ def _cell(record: Record) -> dict[str, Any]:
         "images_per_s": record.timing.images_per_s,
         "device_kind": str(record.config.get("device")),
     }
+
+
+def _with_data(frame: pd.DataFrame) -> "pd.Series[str]":
+    """The recipes, with the data's digest where the same options of a data set had several."""
+    options = frame["recipe_diff"].str.findall(r"(?<!\S)dataset\.\S+").str.join(" ")
+    counts = frame["data_sha256"].groupby([frame["dataset"], options]).transform("nunique")
+    named = frame["recipe_diff"] + " data_sha256=" + frame["data_sha256"].str[:12]
+    return frame["recipe_diff"].mask((counts > 1) & named.notna(), named.str.strip())
 
 
 def recipe_text(recipe_diff: Mapping[str, Any]) -> str:

@@ -23,7 +23,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
-from swa_bench.config.identity import recipe_hash
+from swa_bench.config.identity import DataIdentity, recipe_hash
 from swa_bench.config.plan import Plan
 from swa_bench.config.renames import RENAMED, to_present
 from swa_bench.config.schema import TrainConfig, to_dict
@@ -125,6 +125,13 @@ class Record(Part):
     def folder(self) -> Path:
         """The run's folder."""
         return self.path.parent
+
+    def is_of(self, data: DataIdentity | None) -> bool:
+        """Whether it is of these images, with these classes; what it does not say may be."""
+        if data is None or self.data_sha256 is None:
+            return True
+        names = data.class_names if self.class_names is None else tuple(self.class_names)
+        return (self.data_sha256, names) == (data.sha256, data.class_names)
 
     def option(self, group: str, name: str) -> Any:
         """The value of an option such as method.result, or None if the record does not say."""
@@ -240,12 +247,13 @@ def write_record(
 
 
 def missing(plan: Plan) -> list[TrainConfig]:
-    """What a plan reports that has no sound record with its rates and collections on disk."""
+    """What a plan reports that has no sound record with its rates, collections and data on disk."""
     found = []
     for report in plan.reports:
         path = record_path(report)
         record = read_record(path)
-        same = record and record.schedule_sha256 == plan.schedule_sha256(report.epochs)
+        schedule = plan.schedule_sha256(report.epochs)
+        same = record and record.schedule_sha256 == schedule and record.is_of(plan.data)
         if not same or (plan.with_predictions and read_predictions(path) is None):
             found.append(report)
     return found

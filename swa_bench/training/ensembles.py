@@ -10,7 +10,6 @@ from swa_bench.config.identity import digest
 from swa_bench.config.schema import TrainConfig
 from swa_bench.config.spec import RunSpec, seed_block
 from swa_bench.data.images import load_images
-from swa_bench.errors import SwaBenchError
 from swa_bench.results.record import (
     read_predictions,
     read_record,
@@ -18,6 +17,7 @@ from swa_bench.results.record import (
     write_predictions,
     write_record,
 )
+from swa_bench.results.same_data import check_data, fix_of
 from swa_bench.training import hardware
 from swa_bench.training.averaging import add_member, mean_of_sum
 from swa_bench.training.evaluation import calibration_error_pct, score
@@ -77,14 +77,15 @@ def _record(spec: RunSpec, ensemble: TrainConfig, runs: dict[int, RunSpec]) -> N
         for path, part in zip(paths, parts, strict=True)
     }
     known = read_record(record_path(ensemble))
-    if known is not None and known.runs == digests:
+    of_data = {part.data_sha256 for part in parts}
+    if known is not None and known.runs == digests and of_data == {known.data_sha256}:
         return
     images = load_images(ensemble.dataset)
-    if {part.data_sha256 for part in parts} != {images.fingerprint()}:
-        raise SwaBenchError(
-            f"{', '.join(map(str, paths))}: not all of these are of the data set that is in "
-            f"{ensemble.dataset.root}: train them again with force=true"
-        )
+    of = list(zip(paths, parts, strict=True))
+    if known is not None and not ensemble.force:
+        of.append((record_path(ensemble), known))
+    for path, one in of:
+        check_data(path, one, ensemble.dataset, images.identity(), fix_of(one))
     total = functools.reduce(add_member, map(_predictions, paths), None)
     assert total is not None
     mean = mean_of_sum(total, len(paths))

@@ -1,25 +1,22 @@
 """What one job does: it trains the missing runs of a recipe, several seeds in turn."""
 
-import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-from filelock import FileLock
 
 from swa_bench.config.plan import Plan, fork_epochs, make_plan
 from swa_bench.config.schema import TrainConfig
 from swa_bench.config.spec import RunSpec, seed_block
 from swa_bench.data.augmentation import load_augmentation
 from swa_bench.data.batches import to_device
-from swa_bench.data.images import ImageSet, find_loader, load_images
+from swa_bench.data.images import ImageSet, find_loader, is_published, load_images
 from swa_bench.errors import without_frames
 from swa_bench.files import check_writable
 from swa_bench.results import locks
 from swa_bench.results.record import missing, run_folder
+from swa_bench.results.same_data import check_run
 from swa_bench.training import checkpoints, hardware
 from swa_bench.training.averaging import check_predictors
 from swa_bench.training.evaluation import Score
@@ -40,38 +37,51 @@ def train_missing(spec: RunSpec, with_predictions: bool = False) -> list[TrainCo
         with_predictions: whether a record without its predictions is missing too.
 
     Raises:
-        SwaBenchError: no such data, no place to write, or a loss that is not finite.
+        SwaBenchError: no such data, records of other data, no place to write, or a loss that is
+            not finite.
         Terminated: the process was asked to end.
     """
-    config, specs = spec.config, block_specs(spec)
+    config = spec.config
     plans = {
-        one.config.seed: dataclasses.replace(make_plan(one), with_predictions=with_predictions)
-        for one in specs
+        plan.config.seed: dataclasses.replace(plan, with_predictions=with_predictions)
+        for plan in map(make_plan, block_specs(spec))
     }
 
     def unfinished() -> list[Plan]:
         return [plan for plan in plans.values() if missing(plan)]
 
-    if not config.force and not unfinished():
+    def finished() -> list[TrainConfig]:
         text = "Finished already, on this or another device (force=true trains again): %s"
         log.info(text, run_folder(config))
         return plans[config.seed].reports
-    check_writable("results_dir", Path(config.results_dir))
+
+    done = not (config.force or unfinished())
+    if done and is_published(config.dataset):
+        return finished()
+    if not done:
+        check_writable("results_dir", Path(config.results_dir))
+    # What cannot be trained is refused before its images are decoded.
+    summary = "" if done else describe(list(plans.values()) if config.force else unfinished())
+    images = load_images(config.dataset)
+    identity = images.identity()
+    plans = {seed: dataclasses.replace(plan, data=identity) for seed, plan in plans.items()}
     to_do = list(plans.values()) if config.force else unfinished()
-    summary = describe(to_do)
-    with _fetching_alone(config):
-        images = load_images(config.dataset)
+    _check_records(to_do)
+    if done:
+        return finished()
     log.info("%s", summary)
     folders = [run_folder(plan.config) for plan in to_do]
 
     def unfinished_folders() -> list[Path]:
         return [run_folder(plan.config) for plan in unfinished()]
 
-    with locks.alone_in(folders), locks.failures_noted(folders, unfinished_folders):
-        # While this one waited, another process may have finished some.
-        to_do = [plan for plan in to_do if config.force or missing(plan)]
-        if to_do:
-            _train(spec, to_do, images)
+    with locks.alone_in(folders):
+        _check_records(to_do)
+        with locks.failures_noted(folders, unfinished_folders):
+            # While this one waited, another process may have finished some.
+            to_do = [plan for plan in to_do if config.force or missing(plan)]
+            if to_do:
+                _train(spec, to_do, images)
     return [report for plan in to_do or [plans[config.seed]] for report in plan.reports]
 
 
@@ -89,16 +99,10 @@ def block_specs(spec: RunSpec) -> list[RunSpec]:
     return [spec.replace(seed=seed) for seed in block]
 
 
-@contextlib.contextmanager
-def _fetching_alone(config: TrainConfig) -> Iterator[None]:
-    """Of jobs that a launcher starts at once, one fetches the data set and the others wait."""
-    dataset = config.dataset
-    with contextlib.ExitStack() as held:
-        if dataset.source != "local":
-            # Where nothing can be written, nothing is fetched: what reads it says why.
-            with contextlib.suppress(OSError, NotImplementedError):
-                held.enter_context(FileLock(Path(dataset.root) / locks.LOCK))
-        yield
+def _check_records(plans: list[Plan]) -> None:
+    for plan in plans:
+        assert plan.data is not None
+        check_run(plan.config, plan.data, plan.reports)
 
 
 def describe(plans: list[Plan]) -> str:
@@ -115,7 +119,9 @@ def describe(plans: list[Plan]) -> str:
 
 
 def _train(spec: RunSpec, plans: list[Plan], images: ImageSet) -> None:
-    config, fingerprint = plans[0].config, images.fingerprint()
+    config, identity = plans[0].config, plans[0].data
+    assert identity is not None
+    fingerprint = identity.sha256
     device = hardware.prepare(config)
     provenance: dict[str, Any] = {
         "recipe_diff": spec.recipe_diff(),
@@ -134,7 +140,8 @@ def _train(spec: RunSpec, plans: list[Plan], images: ImageSet) -> None:
 
 def _forks(spec: RunSpec, plan: Plan) -> frozenset[int]:
     forks = fork_epochs(spec.replace(seed=plan.config.seed), plan)
-    return frozenset(epoch for epoch, other in forks if missing(other))
+    others = ((epoch, dataclasses.replace(other, data=plan.data)) for epoch, other in forks)
+    return frozenset(epoch for epoch, other in others if missing(other))
 
 
 def train_runs(runs: list[Run], progress: Progress) -> None:
