@@ -1,5 +1,7 @@
 """Errors that a user can fix: one or two lines that say what is wrong and what would be right."""
 
+from swa_bench.text import printable
+
 
 class SwaBenchError(Exception):
     """Something went wrong outside the code: data, disk, training. Exit code 1."""
@@ -15,7 +17,7 @@ class ConfigError(SwaBenchError):
     def __init__(self, field: str, value: object, expected: str) -> None:
         if value is None or isinstance(value, bool):  # as YAML has it
             value = "null" if value is None else str(value).lower()
-        super().__init__(f"{field}={value}: {expected}")
+        super().__init__(printable(f"{field}={value}: ") + expected)
 
 
 class Terminated(BaseException):

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from swa_bench.commands.export import device_option, prepare
+from swa_bench.commands.export import device_option, prepare, trust_options
 from swa_bench.commands.records import errors_in_one_line
 from swa_bench.files import check_writable, write_atomically
 from swa_bench.results.widths import describe, read_width
@@ -18,7 +18,7 @@ PARTS = ("rays", "line", "plane")
 def swa_width(arguments: Sequence[str] | None = None) -> None:
     """The command swa-width."""
     options = _parser().parse_args(arguments)
-    prepare()
+    prepare(options.trust)
     with errors_in_one_line("swa-width"):
         check_writable("--out", options.out)
         if options.redraw:
@@ -65,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--images", type=_from(1), default=10000, help="training images of the pass at each point")
     add("--level", type=float, metavar="PCT", help="test error; else 10 points above SGD's own")
     device_option(parser)
+    trust_options(parser)
     add("--out", type=Path, default=Path("results/width"), help="folder of the record and figures")
     add("--redraw", type=Path, metavar="width.json", help="only draw a record's figures again")
     return parser

@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 
 from swa_bench.errors import Terminated
 from swa_bench.files import write_atomically
+from swa_bench.text import printable
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ def is_running(folder: Path) -> str | None:
 
 def _holder(folder: Path) -> str:
     with contextlib.suppress(OSError):
-        return (folder / HOLDER).read_text()
+        return printable((folder / HOLDER).read_text(errors="replace"))  # type: ignore[no-any-return]
     return "unknown"
 
 

@@ -19,7 +19,8 @@ from swa_bench.data.images import ImageSet, find_loader, load_images
 from swa_bench.data.random import stream_seed
 from swa_bench.files import check_writable
 from swa_bench.results import locks
-from swa_bench.results.record import missing, run_folder
+from swa_bench.results.finished import missing
+from swa_bench.results.record import run_folder
 from swa_bench.training import checkpoints, hardware
 from swa_bench.training.averaging import check_predictors
 from swa_bench.training.evaluation import Score
@@ -53,7 +54,7 @@ def train_missing(spec: RunSpec, with_predictions: bool = False) -> list[TrainCo
     def unfinished() -> list[Plan]:
         return [plan for plan in plans.values() if missing(plan)]
 
-    if not config.force and not unfinished():
+    if not unfinished() and not config.force:
         text = "Finished already, on this or another device (force=true trains again): %s"
         log.info(text, run_folder(config))
         return plans[config.seed].reports
