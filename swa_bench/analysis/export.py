@@ -60,12 +60,12 @@ def export(path: Path, out: Path, user: User, epoch: int | None = None) -> Recor
         for name, tensor in restored.model.state_dict().items()
     }
     content = json.dumps({**restored.record.model_dump(mode="json"), "weights_after_epoch": epoch})
-    metadata = {"format": "pt", METADATA: content, DIGEST: _digest(content, tensors)}
+    metadata = {"format": "pt", METADATA: content, DIGEST: content_digest(content, tensors)}
     write_atomically(out, safetensors.torch.save(tensors, metadata))
     return restored.record
 
 
-def _digest(content: str, tensors: Mapping[str, Tensor]) -> str:
+def content_digest(content: str, tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 over the record, and name, type, shape and bytes of each tensor by name."""
     running = hashlib.sha256(content.encode())
     for name, tensor in sorted(tensors.items()):
@@ -109,7 +109,7 @@ def _read(path: Path) -> tuple[Exported, dict[str, Tensor]]:
         content = parse_json(text)
         epoch = _EPOCH.validate_python(content["weights_after_epoch"])
         exported = Exported(parse_record(content), epoch)
-        digest = _digest(text, tensors)
+        digest = content_digest(text, tensors)
     except NewerFormatError as error:
         raise SwaBenchError(f"{path} {error.what} ({error})") from error
     except (OSError, safetensors.SafetensorError, LookupError, TypeError, ValueError) as error:
