@@ -23,7 +23,7 @@ from swa_bench.config.spec import compose_spec
 from swa_bench.data.images import load_images
 from swa_bench.errors import ConfigError, SwaBenchError
 from swa_bench.labels import duration
-from swa_bench.results.record import missing
+from swa_bench.results.finished import missing
 from swa_bench.results.status import read_row
 from swa_bench.training import checkpoints, hardware, timing
 

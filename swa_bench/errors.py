@@ -2,6 +2,8 @@
 
 import textwrap
 
+from swa_bench.text import printable
+
 
 class SwaBenchError(Exception):
     """Something went wrong outside the code: data, disk, training. Exit code 1."""
@@ -17,7 +19,7 @@ class ConfigError(SwaBenchError):
     def __init__(self, field: str, value: object, expected: str) -> None:
         if value is None or isinstance(value, bool):  # as YAML has it
             value = "null" if value is None else str(value).lower()
-        super().__init__(f"{field}={value}: {expected}")
+        super().__init__(printable(f"{field}={value}: ") + expected)
 
 
 class Terminated(BaseException):

@@ -21,7 +21,7 @@ from swa_bench.commands.explain import SETTINGS, explain
 from swa_bench.commands.terminal import safe_output
 from swa_bench.config.plan import Plan, make_plan
 from swa_bench.config.schema import TrainConfig
-from swa_bench.config.spec import METHODS, RunSpec, register_resolvers
+from swa_bench.config.spec import METHODS, RunSpec, import_from_here, register_resolvers
 from swa_bench.data import folder
 from swa_bench.errors import ConfigError, SwaBenchError, Terminated, in_a_line, without_frames
 from swa_bench.labels import duration
@@ -140,7 +140,8 @@ def job(cfg: DictConfig) -> None:
 
 
 def register() -> None:
-    """Make the resolvers of conf/*.yaml known."""
+    """Make the resolvers of conf/*.yaml known, and modules in the working folder importable."""
+    import_from_here()
     register_resolvers()
     folder.register()
 

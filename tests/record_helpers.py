@@ -1,12 +1,11 @@
 """Made records of runs, as swa-train writes them, for the tests of tables, figures and the page."""
 
 import json
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from swa_bench.results.record import write_epochs
+from swa_bench.results.epochs import write_epochs
 
 RUNS = {"runs": {"some": "a", "other": "b"}}  # of an ensemble of two runs
 
@@ -28,9 +27,7 @@ def write_record(folder: Path, **changes: Any) -> Path:
         "device": "a made device",
     }
     record |= changes
-    keys = ("dataset", "model", "method", "seed", "recipe_hash")
-    names = [re.sub("[^A-Za-z0-9_]+", "_", str(record[key]))[:40] for key in keys]
-    run = "{}/{}/{}-seed{}-{}".format(*names)
+    run = "{dataset}/{model}/{method}-seed{seed}-{recipe_hash}".format(**record)
     path = folder / run / f"cell-{record['budget']:g}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record))

@@ -14,8 +14,9 @@ from swa_bench.reporting import figures, tables
 from swa_bench.reporting.layout import Table
 from swa_bench.results import frames
 from swa_bench.results.cost import costs
+from swa_bench.results.epochs import EPOCH_COLUMNS, read_epochs
 from swa_bench.results.frames import Row
-from swa_bench.results.record import EPOCH_COLUMNS, read_records
+from swa_bench.results.record import read_records
 from swa_bench.results.statistics import collected_frame, gains, published, summarise
 
 
@@ -151,7 +152,7 @@ def test_epochs_of_before_ensembles_are_read(tmp_path: Path) -> None:
     old = [name for name in EPOCH_COLUMNS if not name.startswith("ensemble")]
     assert len(old) == 10
     pd.read_csv(path)[old].to_csv(path, index=False)
-    epochs = frames.read_epochs(path)
+    epochs = pd.DataFrame(read_epochs(path), dtype=float)
     assert list(epochs) == EPOCH_COLUMNS
     assert list(epochs["swa_test_error_pct"]) == [20.0, 18.0]
     assert epochs["ensemble_test_error_pct"].isna().all()

@@ -23,14 +23,14 @@ def test_an_exported_network_has_the_error_of_its_record(
     swa_train: SwaTrain, tmp_path: Path, capfd: Any, method: str
 ) -> None:
     assert swa_train(*TINY, f"method={method}").code == 0
-    export.swa_export([str(cell(method)), "net.safetensors"])
+    export.swa_export([str(cell(method)), "net.safetensors", "--trust"])
     (tmp_path / "results").rename("gone")
     capfd.readouterr()
-    export.swa_evaluate(["net.safetensors"])
+    export.swa_evaluate(["net.safetensors", "--trust"])
     ours, recorded = capfd.readouterr().out.splitlines()
     assert recorded.startswith(f"its record: {ours.removeprefix('test error ')}")
     # The three lines of docs/results.md, by hand on the images themselves.
-    model = load_model("net.safetensors")
+    model = load_model("net.safetensors", trust=True)
     mini = mini_images()
     record = read_exported(tmp_path / "net.safetensors").record
     normalisation = record.option("model", "normalisation")
@@ -45,14 +45,14 @@ def test_an_exported_network_has_the_error_of_its_record(
 def test_members_and_cells_come_from_states_that_are_kept(swa_train: SwaTrain, capfd: Any) -> None:
     """A budget of 1.5 passes that of 1 after epoch 4; it collects after epochs 3 to 6."""
     assert swa_train(*TINY, "budget=1.5", "checkpoints.keep=collected").code == 0
-    export.swa_export([str(cell("swa")), "one.safetensors"])
+    export.swa_export([str(cell("swa")), "one.safetensors", "--trust"])
     capfd.readouterr()
-    export.swa_evaluate(["one.safetensors"])
+    export.swa_evaluate(["one.safetensors", "--trust"])
     ours, recorded = capfd.readouterr().out.splitlines()
     assert recorded.startswith(f"its record: {ours.removeprefix('test error ')}")
-    export.swa_export([str(cell("swa")), "third.safetensors", "--epoch", "3"])
+    export.swa_export([str(cell("swa")), "third.safetensors", "--epoch", "3", "--trust"])
     capfd.readouterr()
-    export.swa_evaluate(["third.safetensors"])
+    export.swa_evaluate(["third.safetensors", "--trust"])
     (ours,) = capfd.readouterr().out.splitlines()
     rows = cell("swa").with_name("epochs.csv").read_text().splitlines()
     error_pct = float(rows[3].split(",")[5])
@@ -65,19 +65,19 @@ def test_what_cannot_be_exported_says_why(swa_train: SwaTrain, tmp_path: Path) -
     with pytest.raises(
         SystemExit, match=r"swa-export: .*epoch 1 .*checkpoints.keep=cells or collected"
     ):
-        export.swa_export([str(path), "net.safetensors", "--epoch", "1"])
+        export.swa_export([str(path), "net.safetensors", "--epoch", "1", "--trust"])
     with pytest.raises(SystemExit, match=r"swa-export: nowhere.json: no such file"):
         export.swa_export(["nowhere.json", "net.safetensors"])
     record = json.loads(path.read_text())
     ensemble = {"result": "ensemble", "collect_from": 4, "cycle_epochs": 1}
     record["config"]["method"] |= ensemble
-    path.with_name("cell-2.json").write_text(json.dumps(record))
+    path.write_text(json.dumps(record))
     with pytest.raises(SystemExit, match="of an ensemble, which has no weights of its own"):
-        export.swa_export([str(path.with_name("cell-2.json")), "net.safetensors"])
+        export.swa_export([str(path), "net.safetensors", "--trust"])
     del record["config"]["batch_size"]
-    path.with_name("cell-3.json").write_text(json.dumps(record))
+    path.write_text(json.dumps(record))
     with pytest.raises(SystemExit, match=r"swa-export: batch_size=.*has no value"):
-        export.swa_export([str(path.with_name("cell-3.json")), "net.safetensors"])
+        export.swa_export([str(path), "net.safetensors", "--trust"])
     assert not (tmp_path / "net.safetensors").exists()
     (tmp_path / "net.safetensors").write_bytes(b"12345678")
     with pytest.raises(SystemExit, match=r"net.safetensors was not written by swa-export"):

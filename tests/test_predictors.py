@@ -23,7 +23,7 @@ from training_helpers import (
 
 from swa_bench.data.batches import to_device
 from swa_bench.data.images import load_images
-from swa_bench.results.record import epoch_columns
+from swa_bench.results.epochs import epoch_columns
 from swa_bench.training import step
 from swa_bench.training.averaging import WeightEMA
 from swa_bench.training.batch_norm import recompute_batch_norm

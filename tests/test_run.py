@@ -23,7 +23,7 @@ from training_helpers import (
 from swa_bench.config.schema import TrainConfig
 from swa_bench.data import images
 from swa_bench.data.batches import to_device
-from swa_bench.results.record import EPOCH_COLUMNS
+from swa_bench.results.epochs import EPOCH_COLUMNS
 from swa_bench.training import run
 from swa_bench.training.batch_norm import recompute_batch_norm
 from swa_bench.training.evaluation import evaluate

@@ -9,6 +9,7 @@ from record_helpers import write_record
 
 from swa_bench.commands.status import show, swa_status
 from swa_bench.results import locks
+from swa_bench.results.epochs import write_epochs
 from swa_bench.results.status import read_rows
 
 
@@ -16,8 +17,8 @@ def make_run(results: Path, name: str, epochs: int, seconds: float = 2.0) -> Pat
     """A run folder of VGG16 on CIFAR-10 with epochs that took so long each."""
     folder = results / "cifar10" / "vgg16" / f"{name}-0123456789ab"
     folder.mkdir(parents=True)
-    rows = "".join(f"{epoch},{seconds}\n" for epoch in range(1, epochs + 1))
-    (folder / "epochs.csv").write_text("epoch,seconds\n" + rows)
+    made = {"learning_rate": 0.1, "seconds": seconds}
+    write_epochs(folder, [made | {"epoch": epoch} for epoch in range(1, epochs + 1)])
     return folder
 
 

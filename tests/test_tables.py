@@ -12,7 +12,8 @@ from record_helpers import write_record
 from swa_bench.commands.records import swa_tables
 from swa_bench.reporting import figures
 from swa_bench.results import frames, statistics
-from swa_bench.results.record import read_records, write_epochs
+from swa_bench.results.epochs import write_epochs
+from swa_bench.results.record import read_records
 from swa_bench.results.statistics import Estimate
 
 ROOT = Path(__file__).parent.parent
@@ -176,13 +177,16 @@ def test_learning_curves_show_means_of_seeds(tmp_path: Path) -> None:
     assert path.read_bytes()[:4] == b"\x89PNG"
 
 
-def test_a_record_cannot_name_a_file_elsewhere(tmp_path: Path) -> None:
+def test_a_record_cannot_name_a_file_elsewhere(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = write_record(tmp_path / "records")
     path.write_text(path.read_text().replace('"cifar10"', '"../outside"'))
     swa_tables(["--records", str(tmp_path / "records"), "--out", str(tmp_path / "tables" / "in")])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["records", "tables"]
     assert [path.name for path in (tmp_path / "tables").iterdir()] == ["in"]
-    assert (tmp_path / "tables" / "in" / "_outside.md").exists()
+    assert not [path for path in tmp_path.rglob("*outside*")]
+    assert f"{path} is damaged (dataset: " in caplog.text
 
 
 def test_the_readmes_table_is_made_from_the_shipped_records(tmp_path: Path) -> None:

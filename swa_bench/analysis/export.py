@@ -1,23 +1,35 @@
-"""A recorded network as one file: its weights and, as metadata, its record."""
+"""A recorded network as one file: its weights and, as metadata, its record and a digest of both.
 
+Such a file may come from anybody: its record is read as every other, what it builds is in trust.py,
+and weights that are not those of the digest, or not finite, are refused.
+"""
+
+import dataclasses
+import hashlib
 import json
 import logging
 import stat
+import textwrap
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import safetensors
 import safetensors.torch
-from torch import nn
+import torch
+from pydantic import TypeAdapter
+from torch import Tensor, nn
 
-from swa_bench.analysis.restore import recorded_config, restore
-from swa_bench.config.schema import Device
+from swa_bench.analysis.restore import User, recorded_config, restore
+from swa_bench.config.schema import NonNegativeInt
 from swa_bench.data.batches import to_device
 from swa_bench.data.images import load_images
 from swa_bench.errors import SwaBenchError
 from swa_bench.files import check_writable, write_atomically
+from swa_bench.results.foreign import NewerFormatError, parse_json
 from swa_bench.results.record import Record, parse_record
 from swa_bench.results.same_data import check_data, difference, other_classes
+from swa_bench.text import printable
 from swa_bench.training import hardware
 from swa_bench.training.evaluation import (
     Score,
@@ -30,6 +42,8 @@ from swa_bench.training.network import fresh_model, unwrapped
 log = logging.getLogger(__name__)
 
 METADATA = "swa_bench"  # under which the record stands in the file's metadata, as JSON
+DIGEST = "swa_bench_sha256"  # of the record and all tensors
+_EPOCH: TypeAdapter[int | None] = TypeAdapter(NonNegativeInt | None)
 
 
 @dataclass(frozen=True)
@@ -65,21 +79,41 @@ def check_out(out: Path, force: bool) -> None:
         raise SwaBenchError(f"{out} is there already: --force overwrites it")
 
 
-def export(path: Path, out: Path, device: Device, epoch: int | None = None) -> Record:
+def export(path: Path, out: Path, user: User, epoch: int | None = None) -> Record:
     """Write the network of a record as safetensors; see `restore` for its weights.
 
     Raises:
         SwaBenchError: the network cannot be restored, or the file not be written.
     """
-    restored = restore(path, device, epoch)
+    restored = restore(path, user, epoch)
+    _check_finite(path, restored.model)
     tensors = {
         name: tensor.detach().cpu().contiguous().clone()  # safetensors takes no shared memory
         for name, tensor in unwrapped(restored.model).state_dict().items()
     }
-    content = {**restored.record.model_dump(mode="json"), "weights_after_epoch": epoch}
-    metadata = {"format": "pt", METADATA: json.dumps(content)}
+    content = json.dumps({**restored.record.model_dump(mode="json"), "weights_after_epoch": epoch})
+    metadata = {"format": "pt", METADATA: content, DIGEST: content_digest(content, tensors)}
     write_atomically(out, safetensors.torch.save(tensors, metadata))
     return restored.record
+
+
+def content_digest(content: str, tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over the record, and name, type, shape and bytes of each tensor by name."""
+    running = hashlib.sha256(content.encode())
+    for name, tensor in sorted(tensors.items()):
+        running.update(f"\n{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        running.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return running.hexdigest()
+
+
+def _check_finite(path: Path, model: nn.Module) -> None:
+    """Raise SwaBenchError if a weight is not finite; a buffer, such as a mask, may be infinite."""
+    weights = {name for name, _ in model.named_parameters()}
+    for name, tensor in model.state_dict().items():
+        infinite = name in weights or "running_" in name
+        bad = ~tensor.isfinite() if infinite else tensor.isnan()
+        if bad.any():
+            raise SwaBenchError(f"{path}: {int(bad.sum()):,} values of {name} are not finite")
 
 
 def read_exported(path: Path) -> Exported:
@@ -88,43 +122,80 @@ def read_exported(path: Path) -> Exported:
     Raises:
         SwaBenchError: there is no such file, or it was not written by swa-export.
     """
-    if not path.exists():
+    return _read(path)[0]
+
+
+def _read(path: Path) -> tuple[Exported, dict[str, Tensor]]:
+    """What an exported file holds.
+
+    Raises:
+        SwaBenchError: as above, or it does not have its digest.
+    """
+    if not path.is_file():
         raise SwaBenchError(f"{path}: no such file")
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            content = json.loads((file.metadata() or {})[METADATA])
-        return Exported(parse_record(content), content["weights_after_epoch"])
-    except (OSError, safetensors.SafetensorError, KeyError, ValueError) as error:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        text = metadata[METADATA]
+        content = parse_json(text)
+        epoch = _EPOCH.validate_python(content["weights_after_epoch"])
+        exported = Exported(parse_record(content), epoch)
+        digest = content_digest(text, tensors)
+    except NewerFormatError as error:
+        raise SwaBenchError(f"{path} {error.what} ({error})") from error
+    except (OSError, safetensors.SafetensorError, LookupError, TypeError, ValueError) as error:
         raise SwaBenchError(f"{path} was not written by swa-export, or is damaged") from error
+    if DIGEST not in metadata:
+        log.warning("%s is of an earlier version, without a digest: it cannot be checked.", path)
+    elif metadata[DIGEST] != digest:
+        raise SwaBenchError(f"{path} is damaged: its SHA-256 is not that of its content")
+    return exported, tensors
 
 
-def load_model(path: str | Path) -> nn.Module:
+def load_model(path: str | Path, trust: bool = False) -> nn.Module:
     """The network of an exported file, on the CPU, in evaluation mode.
 
     It maps normalised images (N, 3, 32, 32) to logits (N, classes). Mean and deviation, of pixels
     scaled to 0..1, are in read_exported(path).record.config["model"]["normalisation"].
+
+    Args:
+        path: of the file.
+        trust: whether code that the file names, such as a network of your own, may run.
+
+    Raises:
+        SwaBenchError: it is no such file, is damaged, or names code that is not of this program.
     """
-    config = recorded_config(read_exported(Path(path)).record)
+    return _load(Path(path), User(trust=trust))[1]
+
+
+def _load(path: Path, user: User) -> tuple[Exported, nn.Module]:
+    exported, tensors = _read(path)
+    config = recorded_config(exported.record, dataclasses.replace(user, device="cpu"))
     model = fresh_model(config, hardware.prepare(config))
-    unwrapped(model).load_state_dict(safetensors.torch.load_file(path))
-    return model.eval()
+    try:
+        unwrapped(model).load_state_dict(tensors)
+    except RuntimeError as error:
+        reason = textwrap.shorten(printable(str(error)), 300)
+        raise SwaBenchError(f"{path} does not fit its network: {reason}") from error
+    _check_finite(path, model)
+    return exported, model.eval()
 
 
-def evaluate(path: Path, device: Device) -> tuple[Score, float]:
-    """Loss, error and calibration error in % on the test images of its data set.
+def evaluate(path: Path, user: User) -> tuple[Score, float, Exported]:
+    """Loss, error and calibration error in % on the test images of its data set; the file's own.
 
     Raises:
         SwaBenchError: the data set has other classes now; other images are only logged.
     """
-    exported = read_exported(path)
-    record = exported.record
-    config = recorded_config(record, device)
+    exported, model = _load(path, user)
+    record, config = exported.record, recorded_config(exported.record, user)
     images = load_images(config.dataset)
     if other_classes(record, images.identity()):
         check_data(path, record, config.dataset, images.identity(), "take a data set with these")
     if found := difference(record, config.dataset, images.identity()):
         log.warning("%s is %s: its record does not compare.", path, found)
-    model, target = load_model(path), hardware.prepare(config)
+    target = hardware.prepare(config)
     data = to_device(images, config, target)
     predictions, labels = predict_test_images(model.to(target), data, config, exported.epochs)
-    return score(predictions, labels), calibration_error_pct(predictions, labels)
+    return score(predictions, labels), calibration_error_pct(predictions, labels), exported

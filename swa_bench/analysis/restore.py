@@ -1,4 +1,7 @@
-"""From a record back to the network: the weights that its figures are of."""
+"""From a record back to the network: the weights that its figures are of.
+
+A record is data: what it may build is in trust.py, and where the data are is the user's to say.
+"""
 
 import dataclasses
 import logging
@@ -7,6 +10,7 @@ from pathlib import Path
 
 from torch import nn
 
+from swa_bench.analysis.trust import check_trusted, with_own_data
 from swa_bench.config.plan import Plan, load_schedule, steps_per_epoch
 from swa_bench.config.schema import Device, TrainConfig, from_dict
 from swa_bench.data.batches import DeviceImages, to_device
@@ -20,6 +24,21 @@ from swa_bench.training.network import Spare
 from swa_bench.training.run import fresh_state, with_weights
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class User:
+    """What the user says, and not the record.
+
+    Attributes:
+        device: to compute on.
+        data: the folder of the data sets; None for the default of swa-train.
+        trust: whether code that the record names may run.
+    """
+
+    device: Device = "cpu"
+    data: str | None = None
+    trust: bool = False
 
 
 @dataclass(frozen=True)
@@ -38,23 +57,25 @@ class Restored:
     model: nn.Module
 
 
-def recorded_config(record: Record, device: Device = "cpu") -> TrainConfig:
-    """The configuration of a record, on another device; its first weights are not needed again.
+def recorded_config(record: Record, user: User) -> TrainConfig:
+    """The configuration of a record as the user runs it; its first weights are not needed again.
 
     Raises:
-        ConfigError: it is of another version of the code, or was changed, or there is no such
-            device.
+        ConfigError: it names code that is not known here and not trusted, it is of another version
+            of the code, or was changed, or there is no such device.
     """
-    config = _as_recorded(record)
-    chosen, precision = hardware.decide(device, config.precision)
+    config = _as_recorded(record, user)
+    chosen, precision = hardware.decide(user.device, config.precision)
     return dataclasses.replace(config, device=chosen, precision=precision)
 
 
-def _as_recorded(record: Record) -> TrainConfig:
-    return from_dict(record.config | {"init": "random"})
+def _as_recorded(record: Record, user: User) -> TrainConfig:
+    if not user.trust:
+        check_trusted(record.config)
+    return from_dict(with_own_data(record.config, user.data) | {"init": "random"})
 
 
-def restore(path: Path, device: Device = "auto", epoch: int | None = None) -> Restored:
+def restore(path: Path, user: User, epoch: int | None = None) -> Restored:
     """Build the network of a record from the checkpoint of its last epoch.
 
     Args:
@@ -70,7 +91,7 @@ def restore(path: Path, device: Device = "auto", epoch: int | None = None) -> Re
     record = read_record(path)
     if record is None:
         raise SwaBenchError(f"{path}: no sound record is there; name a cell-*.json")
-    config = recorded_config(record, device)
+    config = recorded_config(record, user)
     images = load_images(config.dataset)
     check_data(path, record, config.dataset, images.identity(), "put the images of the run there")
     data = to_device(images, config, hardware.prepare(config))
@@ -82,7 +103,7 @@ def restore(path: Path, device: Device = "auto", epoch: int | None = None) -> Re
             "trained with checkpoints.keep=collected), or the average of FGE's (method=swa_fge)"
         )
     done = config.epochs if epoch is None else epoch
-    keys = _state_keys(record, images.fingerprint())[: done + 1]
+    keys = _state_keys(_as_recorded(record, user), record, images.fingerprint())[: done + 1]
     folder = path.resolve().parent.parent / "checkpoints"
     checkpoints.load_newest(folder, config.seed, keys, state)
     if state.epoch != done:
@@ -99,8 +120,7 @@ def restore(path: Path, device: Device = "auto", epoch: int | None = None) -> Re
     return Restored(record, config, data, model)
 
 
-def _state_keys(record: Record, fingerprint: str) -> list[str]:
+def _state_keys(config: TrainConfig, record: Record, fingerprint: str) -> list[str]:
     """The keys of the states of a recorded run, on the device that it ran on."""
-    config = _as_recorded(record)
     plan = Plan(config, steps_per_epoch(config), load_schedule(config), [])
     return plan.state_keys(fingerprint, record.initial_weights_sha256 or "")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from swa_bench.analysis import landscape
-from swa_bench.analysis.restore import Restored, recorded_config, restore
+from swa_bench.analysis.restore import Restored, User, recorded_config, restore
 from swa_bench.config.plan import collects
 from swa_bench.errors import SwaBenchError
 from swa_bench.results.record import Record, read_record, read_records
@@ -28,6 +28,10 @@ class NetworkRef:
     epoch: int | None = None
 
 
+def _user(options: Namespace) -> User:
+    return User(options.device, options.data, options.trust)
+
+
 def choose(options: Namespace) -> tuple[list[NetworkRef], list[NetworkRef]]:
     """The networks of SGD and SWA, and the three of the plane.
 
@@ -42,10 +46,10 @@ def choose(options: Namespace) -> tuple[list[NetworkRef], list[NetworkRef]]:
     swa: Path = options.swa or _only(own, "swa", options)
     pair = [NetworkRef("SGD", sgd), NetworkRef("SWA", swa)]
     if options.members:
-        return pair, _members(options.members)
+        return pair, _members(options)
     if options.third:
         return pair, [*pair, NetworkRef("third", options.third)]
-    epochs = recorded_config(_record(swa, "--swa")).epochs
+    epochs = recorded_config(_record(swa, "--swa"), _user(options)).epochs
     return pair, [*pair, NetworkRef("last of the SWA run", swa, epochs)]
 
 
@@ -70,9 +74,10 @@ def _only(found: list[Record], method: str, options: Namespace) -> Path:
     return max(of_method, key=lambda record: record.budget).path
 
 
-def _members(path: Path) -> list[NetworkRef]:
+def _members(options: Namespace) -> list[NetworkRef]:
     """The first, the middle and the last of the weights that a run collected."""
-    config = recorded_config(_record(path, "--members"))
+    path: Path = options.members
+    config = recorded_config(_record(path, "--members"), _user(options))
     epochs = [e + 1 for e in range(config.epochs) if collects(config.method, e)]
     if len(epochs) < 3:
         raise SwaBenchError(f"--members {path}: it collected fewer than three weights")
@@ -91,7 +96,7 @@ def measure(options: Namespace) -> dict[str, Any]:
     """
     pair, three = choose(options)
     wanted = [*pair, *(three if "plane" in options.parts else [])]
-    nets = {ref: restore(ref.path, options.device, ref.epoch) for ref in dict.fromkeys(wanted)}
+    nets = {ref: restore(ref.path, _user(options), ref.epoch) for ref in dict.fromkeys(wanted)}
     if len({(net.record.model, net.record.data_sha256) for net in nets.values()}) > 1:
         raise SwaBenchError("These records are not all of one network and data set")
     weights = {ref: landscape.flat(net.model) for ref, net in nets.items()}

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from swa_bench.commands.export import device_option, prepare
+from swa_bench.commands.export import device_option, prepare, trust_options
 from swa_bench.commands.terminal import command, path
 from swa_bench.files import check_writable, write_atomically
 from swa_bench.results.widths import describe, read_width
@@ -19,7 +19,7 @@ def swa_width(arguments: Sequence[str] | None = None) -> None:
     """The command swa-width."""
     with command("swa-width"):
         options = _parser().parse_args(arguments)
-        prepare()
+        prepare(options.trust)
         check_writable("--out", options.out)
         if options.redraw:
             found = read_width(options.redraw)
@@ -65,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--images", type=_from(1), default=10000, help="training images of the pass at each point")
     add("--level", type=float, metavar="PCT", help="test error; else 10 points above SGD's own")
     device_option(parser)
+    trust_options(parser)
     add("--out", type=path, default=Path("results/width"), help="folder of the record and figures")
     add("--redraw", type=path, metavar="width.json", help="only draw a record's figures again")
     return parser

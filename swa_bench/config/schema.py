@@ -23,6 +23,7 @@ from pydantic_core import ErrorDetails
 from swa_bench.config.renames import RENAMED, RENAMED_VALUES, old_names
 from swa_bench.errors import ConfigError
 from swa_bench.files import expanded
+from swa_bench.text import check_printable
 
 # Marks an option that says where and how a run is done, not what it computes. It is no part of a
 # run's identity. The seed names the run beside its identity, and the length belongs to a record.
@@ -126,7 +127,7 @@ class TrainConfig:
     """All options of one run, resolved; values of the YAML files, nothing added."""
 
     # What others are computed from comes first, so that the first fault found is the user's own.
-    seed: Annotated[NonNegativeInt, NOT_SHAPING]
+    seed: Annotated[NonNegativeInt, Field(lt=2**63), NOT_SHAPING]
     budget: Annotated[Positive, NOT_SHAPING]
     model: ModelConfig
     dataset: DatasetConfig
@@ -218,6 +219,10 @@ def from_dict(values: Any) -> TrainConfig:
     if renamed := old_names(values):
         name, value = next(iter(renamed.items()))
         raise ConfigError(name, value, f"is called {RENAMED[name]} now")
+    try:
+        check_printable(values)
+    except ValueError as error:
+        raise ConfigError("config", "...", str(error)) from None
     try:
         return TypeAdapter(TrainConfig).validate_python(values)
     except ValidationError as error:

@@ -100,10 +100,14 @@ class RunSpec:
         return {name: _lookup(resolved, name) for name in differs if name not in NAMED_ELSEWHERE}
 
 
-def register_resolvers() -> None:
-    """Make the resolvers of conf/*.yaml known, and modules in the working folder importable."""
+def import_from_here() -> None:
+    """Make modules in the working folder importable: the user's own networks and images."""
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))
+
+
+def register_resolvers() -> None:
+    """Make the resolvers of conf/*.yaml known."""
     for resolver in (whole_epochs, ratio, split, mid_cycle, gpu_count):
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
 

@@ -22,7 +22,8 @@ from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from swa_bench.files import write_atomically
 from swa_bench.labels import DEMONSTRATIONS, LABELS, column_label, in_order
 from swa_bench.reporting.tables import predictor_label
-from swa_bench.results.frames import TESTED, Row, cells_frame, epochs_frame, rows, tested_columns
+from swa_bench.results.epochs import TESTED, tested_columns
+from swa_bench.results.frames import Row, cells_frame, epochs_frame, rows
 from swa_bench.results.record import Record
 from swa_bench.results.statistics import BASELINE, collected_frame, summarise
 
@@ -216,7 +217,7 @@ def write_figures(records: Iterable[Record], folder: Path) -> list[Path]:
     """Draw the learning curves and collected models of each row as PNG; return the files.
 
     Raises:
-        SwaBenchError: a file could not be written, or an epochs.csv is damaged.
+        SwaBenchError: a file could not be written.
     """
     cells = cells_frame(records)
     written: list[Path] = []

@@ -1,5 +1,6 @@
 """A table in its formats, and how its rows are labelled."""
 
+import re
 import string
 import textwrap
 from collections.abc import Sequence
@@ -35,7 +36,10 @@ class Table:
 
     def markdown(self) -> str:
         """For a README."""
-        notes = "\n".join(f"- {note}" for note in self.notes)
+        # A recipe is text from a record: no tag, link, cell or emphasis of its own.
+        notes = "\n".join(
+            "- " + re.sub(r"[\\`*|<]|(?<=\])[(:]", r"\\\g<0>", note) for note in self.notes
+        )
         return f"### {self.title}\n\n{self._body('pipe')}\n\n{notes}\n"
 
     def latex(self) -> str:
@@ -46,7 +50,11 @@ class Table:
 
     def csv(self) -> str:
         """For other programs."""
-        return self.frame.to_csv(index=False, float_format="%.6g")
+        frame = self.frame.copy()
+        # A spreadsheet takes a cell that begins like this for a formula.
+        formula = frame["recipe_diff"].str.match(r"[=+\-@]")
+        frame["recipe_diff"] = frame["recipe_diff"].mask(formula, "'" + frame["recipe_diff"])
+        return frame.to_csv(index=False, float_format="%.6g")
 
     def _body(self, style: str) -> str:
         return tabulate(self.rows, self.header, style, disable_numparse=True)

@@ -119,7 +119,7 @@ def write_report(records: Sequence[Record], where: str, folder: Path) -> Path:
         where: the folders of the records, in words.
 
     Raises:
-        SwaBenchError: a file could not be written, or an epochs.csv is damaged.
+        SwaBenchError: a file could not be written.
     """
     cells = cells_frame(records)
     epochs = epochs_frame(cells)

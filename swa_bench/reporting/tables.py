@@ -11,7 +11,8 @@ from swa_bench.files import write_atomically
 from swa_bench.labels import LABELS, column_label, columns_in_order, in_order
 from swa_bench.reporting.error_tables import ensembles_table, single_table
 from swa_bench.reporting.layout import Table, labelled_rows, titled
-from swa_bench.results.frames import CELL, TESTED, cells_frame, epochs_frame, tested_columns
+from swa_bench.results.epochs import TESTED, tested_columns
+from swa_bench.results.frames import CELL, cells_frame, epochs_frame
 from swa_bench.results.record import Record
 from swa_bench.results.statistics import (
     COLLECTED,
@@ -133,7 +134,7 @@ def write_tables(records: Iterable[Record], folder: Path) -> list[Table]:
     """Write each table as .txt, .md, .csv and .tex, and return the tables.
 
     Raises:
-        SwaBenchError: a file could not be written, or an epochs.csv is damaged.
+        SwaBenchError: a file could not be written.
     """
     cells = cells_frame(records)
     tables = make_tables(cells, epochs_frame(cells))

@@ -85,7 +85,11 @@ def draw_plane(figure: Figure, found: Width) -> None:
     parts = zip(panels, (ERROR, LOSS), errors_and_losses(found, plane), strict=True)
     for axes, label, values in parts:
         # Levels by rank: steep walls would otherwise take all the contours.
-        levels = np.unique(np.nanquantile(values, np.linspace(0, 1, CONTOURS)))
+        finite = values[np.isfinite(values)]
+        finite = finite if len(finite) else np.zeros(1)
+        levels = np.unique(np.quantile(finite, np.linspace(0, 1, CONTOURS)))
+        if len(levels) < 2:  # nothing to tell apart
+            levels = levels[0] + np.array([-0.5, 0.5])
         drawn = axes.contourf(plane["x"], plane["y"], values, levels, cmap="viridis_r")
         axes.contour(plane["x"], plane["y"], values, levels, colors="white", linewidths=0.4)
         bar = figure.colorbar(drawn, ax=axes, label=label, location="bottom", ticks=levels[::2])

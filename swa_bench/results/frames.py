@@ -1,22 +1,24 @@
 """All that was measured, as two DataFrames: one row per record, and one row per epoch of a run."""
 
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from swa_bench.config.grid import PAPER_DATASETS, PAPER_MODELS
-from swa_bench.errors import SwaBenchError
 from swa_bench.labels import ENSEMBLES, LABELS, by_options, in_order
-from swa_bench.results.record import EPOCH_COLUMNS, Record, epoch_columns
+from swa_bench.results.epochs import EPOCH_COLUMNS, read_epochs
+from swa_bench.results.record import Record
+from swa_bench.text import printable
+
+log = logging.getLogger(__name__)
 
 ROW = ["dataset", "model", "recipe_diff"]  # what names a row of the tables
 COLUMN = ["method", "budget"]
 CELL = [*ROW, "method", "ensemble", "budget", "recipe_hash"]
 LINE = [*ROW, "method", "recipe_hash"]  # what names a curve of a figure
-TESTED = "_test_error_pct"  # ends the columns of epochs.csv that hold a predictor's test error
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,9 @@ class Row:
 def cells_frame(records: Iterable[Record]) -> pd.DataFrame:
     """One row per record, nan where it lacks a figure: error and ECE in %, mean NLL per image.
 
-    A seed that is recorded twice counts once: the later path wins. Records of other images than
-    the rest are of another recipe, which `data_sha256` in their recipe_diff says.
+    A seed that is recorded twice counts once: the later path wins, and a warning names both if
+    their results differ. Records of other images than the rest are of another recipe, which
+    `data_sha256` in their recipe_diff says.
 
     Returns:
         CELL, seed, the figures, and `predictor`, whose test error is the result; `trained`, whether
@@ -57,6 +60,8 @@ def cells_frame(records: Iterable[Record]) -> pd.DataFrame:
     """
     columns = [*CELL, *"seed error nll ece predictor trained folder epochs seconds".split()]
     columns += ["images_per_s", "device", "device_kind", "versions"]
+    records = list(records)
+    _warn_of_differing(records)
     frame = pd.DataFrame(map(_cell, records), columns=[*columns, "data_sha256"])
     frame["recipe_diff"] = _with_data(frame)
     frame = frame[columns]
@@ -64,6 +69,17 @@ def cells_frame(records: Iterable[Record]) -> pd.DataFrame:
     kinds |= dict.fromkeys("budget error nll ece epochs seconds images_per_s".split(), float)
     frame = frame.astype(kinds)
     return frame.drop_duplicates([*CELL, "seed"], keep="last", ignore_index=True)
+
+
+def _warn_of_differing(records: Iterable[Record]) -> None:
+    """Name records of one run and budget that differ in their result."""
+    last: dict[Any, Record] = {}
+    for record in records:
+        before = last.setdefault((record.place, record.schedule_sha256), record)
+        if before.result != record.result:
+            paths = printable(f"{before.path} and {record.path}")
+            log.warning("%s are of one run and differ: the second is used.", paths)
+        last[record.place, record.schedule_sha256] = record
 
 
 def _cell(record: Record) -> dict[str, Any]:
@@ -119,41 +135,15 @@ def epochs_frame(cells: pd.DataFrame) -> pd.DataFrame:
     Returns:
         The columns of epochs.csv, and of the run's longest cell: `run`, its row in `cells`, LINE,
         seed, budget, predictor, ensemble and epochs.
-
-    Raises:
-        SwaBenchError: a file is damaged.
     """
     runs = longest_cells(cells)
     read = [pd.DataFrame(columns=["run", *EPOCH_COLUMNS], dtype=float)]
     for run, folder in zip(runs.index, runs["folder"], strict=True):
-        if (folder / "epochs.csv").exists():
-            read.append(read_epochs(folder / "epochs.csv").assign(run=run))
+        if found := read_epochs(folder / "epochs.csv"):
+            read.append(pd.DataFrame(found, dtype=float).assign(run=run))
     epochs = pd.concat(read[1:] or read, ignore_index=True)
     named = [*LINE, "seed", "budget", "predictor", "ensemble", "epochs"]
     return epochs.join(runs[named], on="run")
-
-
-def read_epochs(path: Path) -> pd.DataFrame:
-    """The rows of an epochs.csv, as numbers; older ones lack the two columns of ensembles.
-
-    Raises:
-        SwaBenchError: it is damaged.
-    """
-    try:
-        frame = pd.read_csv(path)
-        own = [name for name in tested_columns(frame) if name not in EPOCH_COLUMNS]
-        columns = epoch_columns(name.removesuffix(TESTED) for name in own)
-        before = [name for name in EPOCH_COLUMNS if not name.startswith("ensemble_")]
-        if list(frame) not in (columns, before):
-            raise ValueError("its columns are not those of epochs.csv")
-        return frame.reindex(columns=columns).astype(float)
-    except ValueError as error:  # pandas' own errors too
-        raise SwaBenchError(f"{path} is damaged: {error}. Delete it or train again.") from error
-
-
-def tested_columns(epochs: pd.DataFrame) -> list[str]:
-    """The test errors of the predictors: swa_test_error_pct and so on."""
-    return [name for name in map(str, epochs) if name.endswith(TESTED)]
 
 
 def rows(cells: pd.DataFrame, epochs: pd.DataFrame) -> list[Row]:

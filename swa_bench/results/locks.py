@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 
 from swa_bench.errors import Terminated
 from swa_bench.files import write_atomically
+from swa_bench.text import printable
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +66,8 @@ def is_running(folder: Path) -> str | None:
 
 def _holder(folder: Path) -> str:
     with contextlib.suppress(OSError):
-        return (folder / HOLDER).read_text(encoding="utf-8", errors="replace")
+        text = (folder / HOLDER).read_text(encoding="utf-8", errors="replace")
+        return str(printable(text))
     return "unknown"
 
 

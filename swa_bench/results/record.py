@@ -1,4 +1,4 @@
-"""What a run leaves behind: one CSV of its epochs, one JSON record for each budget that it reports.
+"""Records: the schema, the places and the reader of cell-*.json, one for each reported budget.
 
 A record (class `Record`) holds
 - which cell it is: format, dataset, model, method, budget, epochs, seed;
@@ -7,48 +7,47 @@ A record (class `Record`) holds
 - where it comes from: device, versions, segments, data_sha256, initial_weights_sha256;
 - class_names of a user's own images, warnings, and runs of an ensemble.
 
-Every path in the results folder is named here. Nothing here imports torch.
+A record may come from anybody. It is read as data, within bounds, and one that is not sound is left
+out: damaged, of a newer version, or not in the folder of its run. Nothing here imports torch.
 """
 
-import contextlib
-import csv
-import hashlib
-import io
-import json
-import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, ValidationError
 
 from swa_bench.config.identity import DataIdentity, recipe_hash
-from swa_bench.config.plan import Plan
 from swa_bench.config.renames import RENAMED, to_present
-from swa_bench.config.schema import TrainConfig, to_dict
-from swa_bench.files import find, write_atomically
-
-log = logging.getLogger(__name__)
+from swa_bench.config.schema import (
+    FolderName,
+    NonNegative,
+    NonNegativeInt,
+    Positive,
+    TrainConfig,
+)
+from swa_bench.files import find
+from swa_bench.results.foreign import (
+    MisplacedError,
+    check_format,
+    log_left_out,
+    parse_json,
+    read_file,
+)
 
 FORMAT = 2
-# Columns of epochs.csv. A method's own predictor adds <name>_test_loss and <name>_test_error_pct.
-EPOCH_COLUMNS = [
-    "epoch",
-    "learning_rate",
-    "train_loss",
-    "train_error_pct",
-    "test_loss",
-    "test_error_pct",
-    "swa_test_loss",
-    "swa_test_error_pct",
-    "ensemble_test_loss",
-    "ensemble_test_error_pct",
-    "n_averaged",
-    "seconds",
-]
-Percent = Annotated[FiniteFloat, Field(ge=0, le=100)]
-Row = dict[str, Any]
+Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
+Percent = Annotated[NonNegative, Field(le=100)]
+
+
+def _check_groups(config: dict[str, Any]) -> dict[str, Any]:
+    """What `Record.option` reads is a group of options, and what names a predictor is text."""
+    for name in ("dataset", "method", "model"):
+        if not isinstance(config.get(name, {}), dict):
+            raise ValueError(f"{name} is no group of options")
+    if not isinstance(config.get("method", {}).get("result", ""), str):
+        raise ValueError("method.result is no text")
+    return config
 
 
 class Part(BaseModel):
@@ -68,12 +67,12 @@ class Result(Part):
     """
 
     test_error_pct: Percent
-    test_loss: FiniteFloat | None = None
+    test_loss: Number | None = None
     test_ece_pct: Percent | None = None
     train_error_pct: Percent | None = None
-    train_loss: FiniteFloat | None = None
-    n_averaged: int | None = None
-    last_weights: dict[str, float | None] | None = None
+    train_loss: Number | None = None
+    n_averaged: NonNegativeInt | None = None
+    last_weights: dict[str, Number | None] | None = None
     weights_sha256: str | None = None
     predictions_sha256: str | None = None
 
@@ -81,8 +80,8 @@ class Result(Part):
 class Timing(Part):
     """Seconds of all epochs of a run, and images per second while training."""
 
-    seconds: FiniteFloat | None = None
-    images_per_s: FiniteFloat | None = None
+    seconds: NonNegative | None = None
+    images_per_s: NonNegative | None = None
 
 
 class Record(Part):
@@ -99,13 +98,13 @@ class Record(Part):
     """
 
     format: int
-    dataset: str
-    model: str
-    method: str
-    budget: FiniteFloat
-    epochs: int | None = None
-    seed: int
-    recipe_hash: str
+    dataset: FolderName
+    model: FolderName
+    method: FolderName
+    budget: Positive
+    epochs: NonNegativeInt | None = None
+    seed: NonNegativeInt
+    recipe_hash: FolderName
     schedule_sha256: str
     result: Result
     recipe_diff: dict[str, Any]
@@ -118,7 +117,7 @@ class Record(Part):
     warnings: list[str] = []
     runs: dict[str, str] | None = None
     timing: Timing = Timing()
-    config: dict[str, Any] = {}
+    config: Annotated[dict[str, Any], AfterValidator(_check_groups)] = {}
     path: Path = Field(default=Path(), exclude=True)
 
     @property
@@ -133,6 +132,12 @@ class Record(Part):
         names = data.class_names if self.class_names is None else tuple(self.class_names)
         return (self.data_sha256, names) == (data.sha256, data.class_names)
 
+    @property
+    def place(self) -> Path:
+        """Where it lies below the folder of all results."""
+        run = _run_name(self.method, self.seed, self.recipe_hash)
+        return Path(self.dataset, self.model, run, f"cell-{self.budget:g}.json")
+
     def option(self, group: str, name: str) -> Any:
         """The value of an option such as method.result, or None if the record does not say."""
         return self.config.get(group, {}).get(name)
@@ -140,8 +145,12 @@ class Record(Part):
 
 def run_folder(config: TrainConfig) -> Path:
     """The folder of a run: the same for every command that does the same run."""
-    name = f"{config.method.name}-seed{config.seed}-{recipe_hash(config)}"
+    name = _run_name(config.method.name, config.seed, recipe_hash(config))
     return _row_folder(config) / name
+
+
+def _run_name(method: str, seed: int, recipe: str) -> str:
+    return f"{method}-seed{seed}-{recipe}"
 
 
 def checkpoint_folder(config: TrainConfig) -> Path:
@@ -158,122 +167,21 @@ def _row_folder(config: TrainConfig) -> Path:
     return Path(config.results_dir) / config.dataset.name / config.model.name
 
 
-def epoch_columns(predictors: Iterable[str]) -> list[str]:
-    """The columns of epochs.csv for a method with predictors of its own."""
-    own = [f"{name}_test_{what}" for name in predictors for what in ("loss", "error_pct")]
-    place = EPOCH_COLUMNS.index("n_averaged")
-    return [*EPOCH_COLUMNS[:place], *own, *EPOCH_COLUMNS[place:]]
-
-
-def write_epochs(folder: Path, rows: list[Row], predictors: Iterable[str] = ()) -> None:
-    """Write epochs.csv: one row per epoch, empty where nothing was measured.
-
-    Rows of later epochs that the file already holds stay: a shorter run, or one that is trained
-    again, removes nothing from a longer one.
-    """
-    path = folder / "epochs.csv"
-    later: list[Row] = []
-    if path.exists():
-        with contextlib.suppress(ValueError, KeyError, TypeError), path.open(newline="") as file:
-            later = [row for row in csv.DictReader(file) if int(row["epoch"]) > len(rows)]
-    text = io.StringIO()
-    columns = epoch_columns(predictors)
-    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows([*rows, *later])
-    write_atomically(path, text.getvalue().encode())
-
-
-def predictions_path(record: Path) -> Path:
-    """The predictions beside a record: cell-1.json -> predictions-1.npy."""
-    return record.with_name(f"predictions-{record.stem.removeprefix('cell-')}.npy")
-
-
-def write_predictions(config: TrainConfig, predictions: np.ndarray) -> str:
-    """Write the log-probabilities (M, classes) of the test images; return their SHA-256."""
-    content = io.BytesIO()
-    np.save(content, predictions)
-    write_atomically(predictions_path(record_path(config)), content.getvalue())
-    return hashlib.sha256(content.getvalue()).hexdigest()
-
-
-def read_predictions(path: Path) -> np.ndarray | None:
-    """The predictions of a record, float32 (M, classes), or None if they are lost or damaged."""
-    record = read_record(path)
-    try:
-        content = predictions_path(path).read_bytes()
-    except OSError:
-        return None
-    known = record and record.result.predictions_sha256
-    if known != hashlib.sha256(content).hexdigest():
-        return None
-    predictions: np.ndarray = np.load(io.BytesIO(content), allow_pickle=False)
-    return predictions
-
-
-def write_record(
-    config: TrainConfig,
-    schedule_sha256: str,
-    result: dict[str, Any],
-    timing: dict[str, float],
-    provenance: dict[str, Any],
-) -> Path:
-    """Write the record of a finished run.
-
-    Args:
-        config: resolved for the budget that is reported.
-        schedule_sha256: see plan.Plan.
-        result, timing: fields of Result and Timing.
-        provenance: recipe_diff, data_sha256, device, versions and what else Record names.
-    """
-    record = Record(
-        format=FORMAT,
-        dataset=config.dataset.name,
-        model=config.model.name,
-        method=config.method.name,
-        budget=config.budget,
-        epochs=config.epochs,
-        seed=config.seed,
-        recipe_hash=recipe_hash(config),
-        schedule_sha256=schedule_sha256,
-        result=Result(**result),
-        timing=Timing(**timing),
-        config=to_dict(config),
-        **provenance,
-    )
-    path = record_path(config)
-    write_atomically(path, (record.model_dump_json(indent=1, exclude_unset=True) + "\n").encode())
-    return path
-
-
-def missing(plan: Plan) -> list[TrainConfig]:
-    """What a plan reports that has no sound record with its rates, collections and data on disk."""
-    found = []
-    for report in plan.reports:
-        path = record_path(report)
-        record = read_record(path)
-        schedule = plan.schedule_sha256(report.epochs)
-        same = record and record.schedule_sha256 == schedule and record.is_of(plan.data)
-        if not same or (plan.with_predictions and read_predictions(path) is None):
-            found.append(report)
-    return found
-
-
 def parse_record(values: Any, path: Path = Path()) -> Record:
-    """Check the values of a record; those of format 1 are translated.
+    """Check the values of a record, as `parse_json` gives them; those of format 1 are translated.
 
     Raises:
         ValueError: it is of a later format, or a value is missing or of the wrong kind.
     """
-    if not isinstance(values, dict) or values.get("format") not in (1, FORMAT):
-        known = values.get("format") if isinstance(values, dict) else None
-        raise ValueError(f"its format is {known}, not {FORMAT}")
-    translated = _from_format_1(values) if values["format"] == 1 else values
+    check_format(values, FORMAT)
     try:
+        translated = _from_format_1(values) if values["format"] == 1 else values
         return Record.model_validate({**translated, "path": path})
     except ValidationError as error:
         first = error.errors()[0]
         raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError("its options are not those of version 0.1") from error
 
 
 def _from_format_1(values: dict[str, Any]) -> dict[str, Any]:
@@ -285,22 +193,38 @@ def _from_format_1(values: dict[str, Any]) -> dict[str, Any]:
         "origins": "segments",
     }
     found = {renamed.get(name, name): value for name, value in values.items()}
-    with contextlib.suppress(AttributeError, KeyError):  # it is no dict: the schema says so
-        diff = found["recipe_diff"]
-        found["recipe_diff"] = {RENAMED.get(name, name): value for name, value in diff.items()}
-    if isinstance(found.get("config"), dict):
+    diff = found["recipe_diff"]
+    found["recipe_diff"] = {RENAMED.get(name, name): value for name, value in diff.items()}
+    if "config" in found:
         found["config"] = to_present(found["config"])
     return found | {"format": FORMAT}
 
 
+def load_record(path: Path) -> Record:
+    """The record of a file.
+
+    Raises:
+        NewerFormatError: it is of a newer version of the program.
+        MisplacedError: it is of another run than its folder says.
+        ValueError: it is damaged.
+        OSError: it is not there, or the system cannot read it.
+    """
+    record = parse_record(parse_json(read_file(path)), path)
+    # A copy, such as a backup beside the run, is not a second run.
+    places = [place.parts[-4:] for place in (path.absolute(), path.resolve())]
+    if record.place.parts not in places:
+        raise MisplacedError(f"it is of {record.place}")
+    return record
+
+
 def read_record(path: Path) -> Record | None:
-    """A record, or None if there is none or it is damaged, which the log says."""
-    if not path.exists():
-        return None
+    """A record, or None if there is none or it is not sound, which the log says."""
     try:
-        return parse_record(json.loads(path.read_bytes()), path)
+        return load_record(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
     except (OSError, ValueError) as error:
-        log.warning("Record %s is damaged (%s): left out.", path, error)
+        log_left_out(path, error)
         return None
 
 

@@ -13,7 +13,8 @@ import pandas as pd
 
 from swa_bench.config.grid import PAPER_COLUMNS
 from swa_bench.labels import Column, columns_in_order, signed
-from swa_bench.results.frames import CELL, COLUMN, Row, tested_columns
+from swa_bench.results.epochs import tested_columns
+from swa_bench.results.frames import CELL, COLUMN, Row
 
 SIGNIFICANCE = 0.05
 SOURCES = ("authors", "fge_authors")  # of the published figures that ours are compared with

@@ -3,8 +3,8 @@
 Other machines may be training meanwhile: nothing is imported that computes, nothing is changed.
 """
 
-import csv
 import functools
+import re
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +18,12 @@ from swa_bench.config.grid import (
 )
 from swa_bench.config.plan import divergence, make_plan
 from swa_bench.config.spec import compose_spec
+from swa_bench.results.epochs import read_epochs
 from swa_bench.results.locks import TRACEBACK, is_running
 from swa_bench.results.record import read_records
+from swa_bench.text import CONTROL
 
+RUN = re.compile(r"(\w[\w.-]*)-seed(\d{1,18})-\w+", re.ASCII)  # the name of a run's folder
 REPORTS = len(PAPER_COLUMNS) * len(PAPER_SEEDS)  # records of one row of the grid
 
 
@@ -100,28 +103,33 @@ class RowStatus:
 def read_rows(results: Path) -> list[RowStatus]:
     """The grid's rows, and whatever else has been trained."""
     names = [(dataset, model) for dataset in PAPER_DATASETS for model in PAPER_MODELS]
-    found = {folder.parent for folder in results.glob("*/*/*-seed*-*")}
+    found = {folder.parent for folder in results.glob("*/*/*-seed*-*") if _names_run(folder)}
     names += sorted({(folder.parent.name, folder.name) for folder in found} - set(names))
     return [read_row(results, *name) for name in names]
 
 
 def read_row(results: Path, dataset: str, model: str) -> RowStatus:
     """What is on disk of one data set and model."""
-    folders = sorted((results / dataset / model).glob("*-seed*-*"))
+    folders = sorted(filter(_names_run, (results / dataset / model).glob("*-seed*-*")))
     return RowStatus(dataset, model, list(map(_read_run, folders)))
 
 
+def _names_run(folder: Path) -> bool:
+    """Whether a path below the results is the folder of a run."""
+    names_row = not any(map(CONTROL.search, folder.parts[-3:-1]))
+    return names_row and RUN.fullmatch(folder.name) is not None and folder.is_dir()
+
+
 def _read_run(folder: Path) -> RunStatus:
-    method, seed, _ = folder.name.rsplit("-", 2)
-    seconds, path, traceback = [], folder / "epochs.csv", folder / TRACEBACK
-    if path.exists():
-        with path.open(newline="") as file:
-            seconds = [float(row["seconds"]) for row in csv.DictReader(file)]
+    named, traceback = RUN.fullmatch(folder.name), folder / TRACEBACK
+    assert named is not None
+    rows = read_epochs(folder / "epochs.csv")
+    seconds = [row["seconds"] for row in rows if row["seconds"] is not None]
     return RunStatus(
         folder,
-        method,
-        int(seed.removeprefix("seed")),
-        epochs=len(seconds),
+        method=named[1],
+        seed=int(named[2]),
+        epochs=len(rows),
         epoch_seconds=statistics.median(seconds) if seconds else None,
         budgets=[record.budget for record in read_records([folder])],
         process=is_running(folder),

@@ -1,20 +1,129 @@
-"""The record of swa-width: how far along random rays the test error reaches a level."""
+"""The record of swa-width: its schema, and how far along rays the test error reaches a level."""
 
-import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field, ValidationError, model_validator
 
 from swa_bench.config.renames import RENAMED
+from swa_bench.config.schema import Count, FolderName, NonNegative, NonNegativeInt
 from swa_bench.errors import SwaBenchError
+from swa_bench.results.foreign import NewerFormatError, check_format, parse_json, read_file
+from swa_bench.results.record import Number, Part
 
 FORMAT = 2
 LEVEL_ABOVE_PCT = 10.0  # the default level: so much above SGD's own test error
 CONFIDENCE = 0.95
 
 Width = dict[str, Any]
+Pair = Annotated[list[Number], Field(min_length=2, max_length=2)]
+MEASURED = ("train_loss", "train_error_pct", "test_loss", "test_error_pct", "squared_norm")
+
+
+class Network(Part):
+    """A network that took part."""
+
+    label: str
+    seed: NonNegativeInt
+
+
+class Measured(Part):
+    """What was measured at points: nested lists, None where a value is not finite."""
+
+    train_loss: list[Any]
+    train_error_pct: list[Any]
+    test_loss: list[Any]
+    test_error_pct: list[Any]
+    squared_norm: list[Any]
+
+    def check_shape(self, shape: Sequence[int]) -> None:
+        """Raise ValueError unless each measure holds numbers, or None, of this shape."""
+        for name in MEASURED:
+            found = np.array(getattr(self, name), dtype=object)
+            if found.shape != tuple(shape):
+                raise ValueError(f"{name} is not of shape {tuple(shape)}")
+            top = 100 if name.endswith("_pct") else math.inf
+            for value in found.flat:
+                number = isinstance(value, int | float) and not isinstance(value, bool)
+                if value is not None and not (number and value <= top):
+                    raise ValueError(f"{name} holds {value!r:.40}")
+
+
+class Interval(Part):
+    """Of how many directions, how many reached the level, and where."""
+
+    n: Count
+    reached: NonNegativeInt
+    mean: Number | None
+    interval: Pair | None
+
+
+class Reach(Part):
+    """See `reach`."""
+
+    level_pct: Number
+    sgd: Interval
+    swa: Interval
+    difference: Interval
+
+
+class Rays(Part):
+    """Measures (directions, distances) from the weights of SGD and of SWA."""
+
+    distances: Annotated[list[Number], Field(min_length=2)]
+    sgd: Measured
+    swa: Measured
+    reach: Reach
+
+    @model_validator(mode="after")
+    def _check(self) -> "Rays":
+        for measured in (self.sgd, self.swa):
+            measured.check_shape([len(measured.test_error_pct), len(self.distances)])
+        return self
+
+
+class Line(Measured):
+    """Measures (points) from SGD to SWA."""
+
+    t: Annotated[list[Number], Field(min_length=2)]
+    distance: Number
+
+    @model_validator(mode="after")
+    def _check(self) -> "Line":
+        self.check_shape([len(self.t)])
+        return self
+
+
+class Plane(Measured):
+    """Measures (y, x) around three networks."""
+
+    x: Annotated[list[Number], Field(min_length=2)]
+    y: Annotated[list[Number], Field(min_length=2)]
+    places: Annotated[list[Pair], Field(min_length=3, max_length=3)]
+    labels: Annotated[list[str], Field(min_length=3, max_length=3)]
+
+    @model_validator(mode="after")
+    def _check(self) -> "Plane":
+        self.check_shape([len(self.y), len(self.x)])
+        return self
+
+
+class WidthRecord(Part):
+    """All that a width.json holds, of format 2."""
+
+    dataset: FolderName
+    model: FolderName
+    recipe_diff: dict[str, Any]
+    weight_decay: NonNegative
+    images: Count
+    networks: Annotated[list[Network], Field(min_length=1)]
+    device: str
+    rays: Rays | None = None
+    line: Line | None = None
+    plane: Plane | None = None
 
 
 def read_width(path: Path) -> Width:
@@ -24,13 +133,19 @@ def read_width(path: Path) -> Width:
         SwaBenchError: it is not there or is damaged.
     """
     try:
-        found = json.loads(path.read_bytes())
-        if found["format"] not in (1, FORMAT):
-            raise ValueError(f"its format is {found['format']}, not {FORMAT}")
-        found["networks"][0]["seed"]
-        return _from_format_1(found) if found["format"] == 1 else {**found}
+        found: Width = parse_json(read_file(path))
+        check_format(found, FORMAT)
+        translated = _from_format_1(found) if found["format"] == 1 else found
+        WidthRecord.model_validate(translated)
+    except ValidationError as error:
+        first = error.errors()[0]
+        reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        raise SwaBenchError(f"{path} is no record of swa-width: {reason}") from error
+    except NewerFormatError as error:
+        raise SwaBenchError(f"{path} {error.what} ({error})") from error
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise SwaBenchError(f"{path} is no record of swa-width: {error}") from error
+    return {name: value for name, value in translated.items() if value is not None}
 
 
 def _from_format_1(found: Width) -> Width:

@@ -27,7 +27,7 @@ from torch import nn
 
 from swa_bench.errors import SwaBenchError
 from swa_bench.files import remove, write_atomically
-from swa_bench.results.record import Row
+from swa_bench.results.epochs import Row
 from swa_bench.training.averaging import Predictor
 
 log = logging.getLogger(__name__)

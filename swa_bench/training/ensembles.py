@@ -10,13 +10,8 @@ from swa_bench.config.identity import digest
 from swa_bench.config.schema import TrainConfig
 from swa_bench.config.spec import RunSpec, seed_block
 from swa_bench.data.images import load_images
-from swa_bench.results.record import (
-    read_predictions,
-    read_record,
-    record_path,
-    write_predictions,
-    write_record,
-)
+from swa_bench.results.finished import read_predictions, write_predictions, write_record
+from swa_bench.results.record import read_record, record_path
 from swa_bench.results.same_data import check_data, fix_of
 from swa_bench.training import hardware
 from swa_bench.training.averaging import add_member, mean_of_sum

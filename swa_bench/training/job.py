@@ -15,7 +15,8 @@ from swa_bench.data.images import ImageSet, find_loader, is_published, load_imag
 from swa_bench.errors import without_frames
 from swa_bench.files import check_writable
 from swa_bench.results import locks
-from swa_bench.results.record import missing, run_folder
+from swa_bench.results.finished import missing
+from swa_bench.results.record import run_folder
 from swa_bench.results.same_data import check_run
 from swa_bench.training import checkpoints, hardware
 from swa_bench.training.averaging import check_predictors
@@ -55,7 +56,7 @@ def train_missing(spec: RunSpec, with_predictions: bool = False) -> list[TrainCo
         log.info(text, run_folder(config))
         return plans[config.seed].reports
 
-    done = not (config.force or unfinished())
+    done = not unfinished() and not config.force  # in this order: a newer record is refused
     if done and is_published(config.dataset):
         return finished()
     if not done:

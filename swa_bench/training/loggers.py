@@ -11,7 +11,8 @@ from collections.abc import Callable
 
 from swa_bench.config.schema import TrainConfig, to_dict
 from swa_bench.errors import ConfigError
-from swa_bench.results.record import Row, run_folder
+from swa_bench.results.epochs import Row
+from swa_bench.results.record import run_folder
 
 log = logging.getLogger(__name__)
 

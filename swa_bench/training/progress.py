@@ -9,7 +9,7 @@ from rich.progress import Progress as Bar
 
 from swa_bench.config.schema import TrainConfig
 from swa_bench.labels import duration
-from swa_bench.results.record import Row
+from swa_bench.results.epochs import Row
 
 LINE_EVERY_S = 60
 TESTED = "test_error_pct"  # the end of the columns that are shown

@@ -22,8 +22,9 @@ from swa_bench.data.batches import DeviceImages
 from swa_bench.data.random import random_numbers
 from swa_bench.errors import SwaBenchError
 from swa_bench.files import remove, remove_leftovers
-from swa_bench.results import record
-from swa_bench.results.record import Row, checkpoint_folder, run_folder
+from swa_bench.results import finished
+from swa_bench.results.epochs import Row, epoch_columns, write_epochs
+from swa_bench.results.record import checkpoint_folder, run_folder
 from swa_bench.training import checkpoints, hardware
 from swa_bench.training.averaging import Weights, load_weights, make_predictors
 from swa_bench.training.batch_norm import describe_kept, recompute_batch_norm
@@ -76,7 +77,7 @@ class Run:
             remove_leftovers(folder)
         self.end = config.epochs  # after which nothing is left to record
         if not config.force:
-            missing = [report.epochs for report in record.missing(plan)]
+            missing = [report.epochs for report in finished.missing(plan)]
             self.end = max(missing, default=0)
             self._resume(min(missing, default=0))
         if self.done:
@@ -116,7 +117,7 @@ class Run:
         state.epoch += 1
         self.predictions.clear()
         self._check_finite("training loss", trained.loss)
-        row: Row = dict.fromkeys(record.epoch_columns(self.config.method.predictors))
+        row: Row = dict.fromkeys(epoch_columns(self.config.method.predictors))
         row |= {"epoch": state.epoch, "learning_rate": rate}
         row |= {"train_loss": trained.loss, "train_error_pct": trained.error_pct}
         state.rows.append(row)
@@ -199,9 +200,9 @@ class Run:
     def _write(self) -> None:
         """Write epochs.csv, and the reports that are due after this epoch and not recorded yet."""
         predictors = self.config.method.predictors
-        record.write_epochs(run_folder(self.config), self.state.rows, predictors)
+        write_epochs(run_folder(self.config), self.state.rows, predictors)
         due = self.plan.reports_at(self.state.epoch)
-        missing = record.missing(self.plan) if due and not self.config.force else due
+        missing = finished.missing(self.plan) if due and not self.config.force else due
         for report in due:
             if report in missing:
                 log.info("Recorded %s", self._record(report))
@@ -220,7 +221,7 @@ class Run:
             "n_averaged": row["n_averaged"],
             "last_weights": last,
             "weights_sha256": self._weights_sha256(name),
-            "predictions_sha256": record.write_predictions(report, predictions.cpu().numpy()),
+            "predictions_sha256": finished.write_predictions(report, predictions.cpu().numpy()),
         }
         images = len(state.rows) * len(self.data.train_labels)
         timing = {
@@ -231,7 +232,7 @@ class Run:
         if self.warnings:
             provenance["warnings"] = self.warnings
         schedule = self.plan.schedule_sha256(state.epoch)
-        return record.write_record(report, schedule, result, timing, provenance)
+        return finished.write_record(report, schedule, result, timing, provenance)
 
     def _weights_sha256(self, name: str) -> str | None:
         """Digest of the weights that a result is of; None for an ensemble."""

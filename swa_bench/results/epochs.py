@@ -1,0 +1,133 @@
+"""epochs.csv: one row per epoch of a run, empty where nothing was measured."""
+
+import csv
+import functools
+import io
+import types
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from swa_bench.files import write_atomically
+from swa_bench.results.foreign import LARGEST_INTEGER, log_left_out, read_file, set_aside
+from swa_bench.text import check_printable
+
+# A method's own predictor adds <name>_test_loss and <name>_test_error_pct.
+EPOCH_COLUMNS = [
+    "epoch",
+    "learning_rate",
+    "train_loss",
+    "train_error_pct",
+    "test_loss",
+    "test_error_pct",
+    "swa_test_loss",
+    "swa_test_error_pct",
+    "ensemble_test_loss",
+    "ensemble_test_error_pct",
+    "n_averaged",
+    "seconds",
+]
+BEFORE_ENSEMBLES = [name for name in EPOCH_COLUMNS if not name.startswith("ensemble_")]
+TESTED = "_test_error_pct"  # ends the columns that hold a predictor's test error
+Row = dict[str, Any]
+
+_Count = Annotated[int, Field(ge=0, lt=LARGEST_INTEGER)]
+_NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_Finite = Annotated[float, Field(allow_inf_nan=False)] | None  # the others may be empty
+_Percent = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] | None
+_KINDS: dict[str, Any] = {
+    "epoch": _Count,
+    "learning_rate": _NonNegative,
+    "n_averaged": _Count | None,
+    "seconds": _NonNegative | None,
+}
+
+
+def epoch_columns(predictors: Iterable[str]) -> list[str]:
+    """The columns for a method with predictors of its own."""
+    own = [f"{name}_test_{what}" for name in predictors for what in ("loss", "error_pct")]
+    place = EPOCH_COLUMNS.index("n_averaged")
+    return [*EPOCH_COLUMNS[:place], *own, *EPOCH_COLUMNS[place:]]
+
+
+def tested_columns(columns: Iterable[object]) -> list[str]:
+    """The test errors of the predictors: swa_test_error_pct and so on."""
+    return [name for name in map(str, columns) if name.endswith(TESTED)]
+
+
+def write_epochs(folder: Path, rows: list[Row], predictors: Iterable[str] = ()) -> None:
+    """Write epochs.csv.
+
+    Rows of later epochs that the file already holds stay: a shorter run, or one that is trained
+    again, removes nothing from a longer one. A damaged file is moved aside.
+    """
+    path = folder / "epochs.csv"
+    later: list[Row] = []
+    try:
+        later = parse_epochs(path)[len(rows) :]
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:
+        set_aside(path, error)
+    text = io.StringIO()
+    columns = epoch_columns(predictors)
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows([*rows, *later])
+    write_atomically(path, text.getvalue().encode())
+
+
+def read_epochs(path: Path) -> list[Row]:
+    """The rows of an epochs.csv; none if there is no such file or it is damaged, as the log says.
+
+    Returns:
+        A row for epoch 1, 2, 3 and so on: finite numbers, or None where nothing was measured.
+    """
+    try:
+        return parse_epochs(path)
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError) as error:
+        log_left_out(path, error)
+        return []
+
+
+def parse_epochs(path: Path) -> list[Row]:
+    """The rows of an epochs.csv.
+
+    Raises:
+        ValueError: it is damaged.
+        OSError: it is not there, or the system cannot read it.
+    """
+    text = io.StringIO(read_file(path).decode(), newline="")
+    try:
+        lines = [[value or None for value in line] for line in csv.reader(text, strict=True)]
+    except csv.Error as error:
+        raise ValueError(str(error)) from error
+    header = [name or "" for name in lines.pop(0)] if lines else []
+    own = [name for name in tested_columns(header) if name not in EPOCH_COLUMNS]
+    columns = epoch_columns(name.removesuffix(TESTED) for name in own)
+    check_printable(header, "its header")
+    if header not in (columns, BEFORE_ENSEMBLES) or len(set(header)) < len(header):
+        raise ValueError("its columns are not those of epochs.csv")
+    try:
+        found = _schema(tuple(header)).validate_python(lines)
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        row, *column = map(int, fault["loc"])
+        where = "".join(f", {header[index]}" for index in column if index < len(header))
+        raise ValueError(f"row {row + 1}{where}: {fault['msg']}") from None
+    if [line[0] for line in found] != list(range(1, len(found) + 1)):
+        raise ValueError("its epochs are not 1, 2, 3 and so on")
+    empty = dict.fromkeys(columns)
+    return [empty | dict(zip(header, line, strict=True)) for line in found]
+
+
+@functools.lru_cache(16)
+def _schema(header: tuple[str, ...]) -> TypeAdapter[Any]:
+    """The type and bounds of each column, for all rows; a row has as many fields as columns."""
+    kinds = [_KINDS.get(n, _Percent if n.endswith("_error_pct") else _Finite) for n in header]
+    row: Any = types.GenericAlias(tuple, tuple(kinds))
+    return TypeAdapter(list[row])

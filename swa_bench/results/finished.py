@@ -1,0 +1,135 @@
+"""What a run writes when a budget is finished, and which budgets are not: records, predictions."""
+
+import hashlib
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from swa_bench.config.identity import recipe_hash
+from swa_bench.config.plan import Plan
+from swa_bench.config.schema import TrainConfig, to_dict
+from swa_bench.errors import SwaBenchError
+from swa_bench.files import write_atomically
+from swa_bench.results.foreign import NewerFormatError, set_aside
+from swa_bench.results.record import (
+    FORMAT,
+    Record,
+    Result,
+    Timing,
+    load_record,
+    read_record,
+    record_path,
+)
+from swa_bench.text import printable
+
+
+def predictions_path(record: Path) -> Path:
+    """The predictions beside a record: cell-1.json -> predictions-1.npy."""
+    return record.with_name(f"predictions-{record.stem.removeprefix('cell-')}.npy")
+
+
+def write_predictions(config: TrainConfig, predictions: np.ndarray) -> str:
+    """Write the log-probabilities (M, classes) of the test images; return their SHA-256."""
+    content = io.BytesIO()
+    np.save(content, predictions)
+    write_atomically(predictions_path(record_path(config)), content.getvalue())
+    return hashlib.sha256(content.getvalue()).hexdigest()
+
+
+def read_predictions(path: Path) -> np.ndarray | None:
+    """The predictions of a record, float32 (M, classes), or None if they are lost or damaged."""
+    record = read_record(path)
+    try:
+        content = predictions_path(path).read_bytes()
+    except OSError:
+        return None
+    known = record and record.result.predictions_sha256
+    if known != hashlib.sha256(content).hexdigest():
+        return None
+    try:
+        found: np.ndarray = np.load(io.BytesIO(content), allow_pickle=False)
+    except Exception:  # what numpy raises of a file that somebody made up
+        return None
+    sound = isinstance(found, np.ndarray) and found.dtype == np.float32 and found.ndim == 2
+    return found if sound and not np.isnan(found).any() else None
+
+
+def write_record(
+    config: TrainConfig,
+    schedule_sha256: str,
+    result: dict[str, Any],
+    timing: dict[str, float],
+    provenance: dict[str, Any],
+) -> Path:
+    """Write the record of a finished run; a damaged one in its place is moved aside.
+
+    Args:
+        config: resolved for the budget that is reported.
+        schedule_sha256: see plan.Plan.
+        result, timing: fields of Result and Timing.
+        provenance: recipe_diff, data_sha256, device, versions and what else Record names.
+
+    Raises:
+        SwaBenchError: there is one of a newer version, or the file cannot be written.
+    """
+    record = Record(
+        format=FORMAT,
+        dataset=config.dataset.name,
+        model=config.model.name,
+        method=config.method.name,
+        budget=config.budget,
+        epochs=config.epochs,
+        seed=config.seed,
+        recipe_hash=recipe_hash(config),
+        schedule_sha256=schedule_sha256,
+        result=Result(**result),
+        timing=Timing(**timing),
+        config=to_dict(config),
+        **printable(provenance),
+    )
+    path = record_path(config)
+    if (fault := _fault(path)) is not None:
+        set_aside(path, fault)
+    write_atomically(path, (record.model_dump_json(indent=1, exclude_unset=True) + "\n").encode())
+    return path
+
+
+def missing(plan: Plan) -> list[TrainConfig]:
+    """What a plan reports that has no sound record with its rates, collections and data on disk.
+
+    Raises:
+        SwaBenchError: there is a record of a newer version, or one that cannot be read.
+    """
+    found = []
+    for report in plan.reports:
+        path = record_path(report)
+        record = None if _fault(path) else read_record(path)
+        schedule = plan.schedule_sha256(report.epochs)
+        same = record and record.schedule_sha256 == schedule and record.is_of(plan.data)
+        if not same or (plan.with_predictions and read_predictions(path) is None):
+            found.append(report)
+    return found
+
+
+def _fault(path: Path) -> ValueError | None:
+    """What is wrong with a record that a run would write; None if nothing is, or there is none.
+
+    Raises:
+        SwaBenchError: it is of a newer version, or the system cannot read it.
+    """
+    try:
+        load_record(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except NewerFormatError as error:
+        raise SwaBenchError(
+            f"{path} was written by a newer version of the program ({error}): use that version, or "
+            "another results_dir"
+        ) from error
+    except OSError as error:
+        raise SwaBenchError(f"{path} cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        return error
+    return None

@@ -1,0 +1,124 @@
+"""Files that anybody may have written: read within bounds, before a schema checks what is in them.
+
+What is wrong with a file is a ValueError, so that a reader can name the file and leave it out.
+"""
+
+import json
+import logging
+import math
+import stat
+from pathlib import Path
+from typing import Any
+
+from swa_bench.errors import SwaBenchError
+from swa_bench.text import check_printable, printable
+
+log = logging.getLogger(__name__)
+
+LARGEST_BYTES = 64 * 2**20
+LARGEST_INTEGER = 2**63
+
+
+class NewerFormatError(ValueError):
+    """A file of a format that only a newer version of the program knows."""
+
+    what = "was written by a newer version of the program"
+
+
+class MisplacedError(ValueError):
+    """A record of another run than its folder names, such as one in a copy of a run's folder."""
+
+    what = "is not in the folder of its run"
+
+
+def check_format(values: Any, known: int) -> None:
+    """Check the format of a record.
+
+    Raises:
+        NewerFormatError: it is a later one than `known`.
+        ValueError: it is no format.
+    """
+    found = values.get("format") if isinstance(values, dict) else None
+    if isinstance(found, bool) or not isinstance(found, int) or found < 1:
+        raise ValueError(f"its format is no number from 1 to {known}")
+    if found > known:
+        raise NewerFormatError(f"format {found}; this version reads those up to {known}")
+
+
+def read_file(path: Path) -> bytes:
+    """The content of a regular file of bounded size.
+
+    Raises:
+        ValueError: it is something else, or too large.
+        OSError: it is not there, or the system cannot read it.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):  # a pipe would never end
+        raise ValueError("it is no regular file")
+    if status.st_size > LARGEST_BYTES:
+        raise ValueError(f"it has {status.st_size:,} bytes, more than {LARGEST_BYTES:,}")
+    return path.read_bytes()
+
+
+def parse_json(content: bytes | str) -> Any:
+    """Plain values from JSON: no key twice, no number out of range, no control characters.
+
+    Raises:
+        ValueError: it is not like that.
+    """
+    text = content.decode() if isinstance(content, bytes) else content
+    try:
+        values = json.loads(
+            text,
+            parse_constant=_finite,
+            parse_float=_finite,
+            parse_int=_bounded,
+            object_pairs_hook=_with_each_key_once,
+        )
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    check_printable(values)
+    return values
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"{text[:20]} is not finite")
+    return value
+
+
+def _bounded(text: str) -> int:
+    if abs(value := int(text)) >= LARGEST_INTEGER:
+        raise ValueError(f"{text[:20]}... is too large")
+    return value
+
+
+def _with_each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        raise ValueError("it holds a key twice")
+    return values
+
+
+def log_left_out(path: Path, error: Exception) -> None:
+    """Say in the log why a file is not used."""
+    what = getattr(error, "what", "is damaged")
+    log.warning("%s", printable(f"{path} {what} ({error}): left out."))
+
+
+def set_aside(path: Path, reason: Exception) -> None:
+    """Rename a damaged file, so that another can be written in its place and nothing is lost.
+
+    Raises:
+        SwaBenchError: it cannot be renamed.
+    """
+    aside, count = path.with_name(f"{path.name}.damaged"), 1
+    while aside.exists() or aside.is_symlink():
+        count += 1
+        aside = path.with_name(f"{path.name}.damaged-{count}")
+    try:
+        path.rename(aside)
+    except OSError as error:
+        raise SwaBenchError(f"{path} is damaged and cannot be moved: {error.strerror}") from error
+    what = getattr(reason, "what", "is damaged")
+    log.warning("%s", printable(f"{path} {what} ({reason}): moved to {aside.name}."))
