@@ -9,7 +9,7 @@ from training_helpers import TINY, SwaTrain, epochs_of, plan_of, records_of
 from swa_bench.data.batches import to_device
 from swa_bench.data.images import load_images
 from swa_bench.training.network import fresh_model
-from swa_bench.training.run import weights_sha256
+from swa_bench.training.states import weights_sha256
 
 # Each is refused before anything is fetched or written, so that the default data set is not needed.
 BAD = {

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from training_helpers import SHORT_RECIPE, SwaTrain, plan_of
 
 from swa_bench.training.network import fresh_model
-from swa_bench.training.run import weights_sha256
+from swa_bench.training.states import weights_sha256
 
 ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")

@@ -28,7 +28,7 @@ from swa_bench.training import step
 from swa_bench.training.averaging import WeightEMA
 from swa_bench.training.batch_norm import recompute_batch_norm
 from swa_bench.training.evaluation import evaluate
-from swa_bench.training.run import weights_sha256
+from swa_bench.training.states import weights_sha256
 
 EMA = [*TINY, "method=ema", "method.predictors.ema.decay=0.75"]
 

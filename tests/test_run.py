@@ -24,7 +24,7 @@ from swa_bench.config.schema import TrainConfig
 from swa_bench.data import images
 from swa_bench.data.batches import to_device
 from swa_bench.results.epochs import EPOCH_COLUMNS
-from swa_bench.training import run
+from swa_bench.training import run, states
 from swa_bench.training.batch_norm import recompute_batch_norm
 from swa_bench.training.evaluation import evaluate
 from swa_bench.training.network import fresh_model
@@ -93,8 +93,8 @@ def test_the_record_is_of_the_averaged_weights(undisturbed: Path) -> None:
     fresh = evaluate(model, data.test_batches(500), plain)
     assert record["result"]["test_loss"] == fresh.loss != stale.loss
     assert record["result"]["test_error_pct"] == fresh.error_pct
-    assert run.weights_sha256(average) == record["result"]["weights_sha256"]
-    assert run.weights_sha256(stored["model"]) != record["result"]["weights_sha256"]
+    assert states.weights_sha256(average) == record["result"]["weights_sha256"]
+    assert states.weights_sha256(stored["model"]) != record["result"]["weights_sha256"]
 
 
 @pytest.mark.parametrize("steps", [4, 11], ids=["in_epoch_2", "in_epoch_4"])
@@ -190,7 +190,7 @@ def test_a_shorter_run_takes_no_epochs_away(tmp_path: Path, swa_train: SwaTrain)
 def test_every_seed_has_its_own_first_weights_whatever_the_method() -> None:
     def weights(*overrides: str) -> str:
         config = config_of(*TINY, *overrides)
-        return run.weights_sha256(fresh_model(config, torch.device("cpu")).state_dict())
+        return states.weights_sha256(fresh_model(config, torch.device("cpu")).state_dict())
 
     assert weights("seed=0") == weights("seed=0", "method=sgd", "channels_last=false")
     assert weights("seed=0") != weights("seed=1")

@@ -18,7 +18,7 @@ from swa_bench.training.averaging import WeightAverage, load_weights
 from swa_bench.training.batch_norm import recompute_batch_norm
 from swa_bench.training.evaluation import evaluate
 from swa_bench.training.network import fresh_model, fresh_optimizer
-from swa_bench.training.run import fresh_state
+from swa_bench.training.states import fresh_state
 from swa_bench.training.step import StaticInputs, TrainStep, take_step
 from swa_bench.training.timing import random_images
 

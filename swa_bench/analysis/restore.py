@@ -21,7 +21,7 @@ from swa_bench.results.same_data import check_data
 from swa_bench.training import checkpoints, hardware
 from swa_bench.training.batch_norm import describe_kept
 from swa_bench.training.network import Spare
-from swa_bench.training.run import fresh_state, with_weights
+from swa_bench.training.states import fresh_state, with_weights
 
 log = logging.getLogger(__name__)
 

@@ -18,47 +18,20 @@ import pickle
 import re
 import stat
 from collections.abc import Container, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from swa_bench.errors import SwaBenchError
 from swa_bench.files import remove, write_atomically
-from swa_bench.results.epochs import Row
-from swa_bench.training.averaging import Predictor
+from swa_bench.training.states import State
 
 log = logging.getLogger(__name__)
 
 MARKER = ".swa-checkpoints"
 MARKED = b"swa-train deletes checkpoints here when all of them exceed checkpoints.max_gb.\n"
 NAME = re.compile(r"seed\d+-epoch\d{4,}-[0-9a-f]{16}-[0-9a-f]{16}\.pt")
-
-
-@dataclass
-class State:
-    """All that the next epoch depends on, and the rows of the epochs done.
-
-    Attributes:
-        predictors: what is kept of the weights so far, by name.
-        epoch: epochs done.
-        rows: one dict of numbers an epoch: the columns of epochs.csv, and train_seconds.
-        segments: where the epochs were computed: from which on, device, versions.
-    """
-
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-    predictors: dict[str, Predictor]
-    epoch: int = 0
-    rows: list[Row] = field(default_factory=list)
-    segments: list[dict[str, Any]] = field(default_factory=list)
-
-    @property
-    def n_averaged(self) -> int:
-        """How many weights have been collected."""
-        return self.predictors["swa"].n
 
 
 def save(folder: Path, seed: int, key: str, state: State) -> Path:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from swa_bench.training.checkpoints import State
+from swa_bench.training.states import State
 
 TORCHS_OWN = frozenset(vars(nn.Module()))
 

@@ -21,7 +21,6 @@ from swa_bench.data.batches import DeviceImages, to_device
 from swa_bench.data.random import random_numbers
 from swa_bench.errors import ConfigError
 from swa_bench.training import hardware
-from swa_bench.training.checkpoints import State
 from swa_bench.training.evaluation import predict, score
 from swa_bench.training.faults import FaultError, check_logits, check_state, fault_of, faults
 from swa_bench.training.hidden_state import (
@@ -32,7 +31,7 @@ from swa_bench.training.hidden_state import (
     hidden_state,
 )
 from swa_bench.training.network import Spare, fresh_model
-from swa_bench.training.run import state_of, weights_sha256, with_weights
+from swa_bench.training.states import State, state_of, weights_sha256, with_weights
 from swa_bench.training.step import take_step
 from swa_bench.training.timing import random_images
 

@@ -5,7 +5,6 @@ So a killed run, a longer budget and another method that starts with the same ep
 the furthest stored state whose key is theirs, and end with the same bits as if they had not.
 """
 
-import hashlib
 import logging
 import math
 import time
@@ -13,8 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from swa_bench.config.plan import Plan
 from swa_bench.config.schema import LAST, TrainConfig
@@ -25,17 +23,16 @@ from swa_bench.files import remove, remove_leftovers
 from swa_bench.results import finished
 from swa_bench.results.epochs import Row, epoch_columns, write_epochs
 from swa_bench.results.record import checkpoint_folder, run_folder
-from swa_bench.training import checkpoints, hardware
-from swa_bench.training.averaging import Weights, load_weights, make_predictors
-from swa_bench.training.batch_norm import describe_kept, recompute_batch_norm
-from swa_bench.training.checkpoints import State
+from swa_bench.training import checkpoints
+from swa_bench.training.batch_norm import describe_kept
 from swa_bench.training.evaluation import (
     Score,
     calibration_error_pct,
     predict_test_images,
     score,
 )
-from swa_bench.training.network import Spare, fresh_model, fresh_optimizer
+from swa_bench.training.network import Spare
+from swa_bench.training.states import fresh_state, weights_sha256, with_weights
 
 log = logging.getLogger(__name__)
 
@@ -273,47 +270,3 @@ class Run:
 def column_prefix(name: str) -> str:
     """How the columns of epochs.csv begin that hold a predictor's figures."""
     return "test" if name == LAST else f"{name}_test"
-
-
-def fresh_state(config: TrainConfig, data: DeviceImages) -> State:
-    """The state before the first epoch."""
-    return state_of(config, fresh_model(config, data.device))
-
-
-def state_of(config: TrainConfig, model: nn.Module) -> State:
-    """The state of a run that starts with this network."""
-    predictors = make_predictors(config)
-    device = next(model.parameters()).device
-    with random_numbers(config.seed, 0, "collect", device):
-        for predictor in predictors.values():
-            predictor.start(model)
-    return State(model, fresh_optimizer(config, model), predictors)
-
-
-def with_weights(
-    config: TrainConfig, state: State, weights: Weights, data: DeviceImages, spare: Spare
-) -> tuple[nn.Module, dict[str, str]]:
-    """The spare, as the model but with other weights and batch-norm statistics recomputed for them.
-
-    The pass draws from streams of its own, so that training does not notice it.
-
-    Returns:
-        The spare, and why statistics of some of its modules are not recomputed, by module.
-    """
-    model = spare.like(state.model)
-    load_weights(model, weights)
-    draws = data.draw(config.seed, state.epoch, "recompute")
-    batches = data.train_batches(draws, config.batch_size)
-    with random_numbers(config.seed, state.epoch, "recompute_dropout", data.device):
-        kept = recompute_batch_norm(model, batches, hardware.autocast(config))
-    return model, kept
-
-
-def weights_sha256(weights: Weights) -> str:
-    """SHA-256 over names and values of a state dict, in its order."""
-    running = hashlib.sha256()
-    for name, tensor in weights.items():
-        running.update(name.encode())
-        values = tensor.detach().cpu().contiguous().reshape(-1)
-        running.update(values.view(torch.uint8).numpy().tobytes())  # numpy lacks bfloat16
-    return running.hexdigest()

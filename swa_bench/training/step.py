@@ -10,9 +10,9 @@ from swa_bench.config.schema import TrainConfig
 from swa_bench.data.batches import DeviceImages, EpochDraws
 from swa_bench.data.random import RandomNumbers
 from swa_bench.training import hardware
-from swa_bench.training.checkpoints import State
 from swa_bench.training.cuda_graphs import GraphedSteps
 from swa_bench.training.evaluation import Score
+from swa_bench.training.states import State
 
 
 class Tally:

@@ -12,7 +12,7 @@ from swa_bench.config.schema import TrainConfig, to_dict
 from swa_bench.data.batches import to_device
 from swa_bench.data.images import ImageSet
 from swa_bench.training import hardware
-from swa_bench.training.run import fresh_state
+from swa_bench.training.states import fresh_state
 from swa_bench.training.step import TrainStep, train_epoch
 
 # A pass without gradients costs about a third of a training pass.
