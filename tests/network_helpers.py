@@ -346,7 +346,7 @@ class Counting(Base):
         self.steps = 0
         self.block = nn.Module()
         self.block.history = [0.0]
-        self.register_buffer("drift", torch.zeros(2), persistent=False)
+        self.register_buffer("drift", torch.zeros(2, dtype=torch.long), persistent=False)
 
     def forward(self, images: Tensor) -> Any:
         if self.training:
@@ -366,6 +366,18 @@ class OwnGenerators(Base):
         shift = self.python.random() + self.rng.random()
         noise = torch.rand((), generator=self.generator)
         return super().forward(images) + (shift + noise if self.training else 0)
+
+
+class DrawsAnew(Base):
+    """Its generator is another at every pass, in one of the two modes."""
+
+    def __init__(self, num_classes: int, training: bool) -> None:
+        super().__init__(num_classes)
+        self.draws_in_training = training
+
+    def forward(self, images: Tensor) -> Any:
+        scale = 1.0 if self.training != self.draws_in_training else np.random.default_rng().random()
+        return super().forward(images) * scale
 
 
 class FirstBatchDecides(Base):

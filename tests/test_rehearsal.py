@@ -22,6 +22,7 @@ from training_helpers import (
 )
 
 from swa_bench.analysis.export import evaluate, export
+from swa_bench.analysis.restore import User
 from swa_bench.config.schema import TrainConfig
 from swa_bench.config.spec import RunSpec
 from swa_bench.errors import ConfigError
@@ -185,20 +186,28 @@ def test_what_works_trains_resumes_and_is_exported(tmp_path: Path, name: str) ->
     )
     assert untimed(path)["result"] == untimed(alone)["result"]
     assert "warnings" not in untimed(path)
-    export(path, tmp_path / "net.safetensors", "cpu")
-    score, _ = evaluate(tmp_path / "net.safetensors", "cpu")
+    user = User("cpu", trust=True)
+    export(path, tmp_path / "net.safetensors", user)
+    score, *_ = evaluate(tmp_path / "net.safetensors", user)
     assert score.error_pct == untimed(path)["result"]["test_error_pct"]
     assert score.loss == pytest.approx(untimed(path)["result"]["test_loss"])
 
 
 # {network and options: the warnings}
 LOST = "not in the state dict: a resumed run may differ. Make"
+OTHER_WEIGHTS = (
+    "A step after a restart gives other weights than without it: the network or the optimiser "
+    "keeps something that is not in its state dict, or draws from a generator of its own. The same "
+    "command may give other figures."
+)
 WARNINGS = {
     "Counting": [f"steps, drift, block.history change in a step but are {LOST} each a buffer."],
     "OwnGenerators": [f"python, rng, generator change in a step but are {LOST} each a buffer."],
-    "FirstBatchDecides": [
-        "A step after a restart gives other weights than without it: the network or the optimiser "
-        "keeps something that is not in its state dict."
+    "FirstBatchDecides": [OTHER_WEIGHTS],
+    "DrawsAnew +model.arguments.training=true": [OTHER_WEIGHTS],
+    "DrawsAnew +model.arguments.training=false": [
+        "The network gives other logits for the same images in evaluation mode: it draws from a "
+        "generator of its own. The same command may give other figures."
     ],
     "ChangesInEvaluation": [
         "passes: changed in evaluation mode, so that results depend on evaluation.every. "

@@ -59,8 +59,11 @@ class RunningStatistics:
         self.others = self._other_buffers()
 
     def _other_buffers(self) -> dict[str, Tensor]:
-        found = self.model.named_buffers()
-        return {name: one.clone() for name, one in found if _owner(name) not in self.layers}
+        return {
+            name: buffer.clone()
+            for name, buffer in self.model.named_buffers()
+            if buffer.is_floating_point() and _owner(name) not in self.layers  # no mere counters
+        }
 
     @contextlib.contextmanager
     def recomputed(self) -> Iterator[None]:

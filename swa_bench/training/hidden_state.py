@@ -30,7 +30,8 @@ def hidden_state(state: State, resumed: State, fresh: dict[str, object]) -> list
     if on_cpu and not warnings and _all(state) != _all(resumed):
         warnings.append(
             "A step after a restart gives other weights than without it: the network or the "
-            "optimiser keeps something that is not in its state dict."
+            "optimiser keeps something that is not in its state dict, or draws from a generator of "
+            "its own. The same command may give other figures."
         )
     if names := unregistered(state.model):
         warnings.append(
@@ -57,6 +58,16 @@ def changed_in_evaluation(before: dict[str, object], after: dict[str, object]) -
     return names and [
         f"{_listed(names)}: changed in evaluation mode, so that results depend on "
         "evaluation.every. Change in training mode only."
+    ]
+
+
+def differing_predictions(first: Tensor, second: Tensor) -> list[str]:
+    """A warning if a network predicts something else with the same images and random numbers."""
+    if first.device.type != "cpu" or first.isnan().any() or torch.equal(first, second):
+        return []
+    return [
+        "The network gives other logits for the same images in evaluation mode: it draws from a "
+        "generator of its own. The same command may give other figures."
     ]
 
 

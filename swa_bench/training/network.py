@@ -106,7 +106,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
     """The network inside of DataParallel or torch.compile; its tensors have no prefix."""
     if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
         return unwrapped(model.module)
-    inner = model._modules.get("_orig_mod")  # as torch.compile names it
+    inner = getattr(model, "_orig_mod", None)  # as torch.compile names it
     return model if inner is None else unwrapped(inner)
 
 

@@ -27,6 +27,7 @@ from swa_bench.training.hidden_state import (
     attributes,
     buffers,
     changed_in_evaluation,
+    differing_predictions,
     hidden_in_predictors,
     hidden_state,
 )
@@ -130,6 +131,7 @@ def _perform(config: TrainConfig, device: torch.device) -> Rehearsal:
     before = buffers(model)
     _collect(config, [state], data)
     warnings = changed_in_evaluation(before, buffers(model))
+    warnings += differing_predictions(*(_predictions(config, model, data) for _ in range(2)))
     resumed = _restored(config, state, device)
     others = _noise(config, 2, device, seed=1)
     for one in (state, resumed):
@@ -149,6 +151,12 @@ def _noise(config: TrainConfig, count: int, device: torch.device, seed: int = 0)
     made = replace(made, test_images=made.train_images, test_labels=made.train_labels)
     with faults("augmentation._target_", "fails"):
         return to_device(made, config, device)
+
+
+def _predictions(config: TrainConfig, model: nn.Module, data: DeviceImages) -> Tensor:
+    """Predictions with the same random numbers each time."""
+    with random_numbers(0, 2, "rehearsal", data.device):
+        return predict(model, data.test_batches(2), hardware.autocast(config))[0]
 
 
 def _batch(data: DeviceImages) -> tuple[Tensor, Tensor]:
