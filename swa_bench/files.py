@@ -77,19 +77,20 @@ def check_writable(setting: str, folder: Path) -> None:
 
 
 def find(folder: Path, pattern: str) -> list[Path]:
-    """The files below a folder whose names fit a pattern; no link to a folder is followed.
+    """What is below a folder and fits a pattern by its name; no link to a folder is followed.
 
     A folder that may not be read is named in the log.
     """
 
     def unreadable(error: OSError) -> None:
-        log.warning("%s: %s: left out.", error.filename, error.strerror)
+        if not isinstance(error, FileNotFoundError):
+            log.warning("%s: %s: left out.", error.filename, error.strerror)
 
     walk = os.walk(folder, onerror=unreadable)
     return sorted(
         Path(where) / name
-        for where, _, names in walk
-        for name in names
+        for where, folders, files in walk
+        for name in (*folders, *files)
         if fnmatch.fnmatch(name, pattern)
     )
 

@@ -227,7 +227,7 @@ def test_a_run_with_frozen_statistics_keeps_them_and_its_record_says_so(
     (record,) = records_of(tmp_path).values()
     assert record["warnings"] == [said]
     (path,) = tmp_path.rglob("cell-1.json")
-    swa_export([str(path), str(tmp_path / "out.safetensors")])
+    swa_export([str(path), str(tmp_path / "out.safetensors"), "--trust"])
     exported = load_file(tmp_path / "out.safetensors")
     stored = torch.load(checkpoint_of(tmp_path, 4), weights_only=True)
     for name in weights:

@@ -115,14 +115,14 @@ def test_restoring_and_evaluating_name_other_images(
     swa_train: SwaTrain, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert swa_train(*MINE).code == 0
-    arguments = [str(record_of(tmp_path)), "net.safetensors", "--device=cpu"]
+    arguments = [str(record_of(tmp_path)), "net.safetensors", "--device=cpu", "--trust"]
     export.swa_export(arguments)
-    export.swa_evaluate(["net.safetensors", "--device=cpu"])
+    export.swa_evaluate(["net.safetensors", "--device=cpu", "--trust"])
     assert "other images" not in capfd.readouterr().err
     now.append(OTHER)
     with pytest.raises(SystemExit, match=r"is of other images .*: put the images of the run there"):
-        export.swa_export(arguments)
-    export.swa_evaluate(["net.safetensors", "--device=cpu"])
+        export.swa_export([*arguments, "--force"])
+    export.swa_evaluate(["net.safetensors", "--device=cpu", "--trust"])
     assert "net.safetensors is of other images" in capfd.readouterr().err
 
 

@@ -11,7 +11,7 @@ import pytest
 from training_helpers import SIGNALLED, TINY, SwaTrain, checkpoint_of, records_of, untimed
 
 from swa_bench.errors import Terminated
-from swa_bench.results import locks, record
+from swa_bench.results import finished, locks
 from swa_bench.training import job, step
 
 # Without a signal no state is stored before the end.
@@ -89,18 +89,18 @@ def test_the_last_state_is_stored_before_it_is_recorded(
     swa_train: SwaTrain, tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The run is ended where it would write the record of its last epoch."""
-    write, options = record.write_record, [*TINY, "budget=1.5"]
+    write, options = finished.write_record, [*TINY, "budget=1.5"]
 
     def ended(config: Any, *arguments: Any) -> Path:
         if config.budget == 1.5:
             raise KeyboardInterrupt
         return write(config, *arguments)
 
-    monkeypatch.setattr(record, "write_record", ended)
+    monkeypatch.setattr(finished, "write_record", ended)
     assert swa_train(*options).code == 130
     assert checkpoint_of(tmp_path, 6).exists()
     assert not list(tmp_path.rglob("cell-1.5.json"))
-    monkeypatch.setattr(record, "write_record", write)
+    monkeypatch.setattr(finished, "write_record", write)
     again = swa_train(*options)
     assert "Going on after epoch 6" in again.err
     assert records_of(tmp_path / "results") == records_of(undisturbed)

@@ -19,7 +19,6 @@ from filelock import FileLock, Timeout
 
 from swa_bench.config.identity import DataIdentity
 from swa_bench.config.schema import DatasetConfig
-from swa_bench.data.random import random_numbers
 from swa_bench.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -77,6 +76,8 @@ def load_images(dataset: DatasetConfig) -> ImageSet:
         ConfigError: there is no such function, or its images do not match the options.
         SwaBenchError: the images cannot be obtained, or a file is missing, truncated or altered.
     """
+    from swa_bench.data.random import random_numbers  # torch takes seconds to import
+
     # Of jobs that a launcher starts at once, one fetches the data set and the others wait.
     fetches = dataset.source != "local"
     alone = alone_with(Path(dataset.root) / "lock") if fetches else contextlib.nullcontext()
