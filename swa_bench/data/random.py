@@ -52,9 +52,8 @@ class RandomNumbers:
         number = stream_seed(seed, epoch, purpose)
         if self.gpu is not None:
             self.on_gpu.manual_seed(number)
-        python, array = random.Random(number), np.random.RandomState([number % 2**32, number >> 32])
-        host = torch.Generator().manual_seed(number)
-        self.on_host = (host.get_state(), array.get_state(legacy=False), python.getstate())
+        on_torch = torch.Generator().manual_seed(number).get_state()
+        self.on_host = (on_torch, np.random.MT19937(number), random.Random(number).getstate())
         return self
 
     @contextlib.contextmanager
@@ -89,11 +88,12 @@ def random_numbers(
 
 
 def _host_state() -> tuple[torch.Tensor, Any, Any]:
-    torch_state = torch.default_generator.get_state()
-    return torch_state, np.random.get_state(legacy=False), random.getstate()
+    # numpy's generator itself, which keeps its state: to copy that takes longer than all the rest.
+    array = np.random.get_bit_generator()  # type: ignore[attr-defined]
+    return torch.default_generator.get_state(), array, random.getstate()
 
 
 def _set_host_state(state: tuple[torch.Tensor, Any, Any]) -> None:
     torch.default_generator.set_state(state[0])
-    np.random.set_state(state[1])
+    np.random.set_bit_generator(state[1])  # type: ignore[attr-defined]
     random.setstate(state[2])
