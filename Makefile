@@ -19,12 +19,12 @@ test: .venv/installed
 
 # The tests that need a GPU; the others never use one.
 test-gpu: .venv/installed
-	TEST_GPU=1 $(BIN)/pytest -m gpu
+	TEST_GPU=1 $(BIN)/pytest -n 0 -m gpu
 
 # The tests that take minutes: fifty kills, Ray, and a real Slurm that is started for it, which takes
 # root on Debian or Ubuntu.
 test-engines: .venv/engines
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -n 0 -m slow
 
 tables: .venv/installed
 	@$(BIN)/swa-tables

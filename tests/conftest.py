@@ -1,6 +1,10 @@
 """Shared by all tests: no GPU unless asked for, and swa-train in this process or its own."""
 
 import os
+
+# Before torch is imported: tests run side by side, and their threads would wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import subprocess
 import sys
 from pathlib import Path

@@ -24,7 +24,7 @@ from swa_bench.config.schema import TrainConfig
 from swa_bench.data import images
 from swa_bench.data.batches import to_device
 from swa_bench.results.epochs import EPOCH_COLUMNS
-from swa_bench.training import run, states
+from swa_bench.training import states
 from swa_bench.training.batch_norm import recompute_batch_norm
 from swa_bench.training.evaluation import evaluate
 from swa_bench.training.network import fresh_model
@@ -239,7 +239,7 @@ def test_a_seed_that_fails_does_not_stop_the_others(
             next(model.parameters()).data.fill_(math.nan)
         return model
 
-    monkeypatch.setattr(run, "fresh_model", broken_for_seed_0)
+    monkeypatch.setattr(states, "fresh_model", broken_for_seed_0)
     outcome = swa_train(*TINY, "method=sgd", "seeds_together=2")
     assert outcome.code == 1
     assert "training loss of epoch 1 is nan (tiny, sgd, seed 0" in outcome.err
