@@ -48,7 +48,7 @@ class Measured(Part):
             top = 100 if name.endswith("_pct") else math.inf
             for value in found.flat:
                 number = isinstance(value, int | float) and not isinstance(value, bool)
-                if value is not None and not (number and value <= top):
+                if value is not None and not (number and 0 <= value <= top):
                     raise ValueError(f"{name} holds {value!r:.40}")
 
 
