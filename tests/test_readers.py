@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -73,6 +74,9 @@ RECORDS = ANY_JSON | {
     "error NaN": text("6.5", "NaN"),
     "error 1e400": text("6.5", "1e400"),
     "error true": fields(result={"test_error_pct": True}),
+    "another budget": fields(config={"budget": 1.25}),
+    "another model": fields(config={"model": {"name": "preresnet20"}}),
+    "another seed": fields(config={"seed": 1}),
     "error as text": fields(result={"test_error_pct": "6.5"}),
     "error -1": fields(result={"test_error_pct": -1}),
     "error 101": fields(result={"test_error_pct": 101}),
@@ -282,6 +286,9 @@ def test_predictions_that_are_no_array_count_as_lost(tmp_path: Path) -> None:
         path = write_record(tmp_path, result={"predictions_sha256": sha256})
         path.with_name("predictions-1.npy").write_bytes(content)
         assert read_predictions(path) is None
+    path.with_name("predictions-1.npy").unlink()
+    os.mkfifo(path.with_name("predictions-1.npy"))  # reading it would never end
+    assert read_predictions(path) is None
 
 
 def test_hostile_text_stays_text_in_every_format(tmp_path: Path) -> None:

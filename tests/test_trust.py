@@ -154,6 +154,10 @@ def test_altered_weights_are_refused(exported: Path, caplog: pytest.LogCaptureFi
     tensors, content = safetensors.torch.load_file(exported), content_of(exported)
     assert not caplog.records
     rewritten(exported, tensors, content, digest=False)
+    with pytest.raises(SwaBenchError, match="it has lost its SHA-256"):
+        load_model(exported)
+    earlier = content | {"versions": content["versions"] | {"swa_bench": "0.2.0"}}
+    rewritten(exported, tensors, earlier, digest=False)
     load_model(exported)
     assert "without a digest: it cannot be checked" in caplog.text
     for name in ("running_var", "weight"):

@@ -54,6 +54,12 @@ class Exported:
     epoch: int | None
 
     @property
+    def is_earlier(self) -> bool:
+        """Whether it was made when exports carried no digest yet."""
+        version = self.record.versions.get("swa_bench") or "0.1"
+        return str(version).startswith(("0.1", "0.2"))
+
+    @property
     def epochs(self) -> int:
         """After how many epochs of its run."""
         return self.epoch or self.record.epochs or 0
@@ -131,9 +137,9 @@ def _read(path: Path) -> tuple[Exported, dict[str, Tensor]]:
     Raises:
         SwaBenchError: as above, or it does not have its digest.
     """
-    if not path.is_file():
-        raise SwaBenchError(f"{path}: no such file")
     try:
+        if not path.is_file():
+            raise SwaBenchError(f"{path}: no such file")
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -146,6 +152,8 @@ def _read(path: Path) -> tuple[Exported, dict[str, Tensor]]:
         raise SwaBenchError(f"{path} {error.what} ({error})") from error
     except (OSError, safetensors.SafetensorError, LookupError, TypeError, ValueError) as error:
         raise SwaBenchError(f"{path} was not written by swa-export, or is damaged") from error
+    if DIGEST not in metadata and not exported.is_earlier:
+        raise SwaBenchError(f"{path} is damaged: it has lost its SHA-256")
     if DIGEST not in metadata:
         log.warning("%s is of an earlier version, without a digest: it cannot be checked.", path)
     elif metadata[DIGEST] != digest:

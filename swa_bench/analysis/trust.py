@@ -92,6 +92,7 @@ def with_own_data(config: dict[str, Any], root: str | None) -> dict[str, Any]:
     if not isinstance(dataset, dict):
         return config  # the schema says what is missing
     folder = dataset.get("_target_") == "swa_bench.data.folder.load_folder"
-    default = shipped_yaml("dataset/image_folder.yaml" if folder else "dataset/cifar10.yaml").root
-    source = shipped_yaml("dataset/cifar10.yaml").source
-    return config | {"dataset": dataset | {"root": root or default, "source": source}}
+    default = shipped_yaml("dataset/image_folder.yaml" if folder else "dataset/cifar10.yaml")
+    return config | {
+        "dataset": dataset | {"root": root or default.root, "source": default.get("source", "auto")}
+    }

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from swa_bench.config.plan import Plan
 from swa_bench.config.schema import TrainConfig, to_dict
 from swa_bench.errors import SwaBenchError
 from swa_bench.files import write_atomically
-from swa_bench.results.foreign import NewerFormatError, set_aside
+from swa_bench.results.foreign import NewerFormatError, read_file, set_aside
 from swa_bench.results.record import (
     FORMAT,
     Record,
@@ -42,8 +43,8 @@ def read_predictions(path: Path) -> np.ndarray | None:
     """The predictions of a record, float32 (M, classes), or None if they are lost or damaged."""
     record = read_record(path)
     try:
-        content = predictions_path(path).read_bytes()
-    except OSError:
+        content = read_file(predictions_path(path), math.inf)  # its size is that of the test set
+    except (OSError, ValueError):
         return None
     known = record and record.result.predictions_sha256
     if known != hashlib.sha256(content).hexdigest():

@@ -45,7 +45,7 @@ def check_format(values: Any, known: int) -> None:
         raise NewerFormatError(f"format {found}; this version reads those up to {known}")
 
 
-def read_file(path: Path) -> bytes:
+def read_file(path: Path, largest_bytes: float = LARGEST_BYTES) -> bytes:
     """The content of a regular file of bounded size.
 
     Raises:
@@ -55,8 +55,8 @@ def read_file(path: Path) -> bytes:
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):  # a pipe would never end
         raise ValueError("it is no regular file")
-    if status.st_size > LARGEST_BYTES:
-        raise ValueError(f"it has {status.st_size:,} bytes, more than {LARGEST_BYTES:,}")
+    if status.st_size > largest_bytes:
+        raise ValueError(f"it has {status.st_size:,} bytes, more than {largest_bytes:,}")
     return path.read_bytes()
 
 

@@ -15,7 +15,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    Strict,
+    ValidationError,
+    model_validator,
+)
 
 from swa_bench.config.identity import DataIdentity, recipe_hash
 from swa_bench.config.renames import RENAMED, to_present
@@ -119,6 +127,19 @@ class Record(Part):
     timing: Timing = Timing()
     config: Annotated[dict[str, Any], AfterValidator(_check_groups)] = {}
     path: Path = Field(default=Path(), exclude=True)
+
+    @model_validator(mode="after")
+    def _check_head(self) -> "Record":
+        """What names the cell stands in its configuration too."""
+        for group in ("dataset", "model", "method"):
+            name = self.option(group, "name")
+            if name is not None and name != getattr(self, group):
+                raise ValueError(f"{group} is not that of its config, {name!s:.40}")
+        for option in ("budget", "epochs", "seed"):
+            value = self.config.get(option)
+            if value is not None and value != getattr(self, option):
+                raise ValueError(f"{option} is not that of its config, {value!s:.40}")
+        return self
 
     @property
     def folder(self) -> Path:
