@@ -380,6 +380,20 @@ class DrawsAnew(Base):
         return super().forward(images) * scale
 
 
+class BuiltAnew(Base):
+    """Its first weights are others each time."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        with torch.no_grad():
+            next(self.parameters()).mul_(np.random.default_rng().random())
+
+
+class Exits(Base):
+    def forward(self, images: Tensor) -> Any:
+        raise SystemExit("no")
+
+
 class FirstBatchDecides(Base):
     """Sets a scale from the first batch that it sees, and again after a restart."""
 

@@ -167,6 +167,57 @@ def test_frozen_layers_keep_their_statistics_and_are_named() -> None:
     ]
 
 
+class FrozenWithin(nn.Module):
+    """Sets its layer to evaluation mode in its forward pass, perhaps after a call in training."""
+
+    def __init__(self, trains: bool) -> None:
+        super().__init__()
+        self.norm, self.trains = nn.BatchNorm2d(3), trains
+        self.norm.running_mean.fill_(5.0)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Call the layer, then again on other values."""
+        self.norm.train(self.trains)
+        self.norm(images)
+        self.norm.eval()
+        normed: Tensor = self.norm(images + 100)
+        return normed
+
+
+def test_calls_in_evaluation_mode_do_not_count() -> None:
+    frozen, batches = FrozenWithin(trains=False), batches_of([4, 2])
+    assert recompute_batch_norm(frozen, batches, PLAIN) == {"norm": "never called in training mode"}
+    assert frozen.norm.running_mean.tolist() == [5.0] * 3
+    mixed = FrozenWithin(trains=True)
+    assert recompute_batch_norm(mixed, batches, PLAIN) == {}
+    mean = torch.cat([images for images, _ in batches]).mean((0, 2, 3))
+    torch.testing.assert_close(mixed.norm.running_mean, mean, rtol=1e-5, atol=1e-6)
+
+
+class PastHooks(nn.Module):
+    """Calls its layer's forward itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Once more than the hooks see."""
+        return self.norm.forward(self.norm(images))
+
+
+def test_calls_that_cannot_be_followed_are_named() -> None:
+    kept = recompute_batch_norm(PastHooks(), batches_of([4, 2]), PLAIN)
+    assert kept == {"norm": "called in a way that cannot be followed"}
+    still = torch.jit.script(nn.Sequential(nn.BatchNorm2d(3, momentum=0.0)))
+    assert recompute_batch_norm(still, batches_of([4]), PLAIN) == {"0": "scripted with momentum 0"}
+    patched = nn.BatchNorm2d(3)
+    patched.forward = lambda images: images  # type: ignore[method-assign]
+    assert recompute_batch_norm(patched, batches_of([4]), PLAIN) == {"": "a rule of its own"}
+    traced = torch.jit.trace(nn.Sequential(nn.BatchNorm2d(3)).train(), batches_of([4])[0][0])
+    assert recompute_batch_norm(traced, batches_of([4]), PLAIN) == {"0": "a rule of its own"}
+
+
 class OwnForward(nn.BatchNorm2d):
     """A subclass, which may do anything with the momentum."""
 

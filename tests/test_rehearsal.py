@@ -101,6 +101,7 @@ FAULTS = {
     "Rounded": ("model._target_=", "fails in a training step: element 0 of tensors does not"),
     "Memory": ("model._target_=", "cannot be restored from a checkpoint: Error(s) in loading"),
     "LayerInForward": ("model._target_=", "makes late.bias in its forward pass, where the optim"),
+    "Exits": ("model._target_=", "fails on images of 32x32 in training mode: no"),
     "ExtraState": ("model._target_=", "has _extra_state in its state dict, which is no tensor"),
     "Base optimizer._target_=network_helpers.UnstorableMomentum": (
         "optimizer._target_=network_helpers.UnstorableMomentum: cannot be restored from a checkp",
@@ -204,6 +205,10 @@ WARNINGS = {
     "Counting": [f"steps, drift, block.history change in a step but are {LOST} each a buffer."],
     "OwnGenerators": [f"python, rng, generator change in a step but are {LOST} each a buffer."],
     "FirstBatchDecides": [OTHER_WEIGHTS],
+    "BuiltAnew": [
+        "The network has other first weights each time it is built: it draws from a generator of "
+        "its own. The same command gives other figures."
+    ],
     "DrawsAnew +model.arguments.training=true": [OTHER_WEIGHTS],
     "DrawsAnew +model.arguments.training=false": [
         "The network gives other logits for the same images in evaluation mode: it draws from a "

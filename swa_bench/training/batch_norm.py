@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 NAMED_AT_MOST = 3  # layers in a sentence
 # torch's layers inside a scripted network, where only their names are left. Those of instance norm
@@ -23,6 +23,8 @@ SCRIPTED = ("BatchNorm1d", "BatchNorm2d", "BatchNorm3d")
 FROZEN = "in evaluation mode"
 NEVER_CALLED = "never called in training mode"
 FOREIGN = "a rule of its own"
+PAST_HOOKS = "called in a way that cannot be followed"
+NO_MOMENTUM = "scripted with momentum 0"
 
 
 class RunningStatistics:
@@ -46,6 +48,8 @@ class RunningStatistics:
                 continue
             if not _is_known(module):
                 self.kept[name] = FOREIGN
+            elif _is_scripted(module) and module.momentum == 0:
+                self.kept[name] = NO_MOMENTUM
             elif module.training:
                 self.layers[name] = module
             else:
@@ -54,8 +58,9 @@ class RunningStatistics:
         self.scripted = {
             name: _ScriptedLayer(layer)
             for name, layer in self.layers.items()
-            if isinstance(layer, torch.jit.ScriptModule)
+            if _is_scripted(layer)
         }
+        self.tracked = {name: _tracked(layer) for name, layer in self.layers.items()}
         self.others = self._other_buffers()
 
     def _other_buffers(self) -> dict[str, Tensor]:
@@ -71,6 +76,8 @@ class RunningStatistics:
         eager = {name: self.layers[name] for name in self.layers if name not in self.scripted}
         momenta = {name: layer.momentum for name, layer in eager.items()}
         with contextlib.ExitStack() as hooks:
+            # Compiled parts of a network would not call the hooks.
+            hooks.enter_context(torch.compiler.set_stance("force_eager"))
             for name, layer in eager.items():
                 weigh = functools.partial(self._weigh, name)
                 handle = layer.register_forward_pre_hook(weigh, with_kwargs=True)
@@ -83,14 +90,23 @@ class RunningStatistics:
         for name, scripted in self.scripted.items():
             self.seen[name] = scripted.finish()
         self.kept |= {name: NEVER_CALLED for name, seen in self.seen.items() if not seen}
+        self.kept |= {
+            name: PAST_HOOKS
+            for name, layer in eager.items()
+            if isinstance(layer, _BatchNorm) and _tracked(layer) != self.tracked[name]
+        }
         for name in self.changed_elsewhere():
             self.kept.setdefault(_owner(name), FOREIGN)
 
     def _weigh(self, name: str, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Before a layer's call: give its batch the weight of its images among those so far."""
+        if not layer.training:  # a network may change that in its forward pass
+            return
         images = len(args[0] if args else kwargs["input"])
         if not self.seen[name]:
             layer.reset_running_stats()
+            self.tracked[name] = 0
+        self.tracked[name] += 1
         self.seen[name] += images
         layer.momentum = images / self.seen[name]
 
@@ -158,10 +174,21 @@ def _has_statistics(module: nn.Module) -> bool:
     return any(name.startswith("running_") for name, _ in module.named_buffers(recurse=False))
 
 
+def _is_scripted(module: nn.Module) -> bool:
+    return isinstance(module, torch.jit.ScriptModule)
+
+
+def _tracked(layer: Any) -> int:
+    """How many batches a layer has counted; instance norm counts none."""
+    return int(layer.num_batches_tracked)
+
+
 def _is_known(module: nn.Module) -> bool:
-    if isinstance(module, torch.jit.ScriptModule):
-        return getattr(module, "original_name", None) in SCRIPTED
-    # A subclass with a forward of its own may do anything with the momentum.
+    if _is_scripted(module):  # traced ones have lost their momentum
+        return getattr(module, "original_name", None) in SCRIPTED and hasattr(module, "momentum")
+    # A forward of its own may do anything with the momentum.
+    if "forward" in vars(module):
+        return False
     return isinstance(module, _NormBase) and type(module).forward.__module__.startswith("torch.nn.")
 
 

@@ -25,7 +25,9 @@ class FaultError(Exception):
         self.field, self.reason = field, reason
 
 
-def fault_of(error: Exception, field: str, what: str, memory: str | None = None) -> FaultError:
+def fault_of(
+    error: Exception | SystemExit, field: str, what: str, memory: str | None = None
+) -> FaultError:
     """The fault behind an exception.
 
     Args:
@@ -47,7 +49,7 @@ def faults(field: str, what: str, memory: str | None = None) -> Iterator[None]:
         yield
     except (ConfigError, FaultError):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise fault_of(error, field, what, memory) from None
 
 

@@ -61,6 +61,16 @@ def changed_in_evaluation(before: dict[str, object], after: dict[str, object]) -
     ]
 
 
+def other_first_weights(first: str, second: str) -> list[str]:
+    """A warning if a network that is built again has other weights, given their digests."""
+    if first == second:
+        return []
+    return [
+        "The network has other first weights each time it is built: it draws from a generator of "
+        "its own. The same command gives other figures."
+    ]
+
+
 def differing_predictions(first: Tensor, second: Tensor) -> list[str]:
     """A warning if a network predicts something else with the same images and random numbers."""
     if first.device.type != "cpu" or first.isnan().any() or torch.equal(first, second):

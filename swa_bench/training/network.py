@@ -132,7 +132,7 @@ def _build(config: TrainConfig, pretrained: bool) -> nn.Module:
                 f"init={config.init}: the weights could not be fetched ({error}). Those of "
                 "torchvision may be put into $TORCH_HOME/hub/checkpoints by hand."
             ) from error
-        except Exception as error:  # whatever a user's own code raises is a fault of the setting
+        except (Exception, SystemExit) as error:  # whatever a user's own code raises
             given = ", ".join(f"{name}={value}" for name, value in values.items())
             raise _unfit(config, f"cannot be built with {given}: {error}") from error
         if not isinstance(model, nn.Module):

@@ -30,6 +30,7 @@ from swa_bench.training.hidden_state import (
     differing_predictions,
     hidden_in_predictors,
     hidden_state,
+    other_first_weights,
 )
 from swa_bench.training.network import Spare, fresh_model
 from swa_bench.training.states import State, state_of, weights_sha256, with_weights
@@ -121,6 +122,7 @@ def _explain(config: TrainConfig, fault: FaultError) -> ConfigError:
 
 def _perform(config: TrainConfig, device: torch.device) -> Rehearsal:
     model = fresh_model(config, device, fetch=False)
+    first = _first_weights(model)
     known, fresh = {name for name, _ in model.named_parameters()}, attributes(model)
     data = _noise(config, 2, device)
     check_logits(config, model.train(), _batch(data)[0])
@@ -132,7 +134,9 @@ def _perform(config: TrainConfig, device: torch.device) -> Rehearsal:
     _collect(config, [state], data)
     warnings = changed_in_evaluation(before, buffers(model))
     warnings += differing_predictions(*(_predictions(config, model, data) for _ in range(2)))
-    resumed = _restored(config, state, device)
+    second = fresh_model(config, device, fetch=False)
+    warnings += other_first_weights(first, _first_weights(second))
+    resumed = _restored(config, state, second, device)
     others = _noise(config, 2, device, seed=1)
     for one in (state, resumed):
         with random_numbers(0, 1, "rehearsal", device):
@@ -151,6 +155,11 @@ def _noise(config: TrainConfig, count: int, device: torch.device, seed: int = 0)
     made = replace(made, test_images=made.train_images, test_labels=made.train_labels)
     with faults("augmentation._target_", "fails"):
         return to_device(made, config, device)
+
+
+def _first_weights(model: nn.Module) -> str:
+    """Digest of parameters and buffers."""
+    return weights_sha256({**dict(model.named_parameters()), **dict(model.named_buffers())})
 
 
 def _predictions(config: TrainConfig, model: nn.Module, data: DeviceImages) -> Tensor:
@@ -186,7 +195,7 @@ def _step(config: TrainConfig, state: State, data: DeviceImages, memory: str | N
     hook = state.optimizer.register_step_pre_hook(lambda *step: begun.append(step))
     try:
         take_step(state.model, state.optimizer, images, labels, hardware.autocast(config))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if begun:
             raise fault_of(error, "optimizer._target_", "takes no step", memory) from None
         raise fault_of(error, "model._target_", "fails in a training step", memory) from None
@@ -216,7 +225,7 @@ def _collect(config: TrainConfig, states: list[State], data: DeviceImages) -> No
                 predictor.collect(state.model, predictions)
 
 
-def _restored(config: TrainConfig, state: State, device: torch.device) -> State:
+def _restored(config: TrainConfig, state: State, model: nn.Module, device: torch.device) -> State:
     """What a run has that goes on from this state's checkpoint."""
 
     def reread(value: object) -> Any:
@@ -225,7 +234,7 @@ def _restored(config: TrainConfig, state: State, device: torch.device) -> State:
         file.seek(0)
         return torch.load(file, map_location=device, weights_only=True)
 
-    resumed = _start(config, fresh_model(config, device, fetch=False))
+    resumed = _start(config, model)
     lost = "cannot be restored from a checkpoint"
     with faults("model._target_", lost):
         resumed.model.load_state_dict(reread(state.model.state_dict()))
