@@ -9,7 +9,10 @@ import stat
 import tempfile
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from swa_bench.errors import SwaBenchError
 
@@ -50,7 +53,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def _write_and_rename(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{SUFFIX}")
+    temporary = temporary_name(path)
     try:
         with temporary.open("xb") as file:  # its mode is what the umask leaves
             file.write(content)
@@ -60,6 +63,30 @@ def _write_and_rename(path: Path, content: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def temporary_name(path: Path) -> Path:
+    """A name of its own for a file that is renamed to `path` when it is whole."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}{SUFFIX}")
+
+
+def acquired(path: Path, waiting: Callable[[], str]) -> FileLock:
+    """A lock that is held, after a wait for other processes if it must be, which the log says.
+
+    Args:
+        waiting: gives what the log says.
+
+    Raises:
+        OSError: its file cannot be written.
+        NotImplementedError: the file system has no locks.
+    """
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        log.info("%s", waiting())
+        lock.acquire()
+    return lock
 
 
 def check_writable(setting: str, folder: Path) -> None:

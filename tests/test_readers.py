@@ -337,4 +337,4 @@ def test_an_unreadable_record_is_no_missing_one(
     assert read_records([tmp_path]) == []
     assert "Permission denied" in caplog.text
     with pytest.raises(SwaBenchError, match=r"cell-1.json cannot be read \(Permission denied\)"):
-        finished._fault(path)
+        finished._load_own(path)

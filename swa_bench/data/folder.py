@@ -7,7 +7,6 @@ import functools
 import hashlib
 import json
 import logging
-import uuid
 import warnings
 from multiprocessing.pool import ThreadPool  # decoding and resizing release Python's lock
 from pathlib import Path
@@ -23,7 +22,12 @@ from swa_bench.data.decoding import read_square
 from swa_bench.data.images import ImageSet, alone_with, array_sha256
 from swa_bench.data.listing import Sample, scan
 from swa_bench.errors import SwaBenchError
-from swa_bench.files import SUFFIX, check_writable, remove_leftovers, write_atomically
+from swa_bench.files import (
+    check_writable,
+    remove_leftovers,
+    temporary_name,
+    write_atomically,
+)
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +105,7 @@ def _decode(samples: list[Sample], size: int, path: Path) -> None:
     shape = (len(samples), size, size, 3)
     log.info("Decoding %d images once into %s (%.1f GB).", shape[0], path, np.prod(shape) / 1e9)
     # A name of its own, since some file systems have no locks.
-    part, running = path.with_name(f".{path.name}.{uuid.uuid4().hex}{SUFFIX}"), hashlib.sha256()
+    part, running = temporary_name(path), hashlib.sha256()
     try:
         with part.open("xb") as file, ThreadPool() as pool, warnings.catch_warnings():
             # So large an image is an attack, or a mistake.

@@ -6,6 +6,7 @@ That function, `_target_` of conf/dataset/*.yaml, has the signature
 """
 
 import contextlib
+import functools
 import hashlib
 import logging
 import pkgutil
@@ -15,11 +16,11 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from swa_bench.config.identity import DataIdentity
 from swa_bench.config.schema import DatasetConfig
 from swa_bench.errors import ConfigError
+from swa_bench.files import acquired
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,10 @@ class ImageSet:
 
     def sha256(self) -> dict[str, str]:
         """SHA-256 of each array's bytes."""
+        return dict(self._sha256)
+
+    @functools.cached_property
+    def _sha256(self) -> dict[str, str]:  # several are asked for, and an array takes long
         return {
             name: self.known_sha256.get(name) or array_sha256(getattr(self, name))
             for name in self.NAMES
@@ -95,12 +100,7 @@ def alone_with(path: Path) -> Iterator[None]:
     """Hold a lock; where none can be had, since nothing can be written there, go on without."""
     with contextlib.ExitStack() as held:
         with contextlib.suppress(OSError, NotImplementedError):
-            lock = FileLock(path)
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                log.info("Waiting for another process that reads %s", path.parent)
-                lock.acquire()
+            lock = acquired(path, lambda: f"Waiting for another process that reads {path.parent}")
             held.callback(lock.release)
         yield
 

@@ -91,8 +91,8 @@ def write_record(
         **printable(provenance),
     )
     path = record_path(config)
-    if (fault := _fault(path)) is not None:
-        set_aside(path, fault)
+    if isinstance(before := _load_own(path), ValueError):
+        set_aside(path, before)
     write_atomically(path, (record.model_dump_json(indent=1, exclude_unset=True) + "\n").encode())
     return path
 
@@ -106,22 +106,25 @@ def missing(plan: Plan) -> list[TrainConfig]:
     found = []
     for report in plan.reports:
         path = record_path(report)
-        record = None if _fault(path) else read_record(path)
-        schedule = plan.schedule_sha256(report.epochs)
-        same = record and record.schedule_sha256 == schedule and record.is_of(plan.data)
+        record = _load_own(path)
+        same = (
+            isinstance(record, Record)
+            and record.schedule_sha256 == plan.schedule_sha256(report.epochs)
+            and record.is_of(plan.data)
+        )
         if not same or (plan.with_predictions and read_predictions(path) is None):
             found.append(report)
     return found
 
 
-def _fault(path: Path) -> ValueError | None:
-    """What is wrong with a record that a run would write; None if nothing is, or there is none.
+def _load_own(path: Path) -> Record | ValueError | None:
+    """The record that a run would write, or what is wrong with it, or None if there is none.
 
     Raises:
         SwaBenchError: it is of a newer version, or the system cannot read it.
     """
     try:
-        load_record(path)
+        return load_record(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except NewerFormatError as error:
@@ -133,4 +136,3 @@ def _fault(path: Path) -> ValueError | None:
         raise SwaBenchError(f"{path} cannot be read ({error.strerror})") from error
     except ValueError as error:
         return error
-    return None

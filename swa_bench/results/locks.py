@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import functools
 import logging
 import os
 import signal
@@ -12,10 +13,8 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from swa_bench.errors import Terminated
-from swa_bench.files import write_atomically
+from swa_bench.files import acquired, write_atomically
 from swa_bench.text import printable
 
 log = logging.getLogger(__name__)
@@ -34,12 +33,8 @@ def alone_in(folders: list[Path]) -> Iterator[None]:
     with contextlib.ExitStack() as held:
         for folder in sorted(folders):  # one order for all, so that two never wait for each other
             folder.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(folder / LOCK)
             try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                log.info("Waiting for another process that trains %s (%s)", folder, _holder(folder))
-                lock.acquire()
+                lock = acquired(folder / LOCK, functools.partial(_waiting, folder))
             except NotImplementedError:
                 log.warning("%s is on a file system without locks: start no run twice", folder)
                 continue
@@ -47,6 +42,10 @@ def alone_in(folders: list[Path]) -> Iterator[None]:
             holder = f"process {os.getpid()} on {socket.gethostname()}"
             write_atomically(folder / HOLDER, holder.encode())
         yield
+
+
+def _waiting(folder: Path) -> str:
+    return f"Waiting for another process that trains {folder} ({_holder(folder)})"
 
 
 def is_running(folder: Path) -> str | None:

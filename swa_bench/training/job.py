@@ -56,13 +56,14 @@ def train_missing(spec: RunSpec, with_predictions: bool = False) -> list[TrainCo
         log.info(text, run_folder(config))
         return plans[config.seed].reports
 
-    done = not unfinished() and not config.force  # in this order: a newer record is refused
+    to_do = unfinished()  # with force=true too, since a newer record is refused
+    done = not (to_do or config.force)
     if done and is_published(config.dataset):
         return finished()
     if not done:
         check_writable("results_dir", Path(config.results_dir))
     # What cannot be trained is refused before its images are decoded.
-    summary = "" if done else describe(list(plans.values()) if config.force else unfinished())
+    summary = "" if done else describe(list(plans.values()) if config.force else to_do)
     images = load_images(config.dataset)
     identity = images.identity()
     plans = {seed: dataclasses.replace(plan, data=identity) for seed, plan in plans.items()}
