@@ -52,6 +52,21 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise SwaBenchError(f"{path} could not be written: {error.strerror}") from error
 
 
+def write_over_own(path: Path, content: bytes, begins: bytes) -> None:
+    """Write a file as `write_atomically` does, over nothing but an older one of its kind.
+
+    Args:
+        begins: what is within the first 1,000 bytes of all such files.
+
+    Raises:
+        SwaBenchError: another file has its name, or it could not be written.
+    """
+    with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+        if begins not in file.read(1000):
+            raise SwaBenchError(f"{path} is there and not of this command: not overwritten")
+    write_atomically(path, content)
+
+
 def _write_and_rename(path: Path, content: bytes) -> None:
     temporary = temporary_name(path)
     try:

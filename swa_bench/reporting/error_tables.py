@@ -17,7 +17,7 @@ from swa_bench.labels import (
     in_order,
     signed,
 )
-from swa_bench.reporting.layout import Table, labelled_rows, titled
+from swa_bench.reporting.layout import Recipes, Table, labelled_rows, titled
 from swa_bench.results.frames import COLUMN
 from swa_bench.results.statistics import SIGNIFICANCE, Estimate, published
 
@@ -61,39 +61,58 @@ NOTES = {
 }
 
 
-def single_table(dataset: str, summary: pd.DataFrame, models: Sequence[str] = ()) -> Table:
+def single_table(
+    dataset: str,
+    summary: pd.DataFrame,
+    recipes: Recipes,
+    models: Sequence[str] = (),
+    whole: bool = True,
+) -> Table:
     """Lay a data set's single networks out as the paper does: one column per method and budget.
 
     Args:
         summary: of `summarise`.
         models: the rows; by default the paper's and all that have runs.
+        whole: whether a data set of the paper's has the paper's rows and columns without runs too.
     """
     part = summary[(summary["dataset"] == dataset) & ~summary["ensemble"]]
-    columns = [*PAPER_COLUMNS, *columns_in_order(_columns(part) - set(PAPER_COLUMNS))]
+    whole = whole and dataset in PAPER_DATASETS
+    found = _columns(part)
+    columns = [column for column in PAPER_COLUMNS if whole or column in found]
+    columns += columns_in_order(found - set(PAPER_COLUMNS))
     budgets_named = {method for method, budget in columns if budget != 1.0}
     header = [
         column_label(method, budget) if method in budgets_named else LABELS.get(method, method)
         for method, budget in columns
     ]
-    paper = PAPER_MODELS if dataset in PAPER_DATASETS else ()
-    models = models or in_order([*paper, *part["model"]], PAPER_MODELS)
+    models = models or in_order([*PAPER_MODELS * whole, *part["model"]], PAPER_MODELS)
     notes = ["published", *["preresnet110", "preresnet187"] * ("preresnet110" in models)]
-    return _table(dataset, "", header, part, columns, models, notes)
+    return _table(dataset, "", header, part, recipes, columns, models, notes)
 
 
-def ensembles_table(dataset: str, summary: pd.DataFrame, models: Sequence[str] = ()) -> Table:
+def ensembles_table(
+    dataset: str,
+    summary: pd.DataFrame,
+    recipes: Recipes,
+    models: Sequence[str] = (),
+    whole: bool = True,
+) -> Table:
     """Lay a data set's ensembles out, beside single networks of one budget.
-
-    Its columns and rows are those that have a run or a published figure.
 
     Args:
         summary: of `summarise`.
-        models: the rows; by default all that have one.
+        models: the rows; by default all that have a run or a published figure.
+        whole: whether there are rows and columns that have only published figures.
     """
     part = summary[summary["dataset"] == dataset]
     own = part[part["ensemble"] | (part["method"] == "swa_fge")]
     part = part.merge(own[["model", "recipe_diff"]].drop_duplicates())
-    theirs = {key: figure for key, figure in published().items() if key[0] == dataset}
+    shown = {*own["model"], *models}
+    theirs = {
+        key: figure
+        for key, figure in published().items()
+        if key[0] == dataset and (whole or (key[1] in shown and key[2:] in _columns(part)))
+    }
     of_ensembles = [key for key in theirs if key[2] in ENSEMBLES]
     models = models or in_order([*(key[1] for key in of_ensembles), *own["model"]], PAPER_MODELS)
     found = _columns(part[part["ensemble"]]) | {key[2:] for key in of_ensembles}
@@ -106,7 +125,7 @@ def ensembles_table(dataset: str, summary: pd.DataFrame, models: Sequence[str] =
     if any(theirs[key].draft for key in of_ensembles):
         notes.append("draft")
     header = [column_label(*column) for column in columns]
-    return _table(dataset, "ensembles", header, part, columns, models, notes)
+    return _table(dataset, "ensembles", header, part, recipes, columns, models, notes)
 
 
 def _columns(part: pd.DataFrame) -> set[Column]:
@@ -118,6 +137,7 @@ def _table(
     kind: str,
     header: list[str],
     part: pd.DataFrame,
+    recipes: Recipes,
     columns: Sequence[Column],
     models: Sequence[str],
     notes: Sequence[str],
@@ -127,7 +147,7 @@ def _table(
     Args:
         notes: keys of NOTES, for a data set of the paper's.
     """
-    found, letters = labelled_rows(part, models)
+    found, letters = labelled_rows(part, recipes, models)
     lines = [line for row in found for line in _row_lines(dataset, *row, columns)]
     if dataset not in PAPER_DATASETS:
         notes = [note for note in notes if note == "ensembles"]
@@ -138,7 +158,9 @@ def _table(
     shown = part[pd.MultiIndex.from_frame(part[COLUMN]).isin(columns)]
     title = titled(dataset, f"{', ' * bool(kind)}{kind}: {ERRORS}")
     name = f"{dataset}{'-' * bool(kind)}{kind}"
-    return Table(name, title, ["", "", *header], lines, said, shown.drop(columns="ensemble"))
+    frame = shown.drop(columns="ensemble")
+    above = recipes.shared if len(part) else ""
+    return Table(name, title, ["", "", *header], lines, said, frame, above)
 
 
 def _row_lines(

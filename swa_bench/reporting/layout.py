@@ -1,9 +1,10 @@
 """A table in its formats, and how its rows are labelled."""
 
 import re
+import shutil
 import string
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -11,6 +12,10 @@ from tabulate import tabulate
 
 from swa_bench.config.grid import PAPER_MODELS
 from swa_bench.labels import DEMONSTRATIONS, LABELS, by_options, in_order
+from swa_bench.results.frames import rows
+
+TEXT_WIDTH = 80  # of the lines around a table in a file
+WIDEST = 110  # of those in a terminal
 
 
 @dataclass(frozen=True)
@@ -20,6 +25,7 @@ class Table:
     Attributes:
         name: of its files, without suffix.
         frame: the same figures as numbers, for a CSV.
+        above: what holds for all rows.
     """
 
     name: str
@@ -28,24 +34,37 @@ class Table:
     rows: list[list[str]]
     notes: list[str]
     frame: pd.DataFrame
+    above: str = ""
 
-    def text(self) -> str:
-        """For a terminal."""
-        notes = (textwrap.fill(note, 110, subsequent_indent="  ") for note in self.notes)
-        return "\n".join([self.title, self._body("simple_outline"), *notes, ""])
+    def text(self, width: int | None = None) -> str:
+        """For a terminal.
+
+        Args:
+            width: of the lines around the table, in characters; by default the terminal's.
+        """
+        if width is None:
+            width = min(shutil.get_terminal_size((TEXT_WIDTH, 24)).columns, WIDEST)
+
+        def filled(lines: Sequence[str]) -> list[str]:
+            return [textwrap.fill(line, max(width, 20), subsequent_indent="  ") for line in lines]
+
+        above = filled([self.title, *[self.above] * bool(self.above)])
+        return "\n".join([*above, self._body("simple_outline"), *filled(self.notes), ""])
 
     def markdown(self) -> str:
         """For a README."""
         # A recipe is text from a record: no tag, link, cell or emphasis of its own.
-        notes = "\n".join(
-            "- " + re.sub(r"[\\`*|<]|(?<=\])[(:]", r"\\\g<0>", note) for note in self.notes
+        above, *notes = (
+            re.sub(r"[\\`*|<]|(?<=\])[(:]", r"\\\g<0>", line) for line in [self.above, *self.notes]
         )
-        return f"### {self.title}\n\n{self._body('pipe')}\n\n{notes}\n"
+        parts = [f"### {self.title}", above, self._body("pipe")]
+        parts.append("\n".join(f"- {note}" for note in notes))
+        return "\n\n".join(filter(None, parts)) + "\n"
 
     def latex(self) -> str:
         """For a paper: needs the package booktabs."""
         body = self._body("latex_booktabs").replace("±", r"$\pm$").replace("−", "$-$")
-        comments = "\n".join(f"% {line}" for line in (self.title, *self.notes))
+        comments = "\n".join(f"% {line}" for line in (self.title, self.above, *self.notes) if line)
         return f"{comments}\n{body}\n"
 
     def csv(self) -> str:
@@ -60,30 +79,82 @@ class Table:
         return tabulate(self.rows, self.header, style, disable_numparse=True)
 
 
+class Recipes:
+    """How recipes are named: a letter means one recipe in all tables and figures of a call.
+
+    What all recipes share is said once; one that has no other options gets no letter.
+    """
+
+    def __init__(self, recipes: Iterable[str]) -> None:
+        """Give letters in the order of the recipes, each as `recipe_text` writes it."""
+        found = [_options(recipe) for recipe in recipes]
+        self._shared = [
+            option for option in (found or [[]])[0] if all(option in other for other in found)
+        ]
+        self._letters: dict[str, str] = {}
+        for options in found:
+            self.letter(" ".join(options))
+
+    @property
+    def shared(self) -> str:
+        """What is said once, or nothing."""
+        return f"All runs: {' '.join(self._shared)}" if self._shared else ""
+
+    def own(self, recipe: str) -> str:
+        """The options that not all recipes share."""
+        return " ".join(option for option in _options(recipe) if option not in self._shared)
+
+    def letter(self, recipe: str) -> str:
+        """Such as [a]; nothing where a recipe has no options of its own."""
+        own = self.own(recipe)
+        return f"[{self._letters.setdefault(own, _letter(len(self._letters)))}]" if own else ""
+
+    def label(self, model: str, recipe: str) -> str:
+        """Such as VGG16 [a]."""
+        return f"{LABELS.get(model, model)} {self.letter(recipe)}".rstrip()
+
+
+def recipes_of(cells: pd.DataFrame) -> Recipes:
+    """The recipes of all cells, in the order of the tables.
+
+    Args:
+        cells: of `cells_frame`.
+    """
+    return Recipes(row.recipe_diff for row in rows(cells, pd.DataFrame({"run": []})))
+
+
+def _options(recipe: str) -> list[str]:
+    """The options of a recipe's text; a value may hold spaces."""
+    return re.split(r" (?=[\w.]+=)", recipe) if recipe else []
+
+
+def _letter(index: int) -> str:
+    """A to z, then aa to az, and so on."""
+    before = _letter(index // 26 - 1) if index >= 26 else ""
+    return before + string.ascii_lowercase[index % 26]
+
+
 def labelled_rows(
-    part: pd.DataFrame, models: Sequence[str] = ()
+    part: pd.DataFrame, recipes: Recipes, models: Sequence[str] = ()
 ) -> tuple[list[tuple[str, str, pd.DataFrame]], list[str]]:
-    """The rows of a table: model, label and what a frame holds of it; and notes on the labels.
+    """The rows of a table: model, label and what a frame holds of it; and notes on the letters.
 
     Args:
         part: of one data set, with one row per cell and the columns model and recipe_diff.
         models: each has a row, whether the frame holds something of it or not; by default those
             that the frame holds.
     """
-    letters: dict[str, str] = {}
-    rows = []
+    found, notes = [], {}
     for model in models or in_order(part["model"], PAPER_MODELS):
         of_model = part[part["model"] == model]
-        for recipe in sorted(of_model["recipe_diff"].unique(), key=by_options) or [""]:
-            label = LABELS.get(model, model)
-            if recipe:
-                label += f" [{letters.setdefault(recipe, _letter(len(letters)))}]"
-            rows.append((model, label, of_model[of_model["recipe_diff"] == recipe]))
-    return rows, [f"[{letter}] {recipe}" for recipe, letter in letters.items()]
-
-
-def _letter(index: int) -> str:
-    return string.ascii_lowercase[index] if index < 26 else str(index)
+        for recipe in sorted(of_model["recipe_diff"].unique(), key=by_options):
+            of_recipe = of_model[of_model["recipe_diff"] == recipe]
+            found.append((model, recipes.label(model, recipe), of_recipe))
+            if letter := recipes.letter(recipe):
+                notes[letter] = f"{letter} {recipes.own(recipe)}"
+        if of_model.empty:
+            found.append((model, LABELS.get(model, model), of_model))
+    return found, list(notes.values())
 
 
 def titled(dataset: str, what: str) -> str:

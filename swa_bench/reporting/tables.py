@@ -7,10 +7,10 @@ from pathlib import Path
 import pandas as pd
 
 from swa_bench.config.grid import PAPER_DATASETS
-from swa_bench.files import write_atomically
+from swa_bench.files import write_atomically, write_over_own
 from swa_bench.labels import LABELS, column_label, columns_in_order, in_order
 from swa_bench.reporting.error_tables import ensembles_table, single_table
-from swa_bench.reporting.layout import Table, labelled_rows, titled
+from swa_bench.reporting.layout import TEXT_WIDTH, Recipes, Table, labelled_rows, recipes_of, titled
 from swa_bench.results.epochs import TESTED, tested_columns
 from swa_bench.results.frames import CELL, cells_frame, epochs_frame
 from swa_bench.results.record import Record
@@ -27,17 +27,21 @@ COUNTS = (1, 2, 3, 5, 10, 20, 50, 100)
 PREDICTORS = {"swa": "average", "ensemble": "ensemble"}  # what they are called in tables
 
 
-def make_tables(cells: pd.DataFrame, epochs: pd.DataFrame) -> list[Table]:
+def make_tables(cells: pd.DataFrame, epochs: pd.DataFrame, whole: bool = True) -> list[Table]:
     """All tables of each data set: single networks, ensembles, calibration, collected weights.
 
     Args:
         cells, epochs: of `cells_frame` and `epochs_frame`.
+        whole: whether the paper's rows and columns without runs are shown.
     """
     summary, collected = summarise(cells), collected_frame(epochs)
+    recipes = recipes_of(cells)
     tables = []
     for dataset in in_order(cells["dataset"], PAPER_DATASETS) or PAPER_DATASETS:
-        tables += [single_table(dataset, summary), ensembles_table(dataset, summary)]
-        tables += [calibration_table(dataset, cells), collected_table(dataset, collected)]
+        tables.append(single_table(dataset, summary, recipes, whole=whole))
+        tables.append(ensembles_table(dataset, summary, recipes, whole=whole))
+        tables.append(calibration_table(dataset, cells, recipes))
+        tables.append(collected_table(dataset, collected, recipes))
     return [table for table in tables if table.rows]
 
 
@@ -47,16 +51,19 @@ def tables_of_runs(records: Iterable[Record], models: Sequence[str] = ()) -> lis
     Args:
         models: the rows; by default the paper's and all that have runs.
     """
-    summary = summarise(cells_frame(records))
+    cells = cells_frame(records)
+    shown = cells[cells["model"].isin(models)] if models else cells
+    summary, recipes = summarise(shown), recipes_of(shown)
     makers = {False: single_table, True: ensembles_table}
     tables = []
     for dataset in in_order(summary["dataset"], PAPER_DATASETS):
         found = set(summary["ensemble"][summary["dataset"] == dataset])
-        tables += [make(dataset, summary, models) for kind, make in makers.items() if kind in found]
+        for kind, make in makers.items():
+            tables += [make(dataset, summary, recipes, models)] * (kind in found)
     return tables
 
 
-def calibration_table(dataset: str, cells: pd.DataFrame) -> Table:
+def calibration_table(dataset: str, cells: pd.DataFrame, recipes: Recipes) -> Table:
     """Test error, NLL and ECE of each cell whose records hold all three.
 
     Args:
@@ -64,7 +71,7 @@ def calibration_table(dataset: str, cells: pd.DataFrame) -> Table:
     """
     measured = cells[(cells["dataset"] == dataset) & cells["ece"].notna()]
     part = mean_and_std(measured, CELL, list(MEASURES))
-    rows, letters = labelled_rows(part)
+    rows, letters = labelled_rows(part, recipes)
     lines = []
     for _, label, of_row in rows:
         by_column = {(c["method"], c["budget"]): c for c in of_row.to_dict("records")}
@@ -83,10 +90,10 @@ def calibration_table(dataset: str, cells: pd.DataFrame) -> Table:
         "NLL: negative log-likelihood (natural logarithm) of the test labels, mean per image.",
         "ECE: expected calibration error of the test images, over 15 bins of the confidence.",
     ]
-    return Table(f"{dataset}-calibration", title, header, lines, notes, part)
+    return Table(f"{dataset}-calibration", title, header, lines, notes, part, recipes.shared)
 
 
-def collected_table(dataset: str, collected: pd.DataFrame) -> Table:
+def collected_table(dataset: str, collected: pd.DataFrame, recipes: Recipes) -> Table:
     """Test error of k collected models, for some k, of each method that collects them.
 
     Args:
@@ -97,7 +104,7 @@ def collected_table(dataset: str, collected: pd.DataFrame) -> Table:
     shown = collected[of_dataset & collected["n_averaged"].isin(COUNTS)]
     part = mean_and_std(shown, COLLECTED, tested)
     counts = [count for count in COUNTS if count in set(part["n_averaged"])]
-    rows, letters = labelled_rows(part)
+    rows, letters = labelled_rows(part, recipes)
     lines = []
     for _, label, of_row in rows:
         for method in in_order(of_row["method"]):
@@ -121,7 +128,8 @@ def collected_table(dataset: str, collected: pd.DataFrame) -> Table:
         "their softmax outputs. '-': not tested; evaluation.average_every sets how often there is "
         "a test.",
     ]
-    return Table(f"{dataset}-collected", titled(dataset, what), header, lines, notes, part)
+    title = titled(dataset, what)
+    return Table(f"{dataset}-collected", title, header, lines, notes, part, recipes.shared)
 
 
 def predictor_label(column: str) -> str:
@@ -130,18 +138,21 @@ def predictor_label(column: str) -> str:
     return PREDICTORS.get(name) or LABELS.get(name, name)
 
 
-def write_tables(records: Iterable[Record], folder: Path) -> list[Table]:
+def write_tables(records: Iterable[Record], folder: Path, whole: bool = True) -> list[Table]:
     """Write each table as .txt, .md, .csv and .tex, and return the tables.
 
+    Args:
+        whole: whether the paper's rows and columns without runs are shown.
+
     Raises:
-        SwaBenchError: a file could not be written.
+        SwaBenchError: a file could not be written, or a CSV of that name is no table's.
     """
     cells = cells_frame(records)
-    tables = make_tables(cells, epochs_frame(cells))
+    tables = make_tables(cells, epochs_frame(cells), whole)
     for table in tables:
         name = re.sub(r"[^A-Za-z0-9_-]+", "_", table.name)  # a record may come from anybody
-        write_atomically(folder / f"{name}.txt", table.text().encode())
+        write_over_own(folder / f"{name}.csv", table.csv().encode(), b"dataset,model,recipe_diff")
+        write_atomically(folder / f"{name}.txt", table.text(TEXT_WIDTH).encode())
         write_atomically(folder / f"{name}.md", table.markdown().encode())
-        write_atomically(folder / f"{name}.csv", table.csv().encode())
         write_atomically(folder / f"{name}.tex", table.latex().encode())
     return tables
