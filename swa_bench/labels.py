@@ -62,6 +62,11 @@ def signed(value: float) -> str:
     return f"{value:+.2f}".replace("-", "−")
 
 
+def counted(n: int, noun: str) -> str:
+    """Such as 1 record and 1,000 records."""
+    return f"{n:,} {noun}{'s' * (n != 1)}"
+
+
 def duration(seconds: float) -> str:
     """Seconds as 42 s, 3 min 20 s, 5 h 10 min or 3 d 4 h."""
     whole = round(seconds)

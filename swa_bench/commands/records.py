@@ -2,14 +2,40 @@
 
 import argparse
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from swa_bench.commands.terminal import command, path
+from swa_bench.config.renames import flatten
 from swa_bench.errors import SwaBenchError
+from swa_bench.labels import counted
+from swa_bench.results.frames import recipe_text
 from swa_bench.results.record import Record, read_records
 
 DEFAULT_RECORDS = ("results/runs", "results/shipped")
+NAMES = ("dataset", "model", "method")  # each is a filter of its own
+HEAD = (*NAMES, "seed", "budget", "epochs", "device", "recipe_hash")
+LISTED = 12  # names in a message
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a command works on.
+
+    Attributes:
+        where: the folders of the records and the filters, in words.
+        whole: whether the records are all of them, so that what is missing can be said.
+    """
+
+    records: list[Record]
+    where: str
+    out: Path
+    whole: bool
+
+    def __str__(self) -> str:
+        return f"{counted(len(self.records), 'record')} from {self.where}"
 
 
 def swa_tables(arguments: Sequence[str] | None = None) -> None:
@@ -17,10 +43,10 @@ def swa_tables(arguments: Sequence[str] | None = None) -> None:
     from swa_bench.reporting.tables import write_tables
 
     with command("swa-tables"):
-        records, where, out = _parse("tables", "Turn records into tables.", arguments)
-        for table in write_tables(records, out):
+        found = _parse("tables", "Turn records into tables.", arguments)
+        for table in write_tables(found.records, found.out, found.whole):
             print(table.text())
-        print(f"{len(records)} records from {where}; tables in {out}/ as .txt .md .csv .tex")
+        print(f"{found}; tables in {found.out}/ as .txt .md .csv .tex")
 
 
 def swa_figures(arguments: Sequence[str] | None = None) -> None:
@@ -28,12 +54,12 @@ def swa_figures(arguments: Sequence[str] | None = None) -> None:
     from swa_bench.reporting.figures import write_figures
 
     with command("swa-figures"):
-        records, where, out = _parse("figures", "Draw figures from records.", arguments)
-        paths = write_figures(records, out)
+        found = _parse("figures", "Draw figures from records.", arguments)
+        paths = write_figures(found.records, found.out)
         for figure in paths:
             print(figure)
         if not paths:
-            print(f"No runs in {where}: nothing to draw.")
+            print(f"No runs in {found.where}: nothing to draw.")
 
 
 def swa_report(arguments: Sequence[str] | None = None) -> None:
@@ -41,18 +67,16 @@ def swa_report(arguments: Sequence[str] | None = None) -> None:
     from swa_bench.reporting.page import write_report
 
     with command("swa-report"):
-        records, where, out = _parse("report", "Turn records into one page.", arguments)
-        page = write_report(records, where, out)
-        print(f"{len(records)} records from {where}; report in {page}, figures beside it")
+        found = _parse("report", "Turn records into one page.", arguments)
+        page = write_report(found.records, found.where, found.out, found.whole)
+        print(f"{found}; report in {page}, figures beside it")
 
 
-def _parse(
-    kind: str, description: str, arguments: Sequence[str] | None
-) -> tuple[list[Record], str, Path]:
-    """The records of --records, where they are, and --out.
+def _parse(kind: str, description: str, arguments: Sequence[str] | None) -> Found:
+    """The records of --records that the filters leave, and --out.
 
     Raises:
-        SwaBenchError: no such folder.
+        SwaBenchError: no such folder; a filter that no record passes.
     """
     parser = argparse.ArgumentParser(f"swa-{kind}", description=description)
     parser.add_argument(
@@ -65,9 +89,30 @@ def _parse(
     )
     out_help = f"folder of the {kind} (%(default)s)"
     parser.add_argument("--out", type=path, default=Path(f"results/{kind}"), help=out_help)
+    for name in NAMES:
+        parser.add_argument(f"--{name}", nargs="+", default=[], metavar="NAME", help="only these")
+    where_help = "only records with these options, such as precision=bf16 model.swa_start=12"
+    parser.add_argument(
+        "--where", nargs="+", default=[], metavar="OPTION=VALUE", type=_option, help=where_help
+    )
     logging.basicConfig(format="%(message)s")
-    options = parser.parse_args(arguments)
-    return *_find_records(options.records), options.out
+    given = parser.parse_args(arguments)
+    wanted: dict[str, list[str]] = {name: getattr(given, name) for name in NAMES}
+    for name, value in given.where:  # an option that is given twice may have either value
+        wanted.setdefault(name, []).append(value)
+    wanted = {name: values for name, values in wanted.items() if values}
+    records, where = _find_records(given.records)
+    said = " ".join(f"{name}={','.join(values)}" for name, values in wanted.items())
+    left = _filtered(records, wanted) if records else []
+    return Found(left, f"{where} with {said}" if said else where, given.out, not wanted)
+
+
+def _option(text: str) -> tuple[str, str]:
+    """The type of OPTION=VALUE."""
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise argparse.ArgumentTypeError(f"{text} is not OPTION=VALUE, such as precision=bf16")
+    return name, value
 
 
 def _find_records(folders: Sequence[Path]) -> tuple[list[Record], str]:
@@ -84,3 +129,60 @@ def _find_records(folders: Sequence[Path]) -> tuple[list[Record], str]:
         if records := read_records([Path(default)]):
             return records, default
     return [], " or ".join(DEFAULT_RECORDS)
+
+
+def _filtered(records: Sequence[Record], wanted: Mapping[str, Sequence[str]]) -> list[Record]:
+    """The records whose options all have one of the wanted values.
+
+    Raises:
+        SwaBenchError: one of the values leaves no record.
+    """
+    found = [(record, _options(record)) for record in records]
+    for name, texts in wanted.items():
+        flag = f"--{name} " if name in NAMES else f"--where {name}="
+        if not any(name in options for _, options in found):
+            raise SwaBenchError(f"{flag}{texts[0]}: no record has this option; {_differing(found)}")
+        values = [options.get(name) for _, options in found]
+        for text in texts:
+            if not any(_same(value, text) for value in values):
+                there = _listed(sorted({_text(value) for value in values}))
+                after = " that the filters before leave" if len(found) < len(records) else ""
+                raise SwaBenchError(f"{flag}{text}: of no record{after}; there are: {there}")
+        found = [
+            pair
+            for pair, value in zip(found, values, strict=True)
+            if any(_same(value, text) for text in texts)
+        ]
+    return [record for record, _ in found]
+
+
+def _options(record: Record) -> dict[str, Any]:
+    """All that a record can be filtered by."""
+    head = {name: getattr(record, name) for name in HEAD}
+    return flatten(record.config) | record.recipe_diff | head
+
+
+def _differing(found: Sequence[tuple[Record, Mapping[str, Any]]]) -> str:
+    """The options in which records differ, those of their recipes first."""
+    names = dict.fromkeys(name for record, _ in found for name in record.recipe_diff)
+    names |= dict.fromkeys(name for _, options in found for name in options)
+    differing = [name for name in names if len({_text(of.get(name)) for _, of in found}) > 1]
+    return f"they differ in: {_listed(differing) or 'none'}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return ", ".join(names[:LISTED]) + more
+
+
+def _same(value: Any, text: str) -> bool:
+    """Whether an option has a value that was typed: the same number or the same text."""
+    try:
+        return float(value) == float(text)
+    except (TypeError, ValueError, OverflowError):
+        return _text(value) == text
+
+
+def _text(value: Any) -> str:
+    """A value as it is typed."""
+    return "null" if value is None else recipe_text({"": value})[1:]

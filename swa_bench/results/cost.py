@@ -27,8 +27,7 @@ def costs(rows: Sequence[Row]) -> pd.DataFrame:
     names = ["runs", "epochs_by_cell", "epochs_by_run", "epochs", "hours", "images_per_s"]
     if not rows:
         return pd.DataFrame(columns=names)
-    epochs = pd.concat([row.epochs for row in rows])
-    epochs = epochs[~(epochs["epoch"] > epochs["epochs"])].dropna(subset=SHARED)
+    epochs = pd.concat([row.epochs for row in rows]).dropna(subset=SHARED)
     shared = epochs[epochs.duplicated(["dataset", "model", "seed", *SHARED])]
     lines = []
     for row in rows:

@@ -132,6 +132,8 @@ def longest_cells(cells: pd.DataFrame) -> pd.DataFrame:
 def epochs_frame(cells: pd.DataFrame) -> pd.DataFrame:
     """The epochs.csv of each run, one row per epoch, with what names the run.
 
+    Epochs after the end of the run's longest cell are left out.
+
     Returns:
         The columns of epochs.csv, and of the run's longest cell: `run`, its row in `cells`, LINE,
         seed, budget, predictor, ensemble and epochs.
@@ -143,7 +145,8 @@ def epochs_frame(cells: pd.DataFrame) -> pd.DataFrame:
             read.append(pd.DataFrame(found, dtype=float).assign(run=run))
     epochs = pd.concat(read[1:] or read, ignore_index=True)
     named = [*LINE, "seed", "budget", "predictor", "ensemble", "epochs"]
-    return epochs.join(runs[named], on="run")
+    epochs = epochs.join(runs[named], on="run")
+    return epochs[~(epochs["epoch"] > epochs["epochs"])]
 
 
 def rows(cells: pd.DataFrame, epochs: pd.DataFrame) -> list[Row]:
