@@ -152,7 +152,7 @@ def _table(
     if dataset not in PAPER_DATASETS:
         notes = [note for note in notes if note == "ensembles"]
         notes += ["demonstration"] * (dataset in DEMONSTRATIONS)
-    said = [*letters, *(NOTES[note] for note in notes)]
+    said = [NOTES[note] for note in notes]
     if dataset in PAPER_DATASETS and part.empty:
         said.append("No runs yet.")
     shown = part[pd.MultiIndex.from_frame(part[COLUMN]).isin(columns)]
@@ -160,7 +160,7 @@ def _table(
     name = f"{dataset}{'-' * bool(kind)}{kind}"
     frame = shown.drop(columns="ensemble")
     above = recipes.shared if len(part) else ""
-    return Table(name, title, ["", "", *header], lines, said, frame, above)
+    return Table(name, title, ["", "", *header], lines, said, frame, above, letters)
 
 
 def _row_lines(

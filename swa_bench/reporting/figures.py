@@ -15,13 +15,15 @@ from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+from matplotlib.ticker import MaxNLocator
 
+from swa_bench.config.grid import PAPER_DATASETS
 from swa_bench.files import write_atomically
 from swa_bench.labels import DEMONSTRATIONS, LABELS, column_label, in_order
+from swa_bench.reporting.layout import Recipes, recipes_of
 from swa_bench.reporting.tables import predictor_label
+from swa_bench.reporting.ticks import log_ticks, rate_ticks
 from swa_bench.results.epochs import TESTED, tested_columns
 from swa_bench.results.frames import Row, cells_frame, epochs_frame, rows
 from swa_bench.results.record import Record
@@ -40,12 +42,16 @@ STYLES = (
     ("#8C564B", (0, (2, 1)), ">"),
 )
 Style = tuple[str, Any, str]
+TITLES = {"learning-curves": "learning curves", "collected": "collected models"}
 INK = "#1B1D21"  # of all that is neither a series nor a grid
 LOG_FROM = 4  # an axis that spans more than this factor is logarithmic
-RATES_TO = 1e-4  # of the highest rate: what is lower, as at the end of a cosine, is not shown
+ALL_COUNTED = 12  # up to so many collected models, each has a tick
 LAST = "test_error_pct"  # the column of the trained weights
-BAND = "mean over seeds, band ± 1 sample standard deviation"
 LEGEND_LINE_IN = 0.19
+EM = 0.62  # width of a wide letter, by its size
+SMALL = 7.0  # size of what is below a title
+TITLE = 1.4  # of a title, by the size of what is below it
+LINE = 1.25  # from line to line, by the size
 FITS_TWICE = 6.5  # characters per inch of the figure, for two columns of a legend
 
 
@@ -65,12 +71,8 @@ def draw_learning_curves(figure: Figure, row: Row) -> None:
     log_if_wide(errors)
     errors.set_ylabel("test error in %")
     rates.set_ylabel("learning rate")
-    rates.set_yscale("log")
-    rates.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    rates.yaxis.set_minor_formatter(NullFormatter())
-    low, high = rates.dataLim.intervaly
-    if low < RATES_TO * high:
-        rates.set_ylim(bottom=RATES_TO * high)
+    rate_ticks(rates)
+    rates.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     rates.set_xlabel("epoch")
     for axes in (errors, rates):
         axes.grid(alpha=0.2)
@@ -96,8 +98,11 @@ def draw_collected(figure: Figure, row: Row) -> None:
             n = of["run"].nunique()
             label = printable(f"{LABELS.get(method, method)}, {predictor_label(column)}, n={n}")
             _draw(axes, of, column, label, style, faint=column != result, x="n_averaged")
-    axes.set_xscale("log")
-    _plain_ticks(axes.xaxis)
+    if axes.dataLim.x1 <= ALL_COUNTED:
+        axes.xaxis.set_major_locator(MaxNLocator(ALL_COUNTED, integer=True, min_n_ticks=1))
+    else:
+        axes.set_xscale("log")
+        log_ticks(axes.xaxis)
     axes.set_xlabel("collected models")
     axes.set_ylabel("test error in %")
     axes.grid(alpha=0.2)
@@ -164,14 +169,7 @@ def log_if_wide(axes: Axes) -> None:
     low, high = axes.dataLim.intervaly
     if low > 0 and LOG_FROM * low < high:
         axes.set_yscale("log")
-        _plain_ticks(axes.yaxis)
-
-
-def _plain_ticks(axis: Axis) -> None:
-    """Plain numbers at 1, 2, 5, 10 and so on of a logarithmic axis."""
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axis.set_minor_formatter(NullFormatter())
+        log_ticks(axes.yaxis)
 
 
 def _legend_below(figure: Figure, axes: Axes) -> None:
@@ -184,14 +182,44 @@ def _legend_below(figure: Figure, axes: Axes) -> None:
     figure.set_figheight(figure.get_figheight() + LEGEND_LINE_IN * lines)
 
 
-def caption(row: Row, what: str, width: int = 100) -> str:
-    """What a figure of one row must state to be read alone, in lines of `width` characters."""
-    lines = [f"{row.title}: {what}"]
-    if row.dataset in DEMONSTRATIONS:
-        lines.append("A demonstration: NOT comparable with the paper")
-    lines += [row.recipe, row.devices]
-    wrapped = (textwrap.wrap(printable(line, 4 * width), width) for line in lines)
-    return "\n".join("\n".join(part) for part in wrapped)
+def spread(runs: pd.DataFrame, shown_as: str = "band") -> str:
+    """What a figure shows of several seeds, if some of its curves or points have several.
+
+    Args:
+        runs: with the columns method, recipe_hash and seed.
+    """
+    several = (runs.groupby(["method", "recipe_hash"])["seed"].nunique() > 1).any()
+    said = f"mean over n seeds, {shown_as} ± s (s: sample standard deviation)"
+    return said if several else "one seed"
+
+
+def add_caption(figure: Figure, title: str, said: Iterable[str], size: float = SMALL) -> None:
+    """Put a title of one line above a figure and, in small type, what it needs to be read alone.
+
+    The figure grows by the small type.
+    """
+    fits = int(72 * figure.get_figwidth() / (EM * size))
+    lines = [line for text in said for line in textwrap.wrap(printable(text, 4 * fits), fits)]
+    title_size = TITLE * size
+    heading: dict[str, Any] = {"x": 0.01, "ha": "left", "fontsize": title_size}
+    figure.suptitle(printable(title, int(fits / TITLE)), **heading)
+    added_in = (len(lines) + 0.5) * LINE * size / 72
+    height_in = figure.get_figheight() + added_in
+    figure.set_figheight(height_in)
+    below_in = 0.08 + LINE * title_size / 72
+    small: dict[str, Any] = {"ha": "left", "va": "top", "fontsize": size, "linespacing": LINE}
+    figure.text(0.01, 1 - below_in / height_in, "\n".join(lines), **small)
+    engine = figure.get_layout_engine()
+    if engine is not None:  # leaves this room free
+        engine.set(rect=(0, 0, 1, 1 - added_in / height_in))  # type: ignore[call-arg]
+
+
+def caption(row: Row, details: str) -> list[str]:
+    """What is below the title of a row's figure: what it shows, its recipe and devices."""
+    demonstration = "A demonstration: NOT comparable with the paper"
+    said = [details, *[demonstration] * (row.dataset in DEMONSTRATIONS)]
+    said += [row.recipe] * (bool(row.recipe_diff) or row.dataset in PAPER_DATASETS)
+    return [*filter(None, said), row.devices]
 
 
 def printable(text: object, at_most: int = 40) -> str:
@@ -220,6 +248,7 @@ def write_figures(records: Iterable[Record], folder: Path) -> list[Path]:
         SwaBenchError: a file could not be written.
     """
     cells = cells_frame(records)
+    recipes = recipes_of(cells)
     written: list[Path] = []
     for row in rows(cells, epochs_frame(cells)):
         drawings = {
@@ -231,14 +260,24 @@ def write_figures(records: Iterable[Record], folder: Path) -> list[Path]:
                 figure = Figure(figsize=(8, 6), layout="constrained")
                 draw(figure, row)
                 path = folder / f"{stem(row, name, [path.stem for path in written])}.png"
-                write_captioned(figure, row, BAND, path)
+                what = f"{TITLES[name]}; {spread(of)}"
+                write_captioned(figure, row, what, path, recipes)
                 written.append(path)
     return written
 
 
-def write_captioned(figure: Figure, row: Row, what: str, path: Path) -> None:
-    """Write a figure with its caption as PNG."""
-    figure.suptitle(caption(row, what), fontsize="small")
+def write_captioned(
+    figure: Figure, row: Row, what: str, path: Path, recipes: Recipes | None = None
+) -> None:
+    """Write a figure with its caption as PNG.
+
+    Args:
+        what: the kind of figure, which ends its title; then, after a semicolon, details.
+        recipes: whose letters stand in the title.
+    """
+    kind, _, details = what.partition("; ")
+    title = recipes.title(row) if recipes else row.title
+    add_caption(figure, f"{title}: {kind}", caption(row, details))
     picture = io.BytesIO()
     figure.savefig(picture, dpi=120)
     write_atomically(path, picture.getvalue())

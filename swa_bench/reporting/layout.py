@@ -12,7 +12,7 @@ from tabulate import tabulate
 
 from swa_bench.config.grid import PAPER_MODELS
 from swa_bench.labels import DEMONSTRATIONS, LABELS, by_options, in_order
-from swa_bench.results.frames import rows
+from swa_bench.results.frames import Row, rows
 
 TEXT_WIDTH = 80  # of the lines around a table in a file
 WIDEST = 110  # of those in a terminal
@@ -26,6 +26,7 @@ class Table:
         name: of its files, without suffix.
         frame: the same figures as numbers, for a CSV.
         above: what holds for all rows.
+        letters: the recipes of its letters.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Table:
     notes: list[str]
     frame: pd.DataFrame
     above: str = ""
+    letters: Sequence[str] = ()
 
     def text(self, width: int | None = None) -> str:
         """For a terminal.
@@ -49,13 +51,14 @@ class Table:
             return [textwrap.fill(line, max(width, 20), subsequent_indent="  ") for line in lines]
 
         above = filled([self.title, *[self.above] * bool(self.above)])
-        return "\n".join([*above, self._body("simple_outline"), *filled(self.notes), ""])
+        return "\n".join([*above, self._body("simple_outline"), *filled(self._below()), ""])
 
     def markdown(self) -> str:
         """For a README."""
         # A recipe is text from a record: no tag, link, cell or emphasis of its own.
         above, *notes = (
-            re.sub(r"[\\`*|<]|(?<=\])[(:]", r"\\\g<0>", line) for line in [self.above, *self.notes]
+            re.sub(r"[\\`*|<]|(?<=\])[(:]", r"\\\g<0>", line)
+            for line in [self.above, *self._below()]
         )
         parts = [f"### {self.title}", above, self._body("pipe")]
         parts.append("\n".join(f"- {note}" for note in notes))
@@ -64,7 +67,9 @@ class Table:
     def latex(self) -> str:
         """For a paper: needs the package booktabs."""
         body = self._body("latex_booktabs").replace("±", r"$\pm$").replace("−", "$-$")
-        comments = "\n".join(f"% {line}" for line in (self.title, self.above, *self.notes) if line)
+        comments = "\n".join(
+            f"% {line}" for line in (self.title, self.above, *self._below()) if line
+        )
         return f"{comments}\n{body}\n"
 
     def csv(self) -> str:
@@ -74,6 +79,9 @@ class Table:
         formula = frame["recipe_diff"].str.match(r"[=+\-@]")
         frame["recipe_diff"] = frame["recipe_diff"].mask(formula, "'" + frame["recipe_diff"])
         return frame.to_csv(index=False, float_format="%.6g")
+
+    def _below(self) -> list[str]:
+        return [*self.letters, *self.notes]
 
     def _body(self, style: str) -> str:
         return tabulate(self.rows, self.header, style, disable_numparse=True)
@@ -112,6 +120,15 @@ class Recipes:
     def label(self, model: str, recipe: str) -> str:
         """Such as VGG16 [a]."""
         return f"{LABELS.get(model, model)} {self.letter(recipe)}".rstrip()
+
+    def title(self, row: Row) -> str:
+        """Such as VGG16 [a] on CIFAR-10."""
+        dataset = LABELS.get(row.dataset, row.dataset)
+        return f"{self.label(row.model, row.recipe_diff)} on {dataset}"
+
+    def notes(self) -> list[str]:
+        """The options of each letter."""
+        return [f"[{letter}] {own}" for own, letter in self._letters.items()]
 
 
 def recipes_of(cells: pd.DataFrame) -> Recipes:

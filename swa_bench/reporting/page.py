@@ -20,9 +20,10 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from swa_bench.config.grid import PAPER_COLUMNS, PAPER_DATASETS, PAPER_MODELS
-from swa_bench.files import write_atomically
-from swa_bench.labels import DEMONSTRATIONS, LABELS, column_label
+from swa_bench.files import write_atomically, write_over_own
+from swa_bench.labels import DEMONSTRATIONS, LABELS, column_label, counted
 from swa_bench.reporting import figures
+from swa_bench.reporting.layout import Recipes, recipes_of
 from swa_bench.reporting.points import draw_gains, draw_test_errors, gain_label
 from swa_bench.reporting.tables import make_tables
 from swa_bench.results.cost import costs
@@ -32,8 +33,6 @@ from swa_bench.results.statistics import COMPARED, collected_frame, gains, summa
 
 WIDTH_IN = 4.4  # at 72 points an inch and the sizes below, legible on a phone 390 pixels wide
 CAPTION_SIZE = 6.5
-CAPTION_CHARACTERS = 76  # of that size, in a line of the width
-CAPTION_LINE_IN = 0.13
 STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.labelcolor": figures.INK,
@@ -66,86 +65,100 @@ class Drawing:
 
     Attributes:
         height_in: before its legend; a drawing with many lines sets its own.
+        shown_as: how it shows a standard deviation.
+        details: what its title does not say.
         of_published: what to say about the published points, if the row has some.
     """
 
     name: str
+    title: str
     height_in: float
     draw: Callable[[Figure, Row], None]
-    what: str
+    shown_as: str
+    details: str = ""
     of_published: str = ""
 
 
 DRAWINGS = (
     Drawing(
         "test-error",
+        "test error",
         2.5,
         draw_test_errors,
-        "test error, mean ± s over n seeds (s: sample standard deviation)",
-        "; published: n=3 (of FGE and Independent: n unknown, a draft on CIFAR-10)",
+        "bar",
+        of_published="published: n=3 (of FGE and Independent: n unknown, a draft on CIFAR-10)",
     ),
     Drawing(
         "gain",
+        "gain over SGD",
         2.3,
         draw_gains,
+        "bar",
         "test error of SGD (of 1 budget unless named: other methods may train longer) minus that "
-        "of each method, paired by (first) seed, mean ± s over n pairs (s: sample standard "
-        "deviation)",
-        "; published: difference of the means of n=3, with no pairs known "
-        "(s: root of the sum of squares)",
+        "of each method, paired by (first) seed",
+        "published: difference of the means of n=3, with no pairs known (s: root of the sum of "
+        "squares)",
     ),
-    Drawing(
-        "learning-curves",
-        5.2,
-        figures.draw_learning_curves,
-        "test error and learning rate, mean over n seeds, band ± s (s: sample standard deviation)",
-    ),
+    Drawing("learning-curves", "learning curves", 5.2, figures.draw_learning_curves, "band"),
     Drawing(
         "collected",
+        "collected models",
         2.8,
         figures.draw_collected,
-        "test error of the average or ensemble of the models collected so far, mean over n seeds, "
-        "band ± s (s: sample standard deviation)",
+        "band",
+        "test error of the average or ensemble of the models collected so far",
     ),
 )
 
 
-def write_report(records: Sequence[Record], where: str, folder: Path) -> Path:
+def write_report(records: Sequence[Record], where: str, folder: Path, whole: bool = True) -> Path:
     """Write index.html and, beside it, each figure as PNG and SVG; return the page's path.
 
     The same records give the same page.
 
     Args:
         where: the folders of the records, in words.
+        whole: whether what is missing of the paper's tables is said.
 
     Raises:
-        SwaBenchError: a file could not be written.
+        SwaBenchError: a file could not be written, or an index.html is there that is no report.
     """
     cells = cells_frame(records)
     epochs = epochs_frame(cells)
-    summary, found = summarise(cells), rows(cells, epochs)
+    summary, found, recipes = summarise(cells), rows(cells, epochs), recipes_of(cells)
     counts = summary["verdict"].value_counts()
+    of_paper = cells.empty or cells["dataset"].isin(PAPER_DATASETS).any()
+    devices = set(cells["device"])
     taken: list[str] = []
-    values = {
-        "where": where,
-        "records": records,
-        "verdicts": {said: counts[name] for name, said in VERDICTS.items() if name in counts},
-        "missing": _missing(summary),
-        "tables": make_tables(cells, epochs),
-        "sections": [_section(row, folder, taken) for row in found],
-        "cost": _cost_lines(found),
-        "versions": sorted(set(map(_version, cells["versions"]))),
-    }
+    page = _render(
+        where=where,
+        records=records,
+        of_paper=of_paper,
+        verdicts={said: int(counts[name]) for name, said in VERDICTS.items() if name in counts},
+        missing=_missing(summary) if of_paper and whole else [],
+        tables=make_tables(cells, epochs, whole, recipes),
+        sections=[_section(row, recipes, folder, taken) for row in found],
+        spread=figures.spread(cells, "bar or band"),
+        device=devices.pop() if len(devices) == 1 else "",
+        recipes=recipes,
+        cost=_cost_lines(found, recipes),
+        versions=sorted(set(map(_version, cells["versions"]))),
+    )
+    path = folder / "index.html"
+    write_over_own(path, page.encode("utf-8", "replace"), b"<title>swa_bench: report</title>")
+    return path
+
+
+def _render(**values: Any) -> str:
     source = (importlib.resources.files(__package__) / "page.html").read_text(encoding="utf-8")
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    page = environment.from_string(source).render(values)
-    write_atomically(folder / "index.html", page.encode("utf-8", "replace"))
-    return folder / "index.html"
+    environment.filters["counted"] = counted
+    return environment.from_string(source).render(values)
 
 
-def _section(row: Row, folder: Path, taken: list[str]) -> dict[str, Any]:
+def _section(row: Row, recipes: Recipes, folder: Path, taken: list[str]) -> dict[str, Any]:
     """One row of the tables: its figures and its gains."""
     comparable = row.dataset in PAPER_DATASETS
     lines = [
@@ -153,40 +166,45 @@ def _section(row: Row, folder: Path, taken: list[str]) -> dict[str, Any]:
         + [of.gain() if of else "-" for of in (gain.ours, gain.theirs)[: 1 + comparable]]
         for gain in gains(row)
     ]
-    empty = {
-        "gain": not lines,
-        "learning-curves": row.epochs.empty,
-        "collected": collected_frame(row.epochs).empty,
-    }
+    collected = collected_frame(row.epochs)
+    of = {"test-error": row.cells, "gain": row.cells if lines else row.cells[:0]}
+    of |= {"learning-curves": row.epochs, "collected": collected}
     pictures = []
     for drawing in DRAWINGS:
-        if not empty.get(drawing.name):
+        if not of[drawing.name].empty:
             path = folder / figures.stem(row, drawing.name, taken)
             taken.append(path.name)
-            what = drawing.what + drawing.of_published * comparable
-            svg = _write_picture(drawing, what, row, path)
-            pictures.append({"what": what, "svg": svg})
+            details = [drawing.details, drawing.of_published * comparable]
+            spread = figures.spread(of[drawing.name], drawing.shown_as)
+            said = figures.caption(row, "; ".join(filter(None, [spread, *details])))
+            title = f"{recipes.title(row)}: {drawing.title}"
+            svg = _write_picture(drawing, row, title, said, path)
+            what = "; ".join(filter(None, [drawing.title, *details]))
+            pictures.append({"name": drawing.name, "title": title, "what": what, "svg": svg})
+    if len(pictures) == len(DRAWINGS):
+        pictures.insert(1, pictures.pop(2))  # then two columns are of about one height
     return {
         "row": row,
+        "title": recipes.title(row),
+        "letter": recipes.letter(row.recipe_diff),
+        "own": recipes.own(row.recipe_diff),
         "comparable": comparable,
         "demonstration": row.dataset in DEMONSTRATIONS,
-        "seeds": ", ".join(map(str, sorted(set(row.cells["seed"])))),
+        "seeds": sorted(set(row.cells["seed"])),
         "pictures": pictures,
-        "curves": not empty["learning-curves"],
+        "curves": not row.epochs.empty,
         "gains": lines,
     }
 
 
-def _write_picture(drawing: Drawing, what: str, row: Row, path: Path) -> Markup:
+def _write_picture(drawing: Drawing, row: Row, title: str, said: list[str], path: Path) -> Markup:
     """Write a figure with its caption as PNG and SVG; return it without, for the page."""
     # Ids are digests of their content and the salt: different in any two figures of the page.
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": path.name}):
         figure = Figure(figsize=(WIDTH_IN, drawing.height_in), layout="constrained")
         drawing.draw(figure, row)
         inline = _themed(_saved(figure, "svg", transparent=True))
-        caption = figures.caption(row, what, CAPTION_CHARACTERS)
-        figure.suptitle(caption, fontsize=CAPTION_SIZE)
-        figure.set_figheight(figure.get_figheight() + CAPTION_LINE_IN * len(caption.splitlines()))
+        figures.add_caption(figure, title, said, CAPTION_SIZE)
         for kind in ("svg", "png"):
             content = _saved(figure, kind, dpi=200, facecolor="white")
             write_atomically(path.with_name(f"{path.name}.{kind}"), content)
@@ -228,13 +246,13 @@ def _missing(summary: pd.DataFrame) -> list[str]:
     return lines
 
 
-def _cost_lines(found: Sequence[Row]) -> list[list[str]]:
+def _cost_lines(found: Sequence[Row], recipes: Recipes) -> list[list[str]]:
     """What each row's runs cost, and all together."""
     frame = costs(found)
     lines = []
     for row, of in zip(found, frame.to_dict("records"), strict=True):
         speeds = [f"{LABELS.get(name, name)} {_count(n)}" for name, n in of["images_per_s"].items()]
-        lines.append([row.title, row.devices, *_cost_cells(of, [row], ", ".join(speeds))])
+        lines.append([recipes.title(row), row.devices, *_cost_cells(of, [row], ", ".join(speeds))])
     if len(found) > 1:
         total = frame.drop(columns="images_per_s").sum(skipna=False).to_dict()
         lines.append(["All together", "", *_cost_cells(total, found, "")])

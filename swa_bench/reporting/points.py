@@ -90,7 +90,7 @@ def _our_style(method: str, row: Row) -> dict[str, Any]:
 
 def _finish(axes: Axes, labels: list[list[str]], unit: str) -> None:
     """Name the lines, from the top down, and make the figure as high as they need."""
-    names = [f"{printable(name, 24)}, {printable(n, 12)}" for name, n in labels]
+    names = [f"{printable(name, 27)}, {printable(n, 12)}" for name, n in labels]
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlabel(unit)

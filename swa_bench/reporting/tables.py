@@ -27,15 +27,21 @@ COUNTS = (1, 2, 3, 5, 10, 20, 50, 100)
 PREDICTORS = {"swa": "average", "ensemble": "ensemble"}  # what they are called in tables
 
 
-def make_tables(cells: pd.DataFrame, epochs: pd.DataFrame, whole: bool = True) -> list[Table]:
+def make_tables(
+    cells: pd.DataFrame,
+    epochs: pd.DataFrame,
+    whole: bool = True,
+    recipes: Recipes | None = None,
+) -> list[Table]:
     """All tables of each data set: single networks, ensembles, calibration, collected weights.
 
     Args:
         cells, epochs: of `cells_frame` and `epochs_frame`.
         whole: whether the paper's rows and columns without runs are shown.
+        recipes: with the letters that the tables use; by default those of `recipes_of`.
     """
     summary, collected = summarise(cells), collected_frame(epochs)
-    recipes = recipes_of(cells)
+    recipes = recipes or recipes_of(cells)
     tables = []
     for dataset in in_order(cells["dataset"], PAPER_DATASETS) or PAPER_DATASETS:
         tables.append(single_table(dataset, summary, recipes, whole=whole))
@@ -86,11 +92,12 @@ def calibration_table(dataset: str, cells: pd.DataFrame, recipes: Recipes) -> Ta
     title = titled(dataset, ", calibration: mean ± sample standard deviation over n seeds")
     header = ["", "", "test error in %", "NLL", "ECE in %", "n"]
     notes = [
-        *letters,
         "NLL: negative log-likelihood (natural logarithm) of the test labels, mean per image.",
         "ECE: expected calibration error of the test images, over 15 bins of the confidence.",
     ]
-    return Table(f"{dataset}-calibration", title, header, lines, notes, part, recipes.shared)
+    return Table(
+        f"{dataset}-calibration", title, header, lines, notes, part, recipes.shared, letters
+    )
 
 
 def collected_table(dataset: str, collected: pd.DataFrame, recipes: Recipes) -> Table:
@@ -123,13 +130,12 @@ def collected_table(dataset: str, collected: pd.DataFrame, recipes: Recipes) -> 
     what += "standard deviation over n seeds"
     header = ["", "", *(f"k={count}" for count in counts)]
     notes = [
-        *letters,
         "Average: one network with the mean of the k models' weights. Ensemble: the mean of "
         "their softmax outputs. '-': not tested; evaluation.average_every sets how often there is "
         "a test.",
     ]
     title = titled(dataset, what)
-    return Table(f"{dataset}-collected", title, header, lines, notes, part, recipes.shared)
+    return Table(f"{dataset}-collected", title, header, lines, notes, part, recipes.shared, letters)
 
 
 def predictor_label(column: str) -> str:
