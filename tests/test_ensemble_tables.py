@@ -90,7 +90,7 @@ def test_ensembles_have_a_table_of_their_own(tmp_path: Path) -> None:
 def test_published_ensembles_of_another_length_are_named(tmp_path: Path) -> None:
     write_record(tmp_path, dataset="cifar100", model="preresnet164", method="fge", error=20.0)
     table = made_tables(tmp_path)["cifar100-ensembles"]
-    assert "200 epochs for every net; ours of PreResNet164 is 150" in table.text()
+    assert "200 epochs for every net; ours of PreResNet164 is 150" in table.markdown()
     assert "(draft)" not in table.text()
     assert [line[0] for line in table.rows if line[0]] == ["VGG16", "PreResNet164", "WRN-28-10"]
 
@@ -201,6 +201,30 @@ def test_gains_of_ensembles_are_over_one_budget(tmp_path: Path) -> None:
     assert (gain.ours.mean, gain.ours.n) == (pytest.approx((0.8 + 0.7) / 2), 2)
     longer = found["swa", 2.0, 2.0].ours
     assert longer is not None and longer.mean == pytest.approx(0.2)
+
+
+def test_each_number_of_collected_models_has_a_tick(tmp_path: Path) -> None:
+    write_collected(tmp_path, [(k, 20.0 - k, None) for k in range(1, 5)], method="swa")
+    figure = Figure()
+    figures.draw_collected(figure, row_of(tmp_path))
+    figure.draw_without_rendering()
+    axis = figure.axes[0].xaxis
+    assert {1, 2, 3, 4} <= set(axis.get_ticklocs()) <= set(range(6))
+    assert not axis.get_minorticklocs().size
+
+
+def test_no_band_is_spoken_of_where_there_is_none(tmp_path: Path) -> None:
+    write_collected(tmp_path, [(1, 20.0, None), (2, 18.0, None)], method="swa")
+    row = row_of(tmp_path)
+    figure = Figure()
+    figures.draw_learning_curves(figure, row)
+    assert not figure.axes[0].collections
+    assert figures.spread(row.epochs) == "one seed"
+    write_collected(tmp_path, [(1, 21.0, None), (2, 19.0, None)], method="swa", seed=1)
+    figure = Figure()
+    figures.draw_learning_curves(figure, row_of(tmp_path))
+    assert figure.axes[0].collections
+    assert "band ± s" in figures.spread(row_of(tmp_path).epochs)
 
 
 def test_figures_show_what_a_method_results_in(tmp_path: Path) -> None:

@@ -1,16 +1,17 @@
 """Golden tables from made records; Welch's test by hand; what is never averaged together."""
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
-from record_helpers import write_record
+from record_helpers import write_record, write_run
 
 from swa_bench.commands.records import swa_tables
-from swa_bench.reporting import figures
+from swa_bench.reporting import figures, tables
 from swa_bench.results import frames, statistics
 from swa_bench.results.epochs import write_epochs
 from swa_bench.results.record import read_records
@@ -134,7 +135,7 @@ def test_own_records_come_before_shipped_ones(
     assert "8 records from results/shipped" in capsys.readouterr().out
     write_record(tmp_path / "results" / "runs", error=7.0)
     swa_tables([])
-    assert "1 records from results/runs" in capsys.readouterr().out
+    assert "1 record from results/runs" in capsys.readouterr().out
 
 
 def test_damaged_records_are_named(made: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -147,6 +148,171 @@ def test_damaged_records_are_named(made: Path, caplog: pytest.LogCaptureFixture)
 def test_an_unknown_folder_is_an_error(capsys: Any) -> None:
     with pytest.raises(SystemExit, match="swa-tables: --records nowhere: no such folder"):
         swa_tables(["--records", "nowhere"])
+
+
+def letters_of(folder: Path) -> dict[str, list[str]]:
+    """The letters below each table in a folder."""
+    return {
+        path.stem: re.findall(r"^(\[\w+\] .*)$", path.read_text(), re.MULTILINE)
+        for path in folder.glob("*.txt")
+    }
+
+
+def test_a_letter_means_one_recipe_in_all_tables(tmp_path: Path) -> None:
+    shared = {"batch_size": 64}
+    own = {"precision": "bf16"}
+    write_record(tmp_path, recipe_diff=shared, recipe_hash="0" * 12)
+    write_record(tmp_path, recipe_diff=shared | {"init": "a b"}, recipe_hash="1" * 12)
+    for method in ("sgd", "fge"):
+        changes = {"method": method, "recipe_diff": shared | own, "recipe_hash": "2" * 12}
+        write_record(tmp_path, **changes)
+        write_record(tmp_path, dataset="mine", **changes)
+    swa_tables(["--records", str(tmp_path), "--out", str(tmp_path / "out")])
+    assert letters_of(tmp_path / "out") == {
+        "cifar10": ["[a] init=a b", "[b] precision=bf16"],
+        "cifar10-ensembles": ["[b] precision=bf16"],
+        "mine": ["[b] precision=bf16"],
+        "mine-ensembles": ["[b] precision=bf16"],
+    }
+    for path in (tmp_path / "out").glob("*.txt"):
+        assert path.read_text().count("batch_size=64") == 1
+        assert "\nAll runs: batch_size=64\n" in path.read_text()
+    assert (tmp_path / "out" / "mine.csv").read_text().count("batch_size=64 precision=bf16") == 1
+
+
+def test_recipes_have_letters_beyond_z(tmp_path: Path) -> None:
+    for number in range(28):
+        changes = {"model.swa_start": 100 + number}
+        write_record(tmp_path, recipe_diff=changes, recipe_hash=f"{number:012}", dataset="mine")
+    swa_tables(["--records", str(tmp_path), "--out", str(tmp_path / "out")])
+    found = letters_of(tmp_path / "out")["mine"]
+    assert [found[index] for index in (0, 25, 26, 27)] == [
+        "[a] model.swa_start=100",
+        "[z] model.swa_start=125",
+        "[aa] model.swa_start=126",
+        "[ab] model.swa_start=127",
+    ]
+
+
+def test_own_data_show_only_columns_with_runs(tmp_path: Path) -> None:
+    write_record(tmp_path, dataset="mine", method="swa", budget=1.5, error=6.0)
+    (table,) = tables.make_tables(*frames_of(tmp_path))
+    assert (table.header[2:], table.rows) == (["SWA 1.5"], [["VGG16", "ours", "6.00 (n=1)"]])
+
+
+def frames_of(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    cells = frames.cells_frame(read_records([folder]))
+    return cells, frames.epochs_frame(cells)
+
+
+def test_lines_around_a_table_fill_the_terminal(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    for columns, widest in (("60", 60), ("100", 100), ("300", 110)):
+        monkeypatch.setenv("COLUMNS", columns)
+        swa_tables(["--records", str(made), "--out", str(tmp_path / "out")])
+        printed = capsys.readouterr().out.splitlines()[:-1]
+        lengths = [len(line) for line in printed if not line.startswith(tuple("┌│├└"))]
+        assert widest - 12 < max(lengths) <= widest
+
+
+@pytest.fixture
+def several(tmp_path: Path) -> Path:
+    """Two models and methods, in fp32 and bf16."""
+    for model in ("vgg16", "preresnet164"):
+        for method in ("sgd", "swa"):
+            for precision, error in (("fp32", 6.0), ("bf16", 5.0)):
+                options = {"precision": precision, "model": {"swa_start": 161, "name": model}}
+                diff = {"precision": "bf16"} if precision == "bf16" else {}
+                changes = {"config": options, "recipe_diff": diff, "recipe_hash": precision * 3}
+                write_record(tmp_path / "in", model=model, method=method, error=error, **changes)
+    return tmp_path / "in"
+
+
+def filtered(folder: Path, *filters: str) -> set[tuple[str, str, str]]:
+    swa_tables(["--records", str(folder), "--out", str(folder.parent / "out"), *filters])
+    frame = pd.read_csv(folder.parent / "out" / "cifar10.csv", keep_default_na=False)
+    return set(zip(frame["model"], frame["method"], frame["recipe_diff"], strict=True))
+
+
+def test_filters(several: Path, capsys: Any) -> None:
+    assert filtered(several, "--model", "vgg16", "--where", "precision=bf16") == {
+        ("vgg16", "sgd", "precision=bf16"),
+        ("vgg16", "swa", "precision=bf16"),
+    }
+    printed = capsys.readouterr().out
+    assert "2 records from" in printed and "with model=vgg16 precision=bf16;" in printed
+    assert "PreResNet" not in printed.split("Published:")[0]  # no rows without runs
+    assert "All runs: precision=bf16" in printed and "[a]" not in printed
+    both = filtered(several, "--method", "sgd", "--where", "precision=bf16", "precision=fp32")
+    assert len(both) == 4 and {method for _, method, _ in both} == {"sgd"}
+    assert len(filtered(several, "--model", "vgg16", "preresnet164")) == 8
+    assert len(filtered(several, "--where", "model.swa_start=161.0", "budget=1")) == 8
+
+
+@pytest.mark.parametrize(
+    ("filters", "said"),
+    [
+        ("--model vgg17", "--model vgg17: of no record; there are: preresnet164, vgg16"),
+        ("--model vgg16 vgg17", "--model vgg17: of no record; there are: preresnet164, vgg16"),
+        ("--dataset x", "--dataset x: of no record; there are: cifar10"),
+        ("--where precision=fp8", "--where precision=fp8: of no record; there are: bf16, fp32"),
+        ("--where seed=3", "--where seed=3: of no record; there are: 0"),
+        (
+            "--where swa_start=3",
+            "--where swa_start=3: no record has this option; they differ in: precision, model.name",
+        ),
+    ],
+)
+def test_a_filter_that_leaves_nothing_lists_what_there_is(
+    several: Path, filters: str, said: str
+) -> None:
+    with pytest.raises(SystemExit, match=re.escape(f"swa-tables: {said}")):
+        filtered(several, *filters.split())
+
+
+def test_a_curve_ends_with_the_longest_cell_that_is_shown(several: Path) -> None:
+    for budget in (1.0, 1.5):
+        changes = {"method": "swa", "budget": budget, "epochs": int(2 * budget)}
+        path = write_record(several.parent / "runs", **changes)
+    rows = [{"epoch": e, "learning_rate": 0.1, "test_error_pct": 9} for e in (1, 2, 3)]
+    write_epochs(path.parent, rows)
+    assert list(frames_of(several.parent / "runs")[1]["epoch"]) == [1, 2, 3]
+    path.unlink()
+    assert list(frames_of(several.parent / "runs")[1]["epoch"]) == [1, 2]
+
+
+def test_a_csv_of_others_is_not_overwritten(made: Path, tmp_path: Path) -> None:
+    own = tmp_path / "cifar10.csv"
+    own.write_text("image,label\n")
+    with pytest.raises(SystemExit, match=rf"{own} is there and not of this command"):
+        swa_tables(["--records", str(made), "--out", str(tmp_path)])
+    assert own.read_text() == "image,label\n"
+    assert not (tmp_path / "cifar10.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("rates", "ticks"),
+    [
+        ((0.05, 0.02), ["0", "0.02", "0.04"]),
+        ((0.05, 0.05), ["0", "0.02", "0.04"]),
+        ((0.1, 0.01), ["0.01", "0.02", "0.05", "0.1"]),
+        ((0.1, 0.001), ["0.001", "0.01", "0.1"]),
+    ],
+)
+def test_rates_have_readable_ticks(
+    tmp_path: Path, rates: tuple[float, float], ticks: list[str]
+) -> None:
+    write_run(tmp_path, {1.0: 6.0}, list(rates))
+    (row,) = frames.rows(*frames_of(tmp_path))
+    figure = Figure()
+    figures.draw_learning_curves(figure, row)
+    axis = figure.axes[1].yaxis
+    figure.draw_without_rendering()
+    low, high = sorted(axis.get_view_interval())
+    labels = zip(axis.get_ticklocs(), axis.get_ticklabels(), strict=True)
+    shown = [text.get_text() for at, text in labels if low * 0.999 <= at <= high * 1.001]
+    assert shown == ticks
 
 
 def test_learning_curves_show_means_of_seeds(tmp_path: Path) -> None:
@@ -172,7 +338,7 @@ def test_learning_curves_show_means_of_seeds(tmp_path: Path) -> None:
         "SWA 1, n=2": [30.0],
     }
     assert len(rates_axes.lines) == 2
-    assert "NOT comparable with the paper" in figures.caption(row, "errors")
+    assert "A demonstration: NOT comparable with the paper" in figures.caption(row, "errors")
     (path,) = figures.write_figures(read_records([tmp_path]), tmp_path / "out")
     assert path.read_bytes()[:4] == b"\x89PNG"
 
