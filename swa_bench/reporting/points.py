@@ -42,7 +42,8 @@ def draw_test_errors(figure: Figure, row: Row) -> None:
             continue
         y = len(labels)
         seeds = _at(row.cells, column)["error"]
-        axes.plot(seeds, [y - 2 * ASIDE] * len(seeds), ".", **ONE_SEED)
+        if len(seeds) > 1:
+            axes.plot(seeds, [y - 2 * ASIDE] * len(seeds), ".", **ONE_SEED)
         for cell in cells.to_dict("records"):
             ours = Estimate(cell["error_mean"], cell["error_std"], cell["n"])
             _point(axes, y - ASIDE, ours, _our_style(column[0], row))
