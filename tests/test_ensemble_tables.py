@@ -203,30 +203,6 @@ def test_gains_of_ensembles_are_over_one_budget(tmp_path: Path) -> None:
     assert longer is not None and longer.mean == pytest.approx(0.2)
 
 
-def test_each_number_of_collected_models_has_a_tick(tmp_path: Path) -> None:
-    write_collected(tmp_path, [(k, 20.0 - k, None) for k in range(1, 5)], method="swa")
-    figure = Figure()
-    figures.draw_collected(figure, row_of(tmp_path))
-    figure.draw_without_rendering()
-    axis = figure.axes[0].xaxis
-    assert {1, 2, 3, 4} <= set(axis.get_ticklocs()) <= set(range(6))
-    assert not axis.get_minorticklocs().size
-
-
-def test_no_band_is_spoken_of_where_there_is_none(tmp_path: Path) -> None:
-    write_collected(tmp_path, [(1, 20.0, None), (2, 18.0, None)], method="swa")
-    row = row_of(tmp_path)
-    figure = Figure()
-    figures.draw_learning_curves(figure, row)
-    assert not figure.axes[0].collections
-    assert figures.spread(row.epochs) == "one seed"
-    write_collected(tmp_path, [(1, 21.0, None), (2, 19.0, None)], method="swa", seed=1)
-    figure = Figure()
-    figures.draw_learning_curves(figure, row_of(tmp_path))
-    assert figure.axes[0].collections
-    assert "band ± s" in figures.spread(row_of(tmp_path).epochs)
-
-
 def test_figures_show_what_a_method_results_in(tmp_path: Path) -> None:
     both = [(1, 20.0, 24.0), (2, 16.0, 14.0)]
     for seed, more in ((0, 0.0), (1, 2.0)):

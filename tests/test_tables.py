@@ -7,13 +7,11 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from matplotlib.figure import Figure
-from record_helpers import write_record, write_run
+from record_helpers import write_record
 
 from swa_bench.commands.records import swa_tables
-from swa_bench.reporting import figures, tables
+from swa_bench.reporting import tables
 from swa_bench.results import frames, statistics
-from swa_bench.results.epochs import write_epochs
 from swa_bench.results.record import read_records
 from swa_bench.results.statistics import Estimate
 
@@ -216,72 +214,6 @@ def test_lines_around_a_table_fill_the_terminal(
         assert widest - 12 < max(lengths) <= widest
 
 
-@pytest.fixture
-def several(tmp_path: Path) -> Path:
-    """Two models and methods, in fp32 and bf16."""
-    for model in ("vgg16", "preresnet164"):
-        for method in ("sgd", "swa"):
-            for precision, error in (("fp32", 6.0), ("bf16", 5.0)):
-                options = {"precision": precision, "model": {"swa_start": 161, "name": model}}
-                diff = {"precision": "bf16"} if precision == "bf16" else {}
-                changes = {"config": options, "recipe_diff": diff, "recipe_hash": precision * 3}
-                write_record(tmp_path / "in", model=model, method=method, error=error, **changes)
-    return tmp_path / "in"
-
-
-def filtered(folder: Path, *filters: str) -> set[tuple[str, str, str]]:
-    swa_tables(["--records", str(folder), "--out", str(folder.parent / "out"), *filters])
-    frame = pd.read_csv(folder.parent / "out" / "cifar10.csv", keep_default_na=False)
-    return set(zip(frame["model"], frame["method"], frame["recipe_diff"], strict=True))
-
-
-def test_filters(several: Path, capsys: Any) -> None:
-    assert filtered(several, "--model", "vgg16", "--where", "precision=bf16") == {
-        ("vgg16", "sgd", "precision=bf16"),
-        ("vgg16", "swa", "precision=bf16"),
-    }
-    printed = capsys.readouterr().out
-    assert "2 records from" in printed and "with model=vgg16 precision=bf16;" in printed
-    assert "PreResNet" not in printed.split("Published:")[0]  # no rows without runs
-    assert "All runs: precision=bf16" in printed and "[a]" not in printed
-    both = filtered(several, "--method", "sgd", "--where", "precision=bf16", "precision=fp32")
-    assert len(both) == 4 and {method for _, method, _ in both} == {"sgd"}
-    assert len(filtered(several, "--model", "vgg16", "preresnet164")) == 8
-    assert len(filtered(several, "--where", "model.swa_start=161.0", "budget=1")) == 8
-
-
-@pytest.mark.parametrize(
-    ("filters", "said"),
-    [
-        ("--model vgg17", "--model vgg17: of no record; there are: preresnet164, vgg16"),
-        ("--model vgg16 vgg17", "--model vgg17: of no record; there are: preresnet164, vgg16"),
-        ("--dataset x", "--dataset x: of no record; there are: cifar10"),
-        ("--where precision=fp8", "--where precision=fp8: of no record; there are: bf16, fp32"),
-        ("--where seed=3", "--where seed=3: of no record; there are: 0"),
-        (
-            "--where swa_start=3",
-            "--where swa_start=3: no record has this option; they differ in: precision, model.name",
-        ),
-    ],
-)
-def test_a_filter_that_leaves_nothing_lists_what_there_is(
-    several: Path, filters: str, said: str
-) -> None:
-    with pytest.raises(SystemExit, match=re.escape(f"swa-tables: {said}")):
-        filtered(several, *filters.split())
-
-
-def test_a_curve_ends_with_the_longest_cell_that_is_shown(several: Path) -> None:
-    for budget in (1.0, 1.5):
-        changes = {"method": "swa", "budget": budget, "epochs": int(2 * budget)}
-        path = write_record(several.parent / "runs", **changes)
-    rows = [{"epoch": e, "learning_rate": 0.1, "test_error_pct": 9} for e in (1, 2, 3)]
-    write_epochs(path.parent, rows)
-    assert list(frames_of(several.parent / "runs")[1]["epoch"]) == [1, 2, 3]
-    path.unlink()
-    assert list(frames_of(several.parent / "runs")[1]["epoch"]) == [1, 2]
-
-
 def test_a_csv_of_others_is_not_overwritten(made: Path, tmp_path: Path) -> None:
     own = tmp_path / "cifar10.csv"
     own.write_text("image,label\n")
@@ -289,58 +221,6 @@ def test_a_csv_of_others_is_not_overwritten(made: Path, tmp_path: Path) -> None:
         swa_tables(["--records", str(made), "--out", str(tmp_path)])
     assert own.read_text() == "image,label\n"
     assert not (tmp_path / "cifar10.txt").exists()
-
-
-@pytest.mark.parametrize(
-    ("rates", "ticks"),
-    [
-        ((0.05, 0.02), ["0", "0.02", "0.04"]),
-        ((0.05, 0.05), ["0", "0.02", "0.04"]),
-        ((0.1, 0.01), ["0.01", "0.02", "0.05", "0.1"]),
-        ((0.1, 0.001), ["0.001", "0.01", "0.1"]),
-    ],
-)
-def test_rates_have_readable_ticks(
-    tmp_path: Path, rates: tuple[float, float], ticks: list[str]
-) -> None:
-    write_run(tmp_path, {1.0: 6.0}, list(rates))
-    (row,) = frames.rows(*frames_of(tmp_path))
-    figure = Figure()
-    figures.draw_learning_curves(figure, row)
-    axis = figure.axes[1].yaxis
-    figure.draw_without_rendering()
-    low, high = sorted(axis.get_view_interval())
-    labels = zip(axis.get_ticklocs(), axis.get_ticklabels(), strict=True)
-    shown = [text.get_text() for at, text in labels if low * 0.999 <= at <= high * 1.001]
-    assert shown == ticks
-
-
-def test_learning_curves_show_means_of_seeds(tmp_path: Path) -> None:
-    for seed, errors in enumerate(((50.0, 40.0), (54.0, 44.0))):
-        for method, recipe_hash in (("sgd", "a" * 12), ("swa", "b" * 12)):
-            changes = {"method": method, "recipe_hash": recipe_hash, "seed": seed}
-            path = write_record(tmp_path, dataset="cifar10_mini", **changes)
-            rows = [
-                {"epoch": epoch, "learning_rate": 0.1, "test_error_pct": error, "n_averaged": 0}
-                for epoch, error in enumerate(errors, start=1)
-            ]
-            rows[-1]["swa_test_error_pct"] = 30.0 if method == "swa" else None
-            write_epochs(path.parent, rows)
-    cells = frames.cells_frame(read_records([tmp_path]))
-    (row,) = frames.rows(cells, frames.epochs_frame(cells))
-    figure = Figure()
-    figures.draw_learning_curves(figure, row)
-    errors_axes, rates_axes = figure.axes
-    lines = {line.get_label(): list(line.get_ydata()) for line in errors_axes.lines}
-    assert lines == {
-        "SGD 1, n=2": [52.0, 42.0],
-        "SWA 1, last weights": [52.0, 42.0],
-        "SWA 1, n=2": [30.0],
-    }
-    assert len(rates_axes.lines) == 2
-    assert "A demonstration: NOT comparable with the paper" in figures.caption(row, "errors")
-    (path,) = figures.write_figures(read_records([tmp_path]), tmp_path / "out")
-    assert path.read_bytes()[:4] == b"\x89PNG"
 
 
 def test_a_record_cannot_name_a_file_elsewhere(
