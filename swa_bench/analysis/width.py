@@ -79,10 +79,10 @@ def _only(found: list[Record], method: str, options: Namespace) -> Path:
     name = f"name one with --{method}"
     if not wanted:
         what = f"{method}, seed {options.seed}" + ", budget 1" * (method == "sgd")
+        others = f"; there are\n{choice.listed(of_method)}" if of_method else ""
         raise SwaBenchError(
             f"{options.folder}: no record of {what}: {name}, or the folder of a data set and "
-            "model, such as results/runs/cifar10/vgg16"
-            + "".join(f"\n{line}" for line in [choice.listed(of_method)] if line)
+            f"model, such as results/runs/cifar10/vgg16{others}"
         )
     return choice.only(wanted, f"{options.folder} has several runs of {method}: {name}").path
 

@@ -19,7 +19,7 @@ from swa_bench.results.widths import Width
 
 LOSS = "train loss, with L2 regularisation"
 ERROR = "test error in %"
-CONTOURS = 10
+RANKS = (0, 0.05, 0.15, 0.3, 0.45, 0.6, 0.8, 1)  # of contours: the best 5 % stand out
 BOX = {"boxstyle": "round,pad=0.15", "facecolor": "white", "alpha": 0.8, "linewidth": 0}
 
 
@@ -102,13 +102,13 @@ def draw_plane(figure: Figure, found: Width) -> None:
 
 
 def round_levels(values: np.ndarray) -> np.ndarray:
-    """Round numbers that all finite values lie between, in parts of about as many points.
+    """Round numbers that all finite values lie between.
 
-    By rank, since steep walls would otherwise take all the contours.
+    They are near RANKS, since steep walls would otherwise take all the contours.
     """
     finite = values[np.isfinite(values)]
     finite = finite if len(finite) else np.zeros(1)
-    ranks = np.unique(np.quantile(finite, np.linspace(0, 1, CONTOURS)))
+    ranks = np.unique(np.quantile(finite, RANKS))
     if len(ranks) < 2:  # nothing to tell apart
         return np.array([ranks[0] - 0.5, ranks[0] + 0.5])
     gaps = np.diff(ranks)
@@ -140,6 +140,15 @@ def _mark_networks(axes: Axes, plane: Width) -> None:
         axes.annotate(figures.printable(name), (x, y), xytext=aside, **text, **side)
 
 
+def _plane_height_in(found: Width) -> float:
+    """The height of the plane's figure: that of its frames, and what is below them."""
+    if "plane" not in found:
+        return 0.0
+    xs, ys = found["plane"]["x"], found["plane"]["y"]
+    shape: float = (ys[-1] - ys[0]) / (xs[-1] - xs[0])
+    return 1.5 + 3.9 * min(max(shape, 0.4), 1.2)
+
+
 def _what(part: str, found: Width) -> str:
     """What the figure of a part shows: its kind, and details."""
     images = f"statistics and train loss from {found['images']:,} images"
@@ -168,7 +177,7 @@ def write_figures(found: Width, folder: Path, level_pct: float | None = None) ->
     drawings: dict[str, tuple[Callable[[Figure, Width], None], float, str]] = {
         "rays": (functools.partial(draw_rays, level_pct=level_pct), 4.3, f"rays{level}.png"),
         "line": (draw_line, 4.3, "line.png"),
-        "plane": (draw_plane, 4.7, "plane.png"),
+        "plane": (draw_plane, _plane_height_in(found), "plane.png"),
     }
     written = []
     for part in [part for part in drawings if part in found]:

@@ -97,6 +97,8 @@ class Plane(Measured):
     @model_validator(mode="after")
     def _check(self) -> "Plane":
         self.check_shape([len(self.y), len(self.x)])
+        if not all(np.all(np.diff(along) > 0) for along in (self.x, self.y)):
+            raise ValueError("x or y does not rise")
         return self
 
 
