@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import mini_images
+from record_helpers import write_record
 from training_helpers import TINY, SwaTrain
 
 from swa_bench.analysis.export import load_model, read_exported
@@ -82,6 +83,29 @@ def test_what_cannot_be_exported_says_why(swa_train: SwaTrain, tmp_path: Path) -
     (tmp_path / "net.safetensors").write_bytes(b"12345678")
     with pytest.raises(SystemExit, match=r"net.safetensors was not written by swa-export"):
         export.swa_evaluate(["net.safetensors"])
+
+
+def test_of_several_records_one_is_meant_or_all_are_listed(
+    swa_train: SwaTrain, tmp_path: Path, capfd: Any
+) -> None:
+    """As a shell expands a pattern that two recipes fit; and a run's folder, which is one."""
+    assert swa_train(*TINY, "method=sgd").code == 0
+    export.swa_export([str(cell("sgd").parent), "net.safetensors", "--trust"])
+    assert "net.safetensors: tiny sgd 1 on cifar10_mini, seed 0" in capfd.readouterr().out
+    first = write_record(tmp_path, config={"precision": "fp32"})
+    diff = {"precision": "bf16"}
+    second = write_record(tmp_path, recipe_hash="0123456789ff", recipe_diff=diff)
+    with pytest.raises(SystemExit) as stop:
+        export.swa_export([str(first), str(second), "other.safetensors"])
+    assert str(stop.value).splitlines() == [
+        "swa-export: records of several runs fit: name one",
+        f"  {first}  precision=fp32",
+        f"  {second}  precision=bf16",
+    ]
+    with pytest.raises(SystemExit, match=r"swa-export: .*/empty: no sound record is there"):
+        (tmp_path / "empty").mkdir()
+        export.swa_export([str(tmp_path / "empty"), "other.safetensors"])
+    assert not (tmp_path / "other.safetensors").exists()
 
 
 def test_tied_weights_are_exported_and_tied_again(

@@ -23,8 +23,9 @@ from swa_bench.errors import SwaBenchError
 from swa_bench.reporting.tables import make_tables
 from swa_bench.results.epochs import read_epochs
 from swa_bench.results.frames import cells_frame, epochs_frame
+from swa_bench.results.reach import describe
 from swa_bench.results.record import parse_record, read_record
-from swa_bench.results.widths import describe, read_width
+from swa_bench.results.widths import read_width
 from swa_bench.text import CONTROL
 
 SHIPPED = Path(__file__).parent.parent / "results" / "shipped"

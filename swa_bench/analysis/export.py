@@ -20,7 +20,7 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 
-from swa_bench.analysis.restore import User, recorded_config, restore
+from swa_bench.analysis.restore import User, check_finite, recorded_config, restore
 from swa_bench.config.schema import NonNegativeInt
 from swa_bench.data.batches import to_device
 from swa_bench.data.images import load_images
@@ -92,7 +92,6 @@ def export(path: Path, out: Path, user: User, epoch: int | None = None) -> Recor
         SwaBenchError: the network cannot be restored, or the file not be written.
     """
     restored = restore(path, user, epoch)
-    _check_finite(path, restored.model)
     tensors = {
         name: tensor.detach().cpu().contiguous().clone()  # safetensors takes no shared memory
         for name, tensor in unwrapped(restored.model).state_dict().items()
@@ -110,16 +109,6 @@ def content_digest(content: str, tensors: Mapping[str, Tensor]) -> str:
         running.update(f"\n{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
         running.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
     return running.hexdigest()
-
-
-def _check_finite(path: Path, model: nn.Module) -> None:
-    """Raise SwaBenchError if a weight is not finite; a buffer, such as a mask, may be infinite."""
-    weights = {name for name, _ in model.named_parameters()}
-    for name, tensor in model.state_dict().items():
-        infinite = name in weights or "running_" in name
-        bad = ~tensor.isfinite() if infinite else tensor.isnan()
-        if bad.any():
-            raise SwaBenchError(f"{path}: {int(bad.sum()):,} values of {name} are not finite")
 
 
 def read_exported(path: Path) -> Exported:
@@ -186,7 +175,7 @@ def _load(path: Path, user: User) -> tuple[Exported, nn.Module]:
     except RuntimeError as error:
         reason = textwrap.shorten(printable(str(error)), 300)
         raise SwaBenchError(f"{path} does not fit its network: {reason}") from error
-    _check_finite(path, model)
+    check_finite(path, model)
     return exported, model.eval()
 
 

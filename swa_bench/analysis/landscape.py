@@ -153,21 +153,25 @@ def line(probe: Probe, first: Tensor, last: Tensor, ts: np.ndarray) -> dict[str,
     return {"t": ts.tolist(), "distance": distance} | _named(measured)
 
 
-def plane(probe: Probe, points: list[Tensor], margin: float, count: int) -> dict[str, Any]:
+def plane(
+    probe: Probe,
+    origin: Tensor,
+    axes: tuple[Tensor, Tensor, np.ndarray],
+    margin: float,
+    count: int,
+) -> dict[str, Any]:
     """MEASURES on a grid of the plane through three points, as lists (y, x), and their places.
 
     Args:
+        origin, axes: the first of the points, and what `plane_axes` gives of all three.
         margin: around the points, in parts of their larger extent.
         count: points of the grid on each side.
-
-    Raises:
-        ValueError: the points lie on a line.
     """
-    x_axis, y_axis, places = plane_axes(points)
+    x_axis, y_axis, places = axes
     low, high = places.min(0), places.max(0)
     around = margin * (high - low).max()
     xs, ys = (np.linspace(low[i] - around, high[i] + around, count) for i in (0, 1))
-    grid = (points[0] + float(x) * x_axis + float(y) * y_axis for y in ys for x in xs)
+    grid = (origin + float(x) * x_axis + float(y) * y_axis for y in ys for x in xs)
     found = {"x": xs.tolist(), "y": ys.tolist(), "places": places.tolist()}
     return found | _named(_measured(probe, grid, (count, count), "plane"))
 

@@ -84,7 +84,8 @@ def restore(path: Path, user: User, epoch: int | None = None) -> Restored:
             of an ensemble. Which states are kept is option checkpoints.keep.
 
     Raises:
-        SwaBenchError: there is no such record, data set or checkpoint, or no such device.
+        SwaBenchError: there is no such record, data set or checkpoint, no such device, or the
+            weights are not finite.
     """
     if not path.exists():
         raise SwaBenchError(f"{path}: no such file; name a cell-*.json")
@@ -117,7 +118,18 @@ def restore(path: Path, user: User, epoch: int | None = None) -> Restored:
         model, kept = with_weights(config, state, predictor.weights(), data, spare)
         for sentence in describe_kept(kept):
             log.warning("%s: %s", path, sentence)
+    check_finite(path, model)
     return Restored(record, config, data, model)
+
+
+def check_finite(path: Path, model: nn.Module) -> None:
+    """Raise SwaBenchError if a weight is not finite; a buffer, such as a mask, may be infinite."""
+    weights = {name for name, _ in model.named_parameters()}
+    for name, tensor in model.state_dict().items():
+        infinite = name in weights or "running_" in name
+        bad = ~tensor.isfinite() if infinite else tensor.isnan()
+        if bad.any():
+            raise SwaBenchError(f"{path}: {int(bad.sum()):,} values of {name} are not finite")
 
 
 def _state_keys(config: TrainConfig, record: Record, fingerprint: str) -> list[str]:

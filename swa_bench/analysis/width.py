@@ -3,10 +3,11 @@
 Rays in random directions from both, the line between them, and a plane through three networks.
 """
 
+import logging
 from argparse import Namespace
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -14,9 +15,19 @@ from swa_bench.analysis import landscape
 from swa_bench.analysis.restore import Restored, User, recorded_config, restore
 from swa_bench.config.plan import collects
 from swa_bench.errors import SwaBenchError
+from swa_bench.results import choice
+from swa_bench.results.reach import check_level
 from swa_bench.results.record import Record, read_record, read_records
-from swa_bench.results.widths import FORMAT, reach
+from swa_bench.results.widths import FORMAT, Width, go_on, width_path, write_width
 from swa_bench.training import hardware
+
+log = logging.getLogger(__name__)
+
+PARTS = {  # each with the options that it is measured with
+    "rays": ("directions", "direction_seed", "distance", "steps"),
+    "line": ("line_points",),
+    "plane": ("margin", "grid"),
+}
 
 
 @dataclass(frozen=True)
@@ -49,35 +60,37 @@ def choose(options: Namespace) -> tuple[list[NetworkRef], list[NetworkRef]]:
         return pair, _members(options)
     if options.third:
         return pair, [*pair, NetworkRef("third", options.third)]
-    epochs = recorded_config(_record(swa, "--swa"), _user(options)).epochs
+    epochs = recorded_config(_record(swa), _user(options)).epochs
     return pair, [*pair, NetworkRef("last of the SWA run", swa, epochs)]
 
 
-def _record(path: Path, option: str) -> Record:
+def _record(path: Path) -> Record:
     record = read_record(path)
     if record is None:
-        raise SwaBenchError(f"{option} {path}: no sound record is there; name a cell-*.json")
+        raise SwaBenchError(f"{path}: no sound record is there; name a cell-*.json")
     return record
 
 
 def _only(found: list[Record], method: str, options: Namespace) -> Path:
-    """A method's record of the largest budget; of one recipe, or the user must say which."""
+    """A method's record of the largest budget; of one run, or the user must say which."""
     of_method = [record for record in found if record.method == method]
-    if method == "sgd":  # the baseline of the paper has one budget
-        of_method = [record for record in of_method if record.budget == 1]
-    if len({record.recipe_hash for record in of_method}) != 1:
-        what = "several recipes" if of_method else "no record"
+    # The baseline of the paper has one budget.
+    wanted = [record for record in of_method if method != "sgd" or record.budget == 1]
+    name = f"name one with --{method}"
+    if not wanted:
+        what = f"{method}, seed {options.seed}" + ", budget 1" * (method == "sgd")
+        others = f"; there are\n{choice.listed(of_method)}" if of_method else ""
         raise SwaBenchError(
-            f"{options.folder}: {what} of {method}, seed {options.seed}: name one cell-*.json with "
-            f"--{method}, or the folder of a data set and model, such as results/runs/cifar10/vgg16"
+            f"{options.folder}: no record of {what}: {name}, or the folder of a data set and "
+            f"model, such as results/runs/cifar10/vgg16{others}"
         )
-    return max(of_method, key=lambda record: record.budget).path
+    return choice.only(wanted, f"{options.folder} has several runs of {method}: {name}").path
 
 
 def _members(options: Namespace) -> list[NetworkRef]:
     """The first, the middle and the last of the weights that a run collected."""
     path: Path = options.members
-    config = recorded_config(_record(path, "--members"), _user(options))
+    config = recorded_config(_record(path), _user(options))
     epochs = [e + 1 for e in range(config.epochs) if collects(config.method, e)]
     if len(epochs) < 3:
         raise SwaBenchError(f"--members {path}: it collected fewer than three weights")
@@ -85,48 +98,94 @@ def _members(options: Namespace) -> list[NetworkRef]:
     return [NetworkRef(f"epoch {epoch}", path, epoch) for epoch in three]
 
 
-def measure(options: Namespace) -> dict[str, Any]:
-    """Measure the parts that are asked for; return the record of all numbers.
+def measure(options: Namespace) -> tuple[Path, Width]:
+    """Measure the parts that are asked for and not in the record of these networks yet.
+
+    The record is written after each part.
 
     Args:
         options: see commands/width.py, which describes each.
 
+    Returns:
+        The file of the record, and what it holds.
+
     Raises:
-        SwaBenchError: a network cannot be restored, or they do not go together.
+        SwaBenchError: a network cannot be restored, they do not go together, or no ray can reach
+            the level; nothing is measured then.
     """
     pair, three = choose(options)
+    records = {ref: _record(ref.path) for ref in dict.fromkeys([*pair, *three])}
+    if "rays" in options.parts:
+        own = {ref.label: records[ref].result.test_error_pct for ref in pair}
+        check_level(options.level, own)
     wanted = [*pair, *(three if "plane" in options.parts else [])]
     nets = {ref: restore(ref.path, _user(options), ref.epoch) for ref in dict.fromkeys(wanted)}
     if len({(net.record.model, net.record.data_sha256) for net in nets.values()}) > 1:
         raise SwaBenchError("These records are not all of one network and data set")
+    fresh = _provenance(options, nets[pair[0]], records)
+    parts = {part: {name: getattr(options, name) for name in PARTS[part]} for part in options.parts}
+    path = width_path(options.out, fresh)
+    found = go_on(path, fresh, parts, options.force)
+    tasks = _tasks(options, nets, pair, three)
+    try:
+        for part in parts:
+            if part not in found:
+                found[part] = tasks[part]() | {"options": parts[part]}
+                write_width(path, found)
+    except KeyboardInterrupt:
+        if path.exists():
+            log.warning("%s holds the parts that are done; the same command goes on.", path)
+        raise
+    return path, found
+
+
+def _tasks(
+    options: Namespace,
+    nets: dict[NetworkRef, Restored],
+    pair: list[NetworkRef],
+    three: list[NetworkRef],
+) -> dict[str, Callable[[], Width]]:
+    """What measures each part.
+
+    Raises:
+        SwaBenchError: there is no plane through the three networks.
+    """
     weights = {ref: landscape.flat(net.model) for ref, net in nets.items()}
     sgd, swa = (weights[ref] for ref in pair)
     probe = landscape.Probe(nets[pair[0]], options.images)
-    found = _provenance(options, nets)
-    if "rays" in options.parts:
+
+    def rays() -> Width:
         distances = np.linspace(0.0, options.distance, options.steps + 1)
         of = (options.directions, options.direction_seed)
-        rays = {
+        return {
             "distances": distances.tolist(),
             "sgd": landscape.rays(probe, sgd, distances, *of, "rays from SGD"),
             "swa": landscape.rays(probe, swa, distances, *of, "rays from SWA"),
         }
-        found["rays"] = rays | {"reach": reach(rays, options.level)}
-    if "line" in options.parts:
-        found["line"] = landscape.line(probe, sgd, swa, np.linspace(-1, 2, options.line_points))
+
+    def line() -> Width:
+        return landscape.line(probe, sgd, swa, np.linspace(-1, 2, options.line_points))
+
+    tasks = {"rays": rays, "line": line}
     if "plane" in options.parts:
         labels = [ref.label for ref in three]
         points = [weights[ref] for ref in three]
         try:
-            plane = landscape.plane(probe, points, options.margin, options.grid)
+            axes = landscape.plane_axes(points)
         except ValueError as error:
-            raise SwaBenchError(f"No plane of {', '.join(labels)}: {error}") from error
-        found["plane"] = plane | {"labels": labels}
-    return found
+            raise SwaBenchError(
+                f"No plane of {', '.join(labels)}: {error}; name a --third, or --parts rays line"
+            ) from error
+
+        def plane() -> Width:
+            grid = (options.margin, options.grid)
+            return landscape.plane(probe, points[0], axes, *grid) | {"labels": labels}
+
+        tasks["plane"] = plane
+    return tasks
 
 
-def _provenance(options: Namespace, nets: dict[NetworkRef, Restored]) -> dict[str, Any]:
-    first = next(iter(nets.values()))
+def _provenance(options: Namespace, first: Restored, records: dict[NetworkRef, Record]) -> Width:
     return {
         "format": FORMAT,
         "dataset": first.record.dataset,
@@ -135,19 +194,18 @@ def _provenance(options: Namespace, nets: dict[NetworkRef, Restored]) -> dict[st
         "precision": first.config.precision,
         "weight_decay": first.config.optimizer.get("weight_decay", 0.0),
         "images": min(options.images, len(first.data.train_labels)),
-        "direction_seed": options.direction_seed,
         "networks": [
             {
                 "label": ref.label,
                 "epoch": ref.epoch,
-                "method": net.record.method,
-                "budget": net.record.budget,
-                "seed": net.record.seed,
-                "recipe_hash": net.record.recipe_hash,
-                "test_error_pct": net.record.result.test_error_pct,
-                "weights_sha256": net.record.result.weights_sha256,
+                "method": record.method,
+                "budget": record.budget,
+                "seed": record.seed,
+                "recipe_hash": record.recipe_hash,
+                "test_error_pct": record.result.test_error_pct,
+                "weights_sha256": record.result.weights_sha256,
             }
-            for ref, net in nets.items()
+            for ref, record in records.items()
         ],
         "device": hardware.device_name(first.data.device),
         "versions": hardware.versions(),

@@ -3,9 +3,11 @@
 import argparse
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 
 from swa_bench.commands.terminal import command, path
 from swa_bench.config.spec import import_from_here
+from swa_bench.errors import SwaBenchError
 
 
 def device_option(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +37,8 @@ def swa_export(arguments: Sequence[str] | None = None) -> None:
         "swa-export",
         description="Write the final weights of a recorded run, with its record, as safetensors.",
     )
-    parser.add_argument("record", type=path, metavar="CELL.json")
+    what = "record, or folder of a run; of several, the message says what differs among them"
+    parser.add_argument("records", type=path, nargs="+", metavar="CELL.json", help=what)
     parser.add_argument("out", type=path, metavar="OUT.safetensors")
     parser.add_argument(
         "--epoch", type=int, help="the weights after this epoch, not the final ones"
@@ -51,10 +54,30 @@ def swa_export(arguments: Sequence[str] | None = None) -> None:
 
         check_out(options.out, options.force)
         user = User(options.device, options.data, options.trust)
-        record = export(options.record, options.out, user, options.epoch)
+        record = export(_only(options.records), options.out, user, options.epoch)
         size = options.out.stat().st_size / 1e6
-        what = f"{record.model} {record.method} on {record.dataset}, seed {record.seed}"
+        what = f"{record.model} {record.method} {record.budget:g} on {record.dataset}"
+        what += f", seed {record.seed}"
         print(f"{options.out}: {what}, {size:.1f} MB")
+
+
+def _only(paths: Sequence[Path]) -> Path:
+    """The record that is meant by files, or folders with records.
+
+    Raises:
+        SwaBenchError: there is none, or they are of several runs.
+    """
+    if len(paths) == 1 and not paths[0].is_dir():
+        return paths[0]  # whatever it is, `export` says what is wrong with it
+    from swa_bench.results.choice import only
+    from swa_bench.results.record import read_record, read_records
+
+    files = [record for path in paths if path.is_file() if (record := read_record(path))]
+    found = files + read_records([path for path in paths if path.is_dir()])
+    named = ", ".join(map(str, paths))
+    if not found:
+        raise SwaBenchError(f"{named}: no sound record is there; name a cell-*.json")
+    return only(found, "records of several runs fit: name one").path
 
 
 def swa_evaluate(arguments: Sequence[str] | None = None) -> None:

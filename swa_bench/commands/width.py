@@ -2,15 +2,15 @@
 
 import argparse
 import functools
-import json
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from swa_bench.commands.export import device_option, prepare, trust_options
 from swa_bench.commands.terminal import command, path
-from swa_bench.files import check_writable, write_atomically
-from swa_bench.results.widths import describe, read_width
+from swa_bench.files import check_writable
+from swa_bench.results.reach import check_level, describe, start_errors
+from swa_bench.results.widths import read_width
 
 PARTS = ("rays", "line", "plane")
 
@@ -20,23 +20,24 @@ def swa_width(arguments: Sequence[str] | None = None) -> None:
     with command("swa-width"):
         options = _parser().parse_args(arguments)
         prepare(options.trust)
-        check_writable("--out", options.out)
         if options.redraw:
             found = read_width(options.redraw)
+            if "rays" in found:
+                check_level(options.level, start_errors(found["rays"]))
+            folder = options.out or options.redraw.parent
         else:
+            options.out = options.out or Path("results/width")
+            check_writable("--out", options.out)
             from swa_bench.analysis.width import measure  # torch takes seconds to import
 
-            found = measure(options)
-        seed = found["networks"][0]["seed"]
-        folder = options.out / f"{found['dataset']}-{found['model']}-seed{seed}"
-        text = json.dumps(found, allow_nan=False) + "\n"
-        write_atomically(folder / "width.json", text.encode())
+            path, found = measure(options)
+            folder = path.parent
+            print(path)
+        for line in describe(found, options.level):
+            print(line)
         from swa_bench.reporting.width_figures import write_figures
 
-        paths = write_figures(found, folder)
-        for line in describe(found):
-            print(line)
-        for file in [folder / "width.json", *paths]:
+        for file in write_figures(found, folder, options.level):
             print(file)
 
 
@@ -44,30 +45,42 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "swa-width",
         description="Measure loss and error around the weights of SGD and SWA, and draw them.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    add = parser.add_argument
+
+    def add(*names: str, help: str, **options: Any) -> None:
+        help += " (%(default)s)" * isinstance(options.get("default"), int | float)
+        parser.add_argument(*names, help=help, **options)
+
     record = functools.partial(add, type=path, metavar="CELL.json")
-    add("folder", type=path, nargs="?", default=Path("results/runs"), help="with one net's runs")
+    add(
+        "folder",
+        type=path,
+        nargs="?",
+        default=Path("results/runs"),
+        help="with one net's runs (%(default)s)",
+    )
     add("--seed", type=int, default=0, help="of the SGD and the SWA run")
     record("--sgd", help="instead of the folder's own")
     record("--swa", help="instead of the folder's own of the largest budget")
     record("--third", help="third network of the plane, instead of SWA's last weights")
     record("--members", help="plane through three of the weights that this run collected")
-    add("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what is measured")
+    add("--parts", nargs="+", choices=PARTS, default=PARTS, help="what is measured; else all")
     add("--directions", type=_from(1), default=10, help="number of rays")
-    add("--direction-seed", type=int, default=0, help="from which the rays are drawn")
+    add("--direction-seed", type=_from(0), default=0, help="from which the rays are drawn")
     add("--distance", type=_positive, default=100.0, help="of the farthest point of a ray")
     add("--steps", type=_from(1), default=20, help="points on a ray")
     add("--line-points", type=_from(2), default=31, help="points on the line, from t = -1 to 2")
     add("--grid", type=_from(2), default=21, help="points of the plane on each side")
-    add("--margin", type=float, default=0.4, help="around the plane, in extents of its points")
-    add("--images", type=_from(1), default=10000, help="training images of the pass at each point")
+    add("--margin", type=_positive, default=0.75, help="around the plane, in extents of its points")
+    add("--images", type=_from(2), default=10000, help="training images of the pass at each point")
     add("--level", type=float, metavar="PCT", help="test error; else 10 points above SGD's own")
     device_option(parser)
     trust_options(parser)
-    add("--out", type=path, default=Path("results/width"), help="folder of the record and figures")
-    add("--redraw", type=path, metavar="width.json", help="only draw a record's figures again")
+    out = "folder of the records and figures, results/width; with --redraw, of the figures, "
+    add("--out", type=path, help=out + "that of the record")
+    add("--force", action="store_true", help="measure again, and replace the record")
+    redraw = "draw the figures of a record again, also for another --level, and measure nothing"
+    add("--redraw", type=path, metavar="width.json", help=redraw)
     return parser
 
 
@@ -81,6 +94,6 @@ def _from(least: int) -> Callable[[str], int]:
 
 
 def _positive(text: str) -> float:
-    if not 0 < float(text) < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    if not 0 < float(text) <= 1e9:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number up to 1e9")
     return float(text)

@@ -1,20 +1,25 @@
 """The record of swa-width -> pictures."""
 
+import functools
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import BoundaryNorm
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from swa_bench.reporting import figures
 from swa_bench.results.frames import Row, recipe_text
+from swa_bench.results.reach import reach
 from swa_bench.results.widths import Width
 
 LOSS = "train loss, with L2 regularisation"
 ERROR = "test error in %"
-CONTOURS = 12
+RANKS = (0, 0.05, 0.15, 0.3, 0.45, 0.6, 0.8, 1)  # of contours: the best 5 % stand out
 BOX = {"boxstyle": "round,pad=0.15", "facecolor": "white", "alpha": 0.8, "linewidth": 0}
 
 
@@ -29,17 +34,17 @@ def errors_and_losses(found: Width, of: Width) -> tuple[np.ndarray, np.ndarray]:
     return error, loss + found["weight_decay"] / 2 * norm
 
 
-def draw_rays(figure: Figure, found: Width) -> None:
+def draw_rays(figure: Figure, found: Width, level_pct: float | None = None) -> None:
     """Mean over directions and a band of one standard deviation; the level as a line."""
     rays = found["rays"]
     distances = np.array(rays["distances"])
     panels = figure.subplots(1, 2)
     for name, style in zip(("sgd", "swa"), figures.STYLES, strict=False):
         for axes, values in zip(panels, errors_and_losses(found, rays[name]), strict=True):
-            label = f"{name.upper()}, n={len(values)} directions"
-            _draw_band(axes, distances, values, label, style)
-    level = rays["reach"]["level_pct"]
-    panels[0].axhline(level, color=figures.INK, linewidth=0.8, linestyle=(0, (1, 3)))
+            _draw_band(axes, distances, values, name.upper(), style)
+    level_pct = reach(rays, level_pct)["level_pct"]
+    line: dict[str, Any] = {"linewidth": 0.8, "linestyle": (0, (1, 3)), "color": figures.INK}
+    panels[0].axhline(level_pct, label=f"level {level_pct:g} %", **line)
     _finish(panels, "distance from the weights")
 
 
@@ -84,59 +89,101 @@ def draw_plane(figure: Figure, found: Width) -> None:
     panels = figure.subplots(1, 2)
     parts = zip(panels, (ERROR, LOSS), errors_and_losses(found, plane), strict=True)
     for axes, label, values in parts:
-        # Levels by rank: steep walls would otherwise take all the contours.
-        finite = values[np.isfinite(values)]
-        finite = finite if len(finite) else np.zeros(1)
-        levels = np.unique(np.quantile(finite, np.linspace(0, 1, CONTOURS)))
-        if len(levels) < 2:  # nothing to tell apart
-            levels = levels[0] + np.array([-0.5, 0.5])
-        drawn = axes.contourf(plane["x"], plane["y"], values, levels, cmap="viridis_r")
+        levels = round_levels(values)
+        norm = BoundaryNorm(levels, 256)  # each band is as unlike the next
+        drawn = axes.contourf(plane["x"], plane["y"], values, levels, cmap="viridis_r", norm=norm)
         axes.contour(plane["x"], plane["y"], values, levels, colors="white", linewidths=0.4)
-        bar = figure.colorbar(drawn, ax=axes, label=label, location="bottom", ticks=levels[::2])
-        bar.ax.xaxis.set_major_formatter("{x:.3g}")
+        bar = figure.colorbar(drawn, ax=axes, label=label, location="bottom", ticks=levels)
+        bar.ax.xaxis.set_major_formatter("{x:g}")
+        bar.ax.tick_params(labelsize="small")
         _mark_networks(axes, plane)
         axes.set_aspect("equal")
         axes.set_xlabel("distance in weights")
 
 
+def round_levels(values: np.ndarray) -> np.ndarray:
+    """Round numbers that all finite values lie between.
+
+    They are near RANKS, since steep walls would otherwise take all the contours.
+    """
+    finite = values[np.isfinite(values)]
+    finite = finite if len(finite) else np.zeros(1)
+    ranks = np.unique(np.quantile(finite, RANKS))
+    if len(ranks) < 2:  # nothing to tell apart
+        return np.array([ranks[0] - 0.5, ranks[0] + 0.5])
+    gaps = np.diff(ranks)
+    steps = [_round_step(gap) for gap in np.minimum([gaps[0], *gaps], [*gaps, gaps[-1]])]
+    levels = np.round(ranks / steps) * steps
+    levels[0] = np.floor(ranks[0] / steps[0]) * steps[0]
+    levels[-1] = np.ceil(ranks[-1] / steps[-1]) * steps[-1]
+    return np.unique(levels)
+
+
+def _round_step(gap: float) -> float:
+    """The largest of 1, 2 and 5, times a power of 10, that is not larger."""
+    power = 10.0 ** math.floor(math.log10(gap))
+    return max(step * power for step in (1, 2, 5) if step * power <= gap or step == 1)
+
+
 def _mark_networks(axes: Axes, plane: Width) -> None:
-    """The networks with their names, which point to the middle of the plane."""
-    middle = np.mean(plane["x"])
-    networks = zip(plane["places"], plane["labels"], figures.STYLES, strict=False)
-    for (x, y), name, (_, _, marker) in networks:
-        left = x < middle
+    """The networks with their names, outside of their triangle.
+
+    The first two are the ends of its lower side, from left to right, and the third is above.
+    """
+    sides: tuple[dict[str, Any], ...]
+    sides = ({"ha": "right", "va": "top"}, {"ha": "left", "va": "top"}, {"ha": "center"})
+    asides = ((2, -7), (-2, -7), (0, 8))
+    networks = zip(plane["places"], plane["labels"], figures.STYLES, sides, asides, strict=False)
+    for (x, y), name, (_, _, marker), side, aside in networks:
         axes.plot(x, y, marker, color="white", markeredgecolor=figures.INK, markersize=8)
-        text: dict[str, Any] = {"fontsize": "small", "ha": "left" if left else "right", "bbox": BOX}
-        aside = (7 if left else -7, 7)
-        axes.annotate(
-            figures.printable(name), (x, y), xytext=aside, textcoords="offset points", **text
-        )
+        text: dict[str, Any] = {"fontsize": "small", "bbox": BOX, "textcoords": "offset points"}
+        axes.annotate(figures.printable(name), (x, y), xytext=aside, **text, **side)
 
 
-DRAWINGS: dict[str, tuple[Callable[[Figure, Width], None], float, str]] = {
-    "rays": (
-        draw_rays,
-        4.3,
-        "random rays; mean over directions, band ± 1 sample standard deviation",
-    ),
-    "line": (draw_line, 4.3, "the line through the weights of SGD and SWA"),
-    "plane": (draw_plane, 4.7, "the plane through three networks"),
-}
+def _plane_height_in(found: Width) -> float:
+    """The height of the plane's figure: that of its frames, and what is below them."""
+    if "plane" not in found:
+        return 0.0
+    xs, ys = found["plane"]["x"], found["plane"]["y"]
+    shape: float = (ys[-1] - ys[0]) / (xs[-1] - xs[0])
+    return 1.5 + 3.9 * min(max(shape, 0.4), 1.2)
 
 
-def write_figures(found: Width, folder: Path) -> list[Path]:
+def _what(part: str, found: Width) -> str:
+    """What the figure of a part shows: its kind, and details."""
+    images = f"statistics and train loss from {found['images']:,} images"
+    if part == "line":
+        return f"the line through the weights of SGD and SWA; {images}"
+    if part == "plane":
+        return f"the plane through three networks; {images}"
+    directions = len(found["rays"]["sgd"]["test_error_pct"])
+    if directions == 1:
+        return f"a random ray; one direction; {images}"
+    mean = f"mean over {directions} directions, band ± 1 sample standard deviation"
+    return f"random rays; {mean}; {images}"
+
+
+def write_figures(found: Width, folder: Path, level_pct: float | None = None) -> list[Path]:
     """Draw the parts that a record has as PNG; return the files.
+
+    Args:
+        level_pct: as of `reach`; one that is given stands in the name of the rays' figure.
 
     Raises:
         SwaBenchError: a file could not be written.
     """
     row = Row(found["dataset"], found["model"], recipe_text(found["recipe_diff"]), found["device"])
+    level = "" if level_pct is None else f"-level-{level_pct:g}"
+    drawings: dict[str, tuple[Callable[[Figure, Width], None], float, str]] = {
+        "rays": (functools.partial(draw_rays, level_pct=level_pct), 4.3, f"rays{level}.png"),
+        "line": (draw_line, 4.3, "line.png"),
+        "plane": (draw_plane, _plane_height_in(found), "plane.png"),
+    }
     written = []
-    for part in [part for part in DRAWINGS if part in found]:
-        draw, height_in, what = DRAWINGS[part]
-        figure = Figure(figsize=(9, height_in), layout="constrained")
+    for part in [part for part in drawings if part in found]:
+        draw, height_in, name = drawings[part]
+        figure = Figure(figsize=(9, height_in), layout=ConstrainedLayoutEngine(w_pad=0.12))
         draw(figure, found)
-        what += f"; statistics and train loss from {found['images']:,} images"
-        figures.write_captioned(figure, row, what, folder / f"{part}.png")
-        written.append(folder / f"{part}.png")
+        figures.write_captioned(figure, row, _what(part, found), folder / name)
+        written.append(folder / name)
     return written

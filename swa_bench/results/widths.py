@@ -1,6 +1,8 @@
-"""The record of swa-width: its schema, and how far along rays the test error reaches a level."""
+"""The record of swa-width: its schema, place, reader and writer."""
 
+import json
 import math
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,18 +10,18 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field, ValidationError, model_validator
 
+from swa_bench.config.identity import digest
 from swa_bench.config.renames import RENAMED
 from swa_bench.config.schema import Count, FolderName, NonNegative, NonNegativeInt
 from swa_bench.errors import SwaBenchError
+from swa_bench.files import write_atomically
 from swa_bench.results.foreign import NewerFormatError, check_format, parse_json, read_file
 from swa_bench.results.record import Number, Part
 
-FORMAT = 2
-LEVEL_ABOVE_PCT = 10.0  # the default level: so much above SGD's own test error
-CONFIDENCE = 0.95
-
+FORMAT = 3
 Width = dict[str, Any]
 Pair = Annotated[list[Number], Field(min_length=2, max_length=2)]
+Options = Annotated[dict[str, Any], Field(default_factory=dict)]
 MEASURED = ("train_loss", "train_error_pct", "test_loss", "test_error_pct", "squared_norm")
 
 
@@ -52,42 +54,28 @@ class Measured(Part):
                     raise ValueError(f"{name} holds {value!r:.40}")
 
 
-class Interval(Part):
-    """Of how many directions, how many reached the level, and where."""
-
-    n: Count
-    reached: NonNegativeInt
-    mean: Number | None
-    interval: Pair | None
-
-
-class Reach(Part):
-    """See `reach`."""
-
-    level_pct: Number
-    sgd: Interval
-    swa: Interval
-    difference: Interval
-
-
 class Rays(Part):
     """Measures (directions, distances) from the weights of SGD and of SWA."""
 
+    options: Options
     distances: Annotated[list[Number], Field(min_length=2)]
     sgd: Measured
     swa: Measured
-    reach: Reach
 
     @model_validator(mode="after")
     def _check(self) -> "Rays":
+        directions = len(self.sgd.test_error_pct)
+        if not directions:
+            raise ValueError("there are no directions")
         for measured in (self.sgd, self.swa):
-            measured.check_shape([len(measured.test_error_pct), len(self.distances)])
+            measured.check_shape([directions, len(self.distances)])
         return self
 
 
 class Line(Measured):
     """Measures (points) from SGD to SWA."""
 
+    options: Options
     t: Annotated[list[Number], Field(min_length=2)]
     distance: Number
 
@@ -100,6 +88,7 @@ class Line(Measured):
 class Plane(Measured):
     """Measures (y, x) around three networks."""
 
+    options: Options
     x: Annotated[list[Number], Field(min_length=2)]
     y: Annotated[list[Number], Field(min_length=2)]
     places: Annotated[list[Pair], Field(min_length=3, max_length=3)]
@@ -108,11 +97,16 @@ class Plane(Measured):
     @model_validator(mode="after")
     def _check(self) -> "Plane":
         self.check_shape([len(self.y), len(self.x)])
+        if not all(np.all(np.diff(along) > 0) for along in (self.x, self.y)):
+            raise ValueError("x or y does not rise")
         return self
 
 
 class WidthRecord(Part):
-    """All that a width.json holds, of format 2."""
+    """All that a width.json holds, of the present format.
+
+    The options of a part are those that it was measured with, as swa-width names them.
+    """
 
     dataset: FolderName
     model: FolderName
@@ -127,7 +121,7 @@ class WidthRecord(Part):
 
 
 def read_width(path: Path) -> Width:
-    """A record that swa-width has written; one of format 1 under the present names.
+    """A record that swa-width has written; one of an earlier format under the present names.
 
     Raises:
         SwaBenchError: it is not there or is damaged.
@@ -135,7 +129,7 @@ def read_width(path: Path) -> Width:
     try:
         found: Width = parse_json(read_file(path))
         check_format(found, FORMAT)
-        translated = _from_format_1(found) if found["format"] == 1 else found
+        translated = _from_earlier(found) if found["format"] < FORMAT else found
         WidthRecord.model_validate(translated)
     except ValidationError as error:
         first = error.errors()[0]
@@ -148,72 +142,66 @@ def read_width(path: Path) -> Width:
     return {name: value for name, value in translated.items() if value is not None}
 
 
-def _from_format_1(found: Width) -> Width:
-    diff = {RENAMED.get(name, name): value for name, value in found["variant"].items()}
-    names = {"identity": "recipe_hash"}
-    networks = [{names.get(k, k): value for k, value in net.items()} for net in found["networks"]]
-    rest = {name: value for name, value in found.items() if name != "variant"}
-    return rest | {"format": FORMAT, "recipe_diff": diff, "networks": networks}
+def _from_earlier(found: Width) -> Width:
+    """Format 1 has other names, and format 2 a level among what was measured."""
+    if found["format"] == 1:
+        diff = {RENAMED.get(name, name): value for name, value in found["variant"].items()}
+        names = {"identity": "recipe_hash"}
+        nets = [{names.get(k, k): value for k, value in net.items()} for net in found["networks"]]
+        rest = {name: value for name, value in found.items() if name != "variant"}
+        found = rest | {"recipe_diff": diff, "networks": nets}
+    if found.get("rays") is not None:
+        rays = {name: value for name, value in found["rays"].items() if name != "reach"}
+        found = found | {"rays": rays}
+    return found | {"format": FORMAT}
 
 
-def reach(rays: Width, level_pct: float | None) -> Width:
-    """At which distance the test error reaches a level, mean over directions with an interval.
+def width_path(folder: Path, found: Width) -> Path:
+    """Where a record lies below the folder of all: a place for each choice of networks."""
+    networks = digest({"networks": found["networks"]})[:8]
+    seed = found["networks"][0]["seed"]
+    name = f"{found['dataset']}-{found['model']}-seed{seed}-{networks}"
+    return folder / name / "width.json"
 
-    The interval is Student's at 95 %. The difference is paired: both have the same directions.
+
+def go_on(path: Path, fresh: Width, parts: Width, force: bool) -> Width:
+    """The record to add parts to: the one at its place, or a fresh one if there is none.
+
+    Args:
+        fresh: what a record says before anything is measured.
+        parts: {part: the options that it is measured with}.
+        force: whether one that is there is replaced.
+
+    Raises:
+        SwaBenchError: the one there was measured otherwise, or is damaged.
     """
-    distances = np.array(rays["distances"])
-    errors = {name: np.array(rays[name]["test_error_pct"], float) for name in ("sgd", "swa")}
-    if level_pct is None:
-        level_pct = round(float(errors["sgd"][0, 0]) + LEVEL_ABOVE_PCT, 2)
-    at = {
-        name: np.array([first_crossing(distances, ray, level_pct) for ray in of])
-        for name, of in errors.items()
-    }
-    at["difference"] = at["swa"] - at["sgd"]
-    return {"level_pct": level_pct} | {name: _interval(of) for name, of in at.items()}
+    if force or not path.exists():
+        return fresh
+    before = read_width(path)
+    named = [name for name in fresh if name != "versions"]  # any version may add a part
+    pairs = [(name, before.get(name), fresh[name]) for name in named]
+    for part, options in parts.items():
+        if part in before:
+            measured = before[part].get("options", {})
+            pairs += [(f"--{name}", measured.get(name), options[name]) for name in options]
+    if other := [f"{name.replace('_', '-')} {old}" for name, old, new in pairs if old != new]:
+        raise SwaBenchError(
+            f"{path} was measured with {', '.join(other)}: --force replaces it, another --out "
+            "keeps both"
+        )
+    return before
 
 
-def first_crossing(distances: np.ndarray, errors_pct: np.ndarray, level_pct: float) -> float:
-    """Where an error reaches a level, by linear interpolation; nan if it does not."""
-    above = np.flatnonzero(errors_pct >= level_pct)
-    if not len(above):
-        return math.nan
-    i = int(above[0])
-    if i == 0:
-        return float(distances[0])
-    low, high = errors_pct[i - 1], errors_pct[i]
-    part = (level_pct - low) / (high - low)
-    return float(distances[i - 1] + part * (distances[i] - distances[i - 1]))
+def write_width(path: Path, found: Width) -> None:
+    """Write a record.
 
-
-def _interval(values: np.ndarray) -> Width:
-    """Mean and interval over directions; none if one of them does not reach the level."""
-    reached = int(np.isfinite(values).sum())
-    found: Width = {"n": len(values), "reached": reached, "mean": None, "interval": None}
-    if reached == len(values):
-        found["mean"] = float(values.mean())
-        if reached > 1:
-            from scipy import stats
-
-            half = stats.sem(values) * stats.t.ppf((1 + CONFIDENCE) / 2, reached - 1)
-            found["interval"] = [found["mean"] - float(half), found["mean"] + float(half)]
-    return found
-
-
-def describe(found: Width) -> list[str]:
-    """The width in words."""
-    if "rays" not in found:
-        return []
-    of, farthest = found["rays"]["reach"], found["rays"]["distances"][-1]
-    lines = []
-    for name, label in (("sgd", "SGD"), ("swa", "SWA"), ("difference", "SWA minus SGD")):
-        one = of[name]
-        missing = one["n"] - one["reached"]
-        what = f"not within {farthest:g} in {missing} of {one['n']} directions"
-        if one["mean"] is not None:
-            what = f"{one['mean']:.2f}"
-        if one["interval"]:
-            low, high = one["interval"]
-            what += f" (95 % interval {low:.2f} to {high:.2f}, n={one['n']} directions)"
-        lines.append(f"distance to a test error of {of['level_pct']:g} %, {label}: {what}")
-    return lines
+    Raises:
+        SwaBenchError: it could not be written there; it is in a temporary folder then.
+    """
+    content = (json.dumps(found, allow_nan=False) + "\n").encode()
+    try:
+        write_atomically(path, content)
+    except SwaBenchError as error:
+        spare = Path(tempfile.mkdtemp(prefix="swa-width-")) / path.name
+        write_atomically(spare, content)
+        raise SwaBenchError(f"{error}; what was measured is in {spare}") from error
