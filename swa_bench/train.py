@@ -19,9 +19,10 @@ from omegaconf import DictConfig
 from swa_bench.commands import sweep
 from swa_bench.commands.explain import SETTINGS, explain
 from swa_bench.commands.terminal import safe_output
+from swa_bench.config.composing import check_own_files, methods
 from swa_bench.config.plan import Plan, make_plan
 from swa_bench.config.schema import TrainConfig
-from swa_bench.config.spec import METHODS, RunSpec, import_from_here, register_resolvers
+from swa_bench.config.spec import RunSpec, import_from_here, register_resolvers
 from swa_bench.data import folder
 from swa_bench.errors import ConfigError, SwaBenchError, Terminated, in_a_line, without_frames
 from swa_bench.labels import duration
@@ -34,12 +35,8 @@ def train(spec: RunSpec) -> None:
     Raises:
         SwaBenchError: some of them failed; the others were done even so.
     """
-    also_train, keep_for = spec.config.also_train, spec.config.checkpoints.keep_for
-    for option, methods in (("also_train", also_train), ("checkpoints.keep_for", keep_for)):
-        for method in methods:
-            if method not in METHODS:
-                raise ConfigError(option, method, f"choose from {', '.join(METHODS)}")
-    runs = [spec, *(spec.with_method(method) for method in also_train)]
+    check_methods(spec.config)
+    runs = [spec, *(spec.with_method(method) for method in spec.config.also_train)]
     from swa_bench.training.job import check  # torch takes seconds to import
 
     for one in runs:  # what cannot be done is refused before anything is trained
@@ -57,6 +54,19 @@ def train(spec: RunSpec) -> None:
         failure = SwaBenchError("\n".join(dict.fromkeys(map(str, failures))))
         failure.exit_code = max(error.exit_code for error in failures)
         raise failure
+
+
+def check_methods(config: TrainConfig) -> None:
+    """Raise SwaBenchError where an option names no method, or a file of the user's misleads."""
+    check_own_files(config.method.name)
+    known = methods()
+    named = {"also_train": config.also_train, "checkpoints.keep_for": config.checkpoints.keep_for}
+    if config.method.ensemble_of not in (None, config.method.name):
+        named["method.ensemble_of"] = [config.method.ensemble_of]
+    for option, names in named.items():
+        for name in names:
+            if name not in known:
+                raise ConfigError(option, name, f"choose from {', '.join(known)}")
 
 
 @contextlib.contextmanager
