@@ -85,7 +85,7 @@ def _noted(failures: list[SwaBenchError]) -> Iterator[None]:
 
 def train_one(spec: RunSpec) -> None:
     """Do one run: train what is missing of it, or print its plan."""
-    from swa_bench.training import ensembles, hardware, job
+    from swa_bench.training import ensembles, hardware, job, metrics
 
     spec = hardware.resolve(spec)
     config = spec.config
@@ -98,10 +98,11 @@ def train_one(spec: RunSpec) -> None:
         plans = [make_plan(one) for one in job.block_specs(spec)]
         summary = job.describe(plans)
         print_plan(next(plan for plan in plans if plan.config.seed == config.seed), summary)
-    elif spec.is_ensemble_of_runs:
-        print_results(ensembles.train_members(spec))
     else:
-        print_results(job.train_missing(spec))
+        ensemble = spec.is_ensemble_of_runs
+        reports = ensembles.train_members(spec) if ensemble else job.train_missing(spec)
+        metrics.measure_finished(reports)
+        print_results(reports)
 
 
 def print_plan(plan: Plan, summary: str) -> None:
@@ -124,9 +125,10 @@ def print_results(reports: list[TrainConfig]) -> None:
     for report in reports:
         record = read_record(record_path(report))
         assert record is not None
+        own = (f", {name} {value:.4g}" for name, value in record.result.metrics.items())
         print(
             f"{record.method} {record.budget:g} seed {record.seed}: test error "
-            f"{record.result.test_error_pct:.2f} %, loss {record.result.test_loss:.4f}"
+            f"{record.result.test_error_pct:.2f} %, loss {record.result.test_loss:.4f}{''.join(own)}"
         )
 
 
