@@ -125,10 +125,10 @@ def print_results(reports: list[TrainConfig]) -> None:
     for report in reports:
         record = read_record(record_path(report))
         assert record is not None
-        own = (f", {name} {value:.4g}" for name, value in record.result.metrics.items())
+        own = "".join(f", {name} {value:.4g}" for name, value in record.result.metrics.items())
         print(
             f"{record.method} {record.budget:g} seed {record.seed}: test error "
-            f"{record.result.test_error_pct:.2f} %, loss {record.result.test_loss:.4f}{''.join(own)}"
+            f"{record.result.test_error_pct:.2f} %, loss {record.result.test_loss:.4f}{own}"
         )
 
 

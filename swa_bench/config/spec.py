@@ -5,7 +5,6 @@ budget, seed or method is one `replace` away, and whatever follows from it is co
 """
 
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,7 +44,7 @@ class RunSpec:
         return RunSpec.of(cfg)
 
     def with_method(self, method: str) -> "RunSpec":
-        """The same with another method, and with what it selects where this one's came with its own."""
+        """The same with another method, and with what it selects where the user chose nothing."""
         other = of_method(method)
         options = {"method": other.method}
         for group in SELECTED:
