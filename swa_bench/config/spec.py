@@ -4,6 +4,7 @@ It holds the options twice: as Hydra composed them, with interpolations, and res
 budget, seed or method is one `replace` away, and whatever follows from it is computed again.
 """
 
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from swa_bench.config.schema import TrainConfig, from_dict, shaping, to_dict, wh
 from swa_bench.errors import ConfigError, SwaBenchError
 
 SELECTED = ("schedule", "optimizer", "augmentation")  # groups of which a method may select one
+FOLLOWS = re.compile(r"\$\{(method\.[\w.]+|epochs|budget)\}")
 NAMED_ELSEWHERE = ("model.name", "dataset.name")  # by the row and the title of a table
 
 
@@ -72,7 +74,8 @@ class RunSpec:
 
         The published recipe is the shipped one of that name. A method of the user's own is compared
         with its own file, as the column names it; an own model or data set with the file of conf/
-        that it came from.
+        that it came from. Of a schedule whose value follows from the method or the length, the
+        option that it follows from is said, since the value differs from column to column.
         """
         config = self.config
         names = [_shipped("model", config.model.name, "own"), f"method={self._method_file}"]
@@ -81,8 +84,12 @@ class RunSpec:
         names.append(_shipped("dataset", config.dataset.name, own))
         mine, published = (flatten(shaping(_raw(cfg))) for cfg in (self.cfg, compose(names)))
         differs = [name for name, value in mine.items() if value != published.get(name)]
-        resolved = to_dict(config)
-        return {name: _lookup(resolved, name) for name in differs if name not in NAMED_ELSEWHERE}
+        resolved, found = to_dict(config), {}
+        for name in differs:
+            if name not in NAMED_ELSEWHERE:
+                follows = FOLLOWS.fullmatch(str(mine[name])) if name.startswith(SELECTED) else None
+                found[name] = follows[1] if follows else _lookup(resolved, name)
+        return found
 
 
 def import_from_here() -> None:

@@ -74,7 +74,7 @@ def cells_frame(records: Iterable[Record]) -> pd.DataFrame:
     own = sorted({name for found in metrics for name in found})
     read = [_cell(record) | found for record, found in zip(records, metrics, strict=True)]
     frame = pd.DataFrame(read, columns=[*columns, "data_sha256", *own])
-    frame["recipe_diff"] = _told_apart(records)
+    frame["recipe_diff"] = pd.Series(_told_apart(records), dtype=str)
     frame["recipe_diff"] = _with_data(frame)
     frame = frame[[*columns, *own]]
     kinds: dict[str, Any] = dict.fromkeys(["ensemble", "trained"], bool)
