@@ -175,6 +175,10 @@ def test_own_files_that_mislead_are_refused(
         outcome = swa_train(*own, *options)
         assert outcome.code == 2
         assert "method.name=swa: must be late, as its file is called" in outcome.err
+    write("my/method/broken.yaml", "defaults: [nothing]\n")
+    outcome = swa_train(*own, "also_train=[broken]")
+    assert outcome.code == 2
+    assert outcome.err.startswith("swa-train: method=broken: In 'method/broken': Could not load")
     write("my/schedule/cyclic.yaml", "_target_: my_rates.steps\n")
     outcome = swa_train(*own)
     assert outcome.code == 1

@@ -12,7 +12,10 @@ import hydra
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from swa_bench.errors import ConfigError, SwaBenchError
 
@@ -38,9 +41,12 @@ def of_method(method: str) -> DictConfig:
     """The default options with a method, shipped or the user's own, and all that it selects.
 
     Raises:
-        ConfigError: the user's file gives it another name than its own.
+        ConfigError: its file cannot be read, or gives it another name than its own.
     """
-    cfg = _of_method(method, GlobalHydra.instance().hydra)
+    try:
+        cfg = _of_method(method, GlobalHydra.instance().hydra)
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
+        raise ConfigError("method", method, str(error).splitlines()[0]) from error
     check_name(method, cfg.method.name)
     return cfg
 
