@@ -31,7 +31,7 @@ def _files() -> dict[str, str]:
     found, lines = {}, PAGE.splitlines()
     for place, line in enumerate(lines):
         named = re.search(r"`([\w/]+\.(?:py|yaml))`[^`]*,$", line)
-        if named and lines[place + 2].startswith("    "):
+        if named and re.match("    (?!swa-train )", lines[place + 2]):
             end = place + 2
             while lines[end].startswith("    ") or not lines[end]:
                 end += 1
