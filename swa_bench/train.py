@@ -19,9 +19,10 @@ from omegaconf import DictConfig
 from swa_bench.commands import sweep
 from swa_bench.commands.explain import SETTINGS, explain
 from swa_bench.commands.terminal import safe_output
+from swa_bench.config.composing import check_own_files, methods
 from swa_bench.config.plan import Plan, make_plan
 from swa_bench.config.schema import TrainConfig
-from swa_bench.config.spec import METHODS, RunSpec, import_from_here, register_resolvers
+from swa_bench.config.spec import RunSpec, import_from_here, register_resolvers
 from swa_bench.data import folder
 from swa_bench.errors import ConfigError, SwaBenchError, Terminated, in_a_line, without_frames
 from swa_bench.labels import duration
@@ -34,12 +35,8 @@ def train(spec: RunSpec) -> None:
     Raises:
         SwaBenchError: some of them failed; the others were done even so.
     """
-    also_train, keep_for = spec.config.also_train, spec.config.checkpoints.keep_for
-    for option, methods in (("also_train", also_train), ("checkpoints.keep_for", keep_for)):
-        for method in methods:
-            if method not in METHODS:
-                raise ConfigError(option, method, f"choose from {', '.join(METHODS)}")
-    runs = [spec, *(spec.with_method(method) for method in also_train)]
+    check_methods(spec.config)
+    runs = [spec, *(spec.with_method(method) for method in spec.config.also_train)]
     from swa_bench.training.job import check  # torch takes seconds to import
 
     for one in runs:  # what cannot be done is refused before anything is trained
@@ -59,6 +56,19 @@ def train(spec: RunSpec) -> None:
         raise failure
 
 
+def check_methods(config: TrainConfig) -> None:
+    """Raise SwaBenchError where an option names no method, or a file of the user's misleads."""
+    check_own_files(config.method.name)
+    known = methods()
+    named = {"also_train": config.also_train, "checkpoints.keep_for": config.checkpoints.keep_for}
+    if config.method.ensemble_of not in (None, config.method.name):
+        named["method.ensemble_of"] = [config.method.ensemble_of]
+    for option, names in named.items():
+        for name in names:
+            if name not in known:
+                raise ConfigError(option, name, f"choose from {', '.join(known)}")
+
+
 @contextlib.contextmanager
 def _noted(failures: list[SwaBenchError]) -> Iterator[None]:
     """Note a failure and go on; of one that a line cannot explain, print the traceback."""
@@ -75,7 +85,7 @@ def _noted(failures: list[SwaBenchError]) -> Iterator[None]:
 
 def train_one(spec: RunSpec) -> None:
     """Do one run: train what is missing of it, or print its plan."""
-    from swa_bench.training import ensembles, hardware, job
+    from swa_bench.training import ensembles, hardware, job, metrics
 
     spec = hardware.resolve(spec)
     config = spec.config
@@ -88,10 +98,11 @@ def train_one(spec: RunSpec) -> None:
         plans = [make_plan(one) for one in job.block_specs(spec)]
         summary = job.describe(plans)
         print_plan(next(plan for plan in plans if plan.config.seed == config.seed), summary)
-    elif spec.is_ensemble_of_runs:
-        print_results(ensembles.train_members(spec))
     else:
-        print_results(job.train_missing(spec))
+        ensemble = spec.is_ensemble_of_runs
+        reports = ensembles.train_members(spec) if ensemble else job.train_missing(spec)
+        metrics.measure_finished(reports)
+        print_results(reports)
 
 
 def print_plan(plan: Plan, summary: str) -> None:
@@ -114,9 +125,10 @@ def print_results(reports: list[TrainConfig]) -> None:
     for report in reports:
         record = read_record(record_path(report))
         assert record is not None
+        own = "".join(f", {name} {value:.4g}" for name, value in record.result.metrics.items())
         print(
             f"{record.method} {record.budget:g} seed {record.seed}: test error "
-            f"{record.result.test_error_pct:.2f} %, loss {record.result.test_loss:.4f}"
+            f"{record.result.test_error_pct:.2f} %, loss {record.result.test_loss:.4f}{own}"
         )
 
 

@@ -1,15 +1,25 @@
 """What names a run on disk outlives versions: hashes, keys, and records of earlier ones."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import TypeAdapter
+from pydantic.dataclasses import dataclass
 from training_helpers import SHORT_RECIPE, config_of, plan_of, spec_of
 
 from swa_bench.config import identity, renames
 from swa_bench.config.identity import recipe_hash
-from swa_bench.config.schema import from_dict, shaping, to_dict
+from swa_bench.config.schema import (
+    KNOWN_ONLY,
+    MethodConfig,
+    TrainConfig,
+    from_dict,
+    shaping,
+    to_dict,
+)
 from swa_bench.results.record import Record, parse_record
 
 SHIPPED = Path(__file__).parent.parent / "results" / "shipped"
@@ -157,6 +167,35 @@ def test_a_later_option_at_its_default_changes_no_name(
     monkeypatch.setitem(renames.LATER, option, (False,))
     assert with_value(False) == before
     assert all(a != b for a, b in zip(with_value(True), before, strict=True))
+
+
+@dataclass(frozen=True, kw_only=True, config=KNOWN_ONLY)
+class LaterMethod(MethodConfig):
+    shrink: float
+
+
+@dataclass(frozen=True, kw_only=True, config=KNOWN_ONLY)
+class LaterConfig(TrainConfig):
+    method: LaterMethod
+
+
+def test_what_a_method_gets_later_is_in_the_states_keys_by_construction() -> None:
+    """Nothing but its field says so; nor need a predictor's new argument be listed anywhere."""
+    plan = plan_of("model=preresnet20", *SHORT_RECIPE, "method=ema")
+    values = to_dict(plan.config)
+
+    def names(**changes: Any) -> list[str]:
+        changed = values | {"method": values["method"] | {"shrink": 0.0} | changes}
+        config = TypeAdapter(LaterConfig).validate_python(changed)
+        keys = dataclasses.replace(plan, config=config).state_keys(DATA, WEIGHTS)
+        return [recipe_hash(config), keys[0], keys[-1]]
+
+    ema = values["method"]["predictors"]["ema"]
+    several = [names(), names(shrink=0.5), names(predictors={"ema": ema | {"warm_up": 3}})]
+    several.append(names(predictors={"ema": ema, "second": ema}))
+    assert all(len(set(found)) == 4 for found in zip(*several, strict=True))
+    # Only what is marked as such is left out.
+    assert names(table_budget=2.0) == names()
 
 
 def test_a_revision_moves_the_runs_that_it_concerns_alone(monkeypatch: pytest.MonkeyPatch) -> None:

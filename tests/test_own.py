@@ -1,6 +1,7 @@
 """Networks and images that users bring: the commands of docs/own.md, and what can go wrong."""
 
 import json
+import pkgutil
 import re
 import shutil
 from pathlib import Path
@@ -25,15 +26,12 @@ PAGE = (ROOT / "docs" / "own.md").read_text()
 COMMANDS = [line.split()[1:] for line in re.findall(r"^    (swa-train .*)$", PAGE, re.MULTILINE)]
 
 
-CHOICES = ["schedule=steps", "optimizer=adamw", "augmentation=cutout", "dataset=squares"]
-
-
 def _files() -> dict[str, str]:
     """{name: text} of the indented files that the page shows, each after a line that ends in it."""
     found, lines = {}, PAGE.splitlines()
     for place, line in enumerate(lines):
         named = re.search(r"`([\w/]+\.(?:py|yaml))`[^`]*,$", line)
-        if named and lines[place + 2].startswith("    "):
+        if named and re.match("    (?!swa-train )", lines[place + 2]):
             end = place + 2
             while lines[end].startswith("    ") or not lines[end]:
                 end += 1
@@ -120,35 +118,68 @@ def test_the_pages_images(swa_train: SwaTrain, mynet: Path) -> None:
     assert len(folders) == 5  # two of SWA, two of SGD and the longer one of SGD
 
 
-def test_the_pages_schedule_optimiser_augmentation_and_data_set(
-    swa_train: SwaTrain, mynet: Path
-) -> None:
-    """All four from the page's own text, in one run of the page's network."""
+# What each command after those of networks, images and fine-tuning leaves in a record's options.
+CHOICES = {
+    "schedule=steps": ("schedule", {"_target_": "my_rates.steps", "first": 0.05, "drop": 0.1}),
+    "method=late_swa": ("method.cycle_epochs", 2),
+    "method=last_three": ("method.result", "last_three"),
+    "optimizer=adamw": ("optimizer._target_", "torch.optim.AdamW"),
+    "augmentation=cutout": ("augmentation.hole", 9),
+    "dataset=squares": ("dataset._target_", "squares.load"),
+    "metrics=brier": ("metrics.brier", {"_target_": "my_metrics.brier"}),
+}
+
+
+@pytest.fixture
+def own_files(mynet: Path) -> Path:
+    """The working folder with all files of the page."""
     shutil.copy(ROOT / "examples" / "own" / "cutout.py", mynet)
-    for name, text in FILES.items():
+    for name, text in [*FILES.items(), ("my/model/mynet.yaml", RECIPE)]:
         (mynet / name).parent.mkdir(parents=True, exist_ok=True)
         (mynet / name).write_text(text)
-    chosen = [choice for command in COMMANDS[4:] for choice in command if choice in CHOICES]
-    assert sorted(chosen) == sorted(CHOICES)
-    own = ["--config-dir", "my", "model=own", "model._target_=mynet.Net", "model.name=mynet"]
-    short = ["model.budget_epochs=2", "model.learning_rate=0.001", "method=sgd"]
-    outcome = swa_train(*own, *short, *CHOICES)
+    return mynet
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_the_pages_other_commands(swa_train: SwaTrain, own_files: Path, choice: str) -> None:
+    (command,) = [command for command in COMMANDS[4:] if choice in command]
+    mini = "dataset=cifar10_mini" in command
+    few = ["dataset.train_images=128", "dataset.test_images=50"] if mini else []
+    outcome = swa_train(*command, *few)
     assert outcome.code == 0, outcome.err
-    (record,) = find_records(mynet).values()
-    config = record["config"]
-    assert config["augmentation"] == {
-        "_target_": "cutout.Cutout",
-        "flip": True,
-        "padding": 4,
-        "padding_mode": "zeros",
-        "hole": 9,
-    }
-    assert config["optimizer"]["_target_"] == "torch.optim.AdamW"
-    assert config["dataset"]["_target_"] == "squares.load" and config["dataset"]["classes"] == 2
-    assert config["schedule"]["_target_"] == "my_rates.steps"
-    (path,) = mynet.rglob("epochs.csv")
-    assert list(pd.read_csv(path)["learning_rate"]) == [0.001, 0.001]
-    assert record["recipe_diff"]["optimizer._target_"] == "torch.optim.AdamW"
+    records = find_records(own_files)
+    group, chosen = choice.split("=")
+    first = next(r for r in records.values() if group != "method" or r["method"] == chosen)
+    (name, value), found = CHOICES[choice], first["config"]
+    for part in name.split("."):
+        found = found[part]
+    assert found == value
+    # All cells of a command are of one recipe, so they are in one row of the table.
+    assert len({json.dumps(record["recipe_diff"]) for record in records.values()}) == 1
+    labelled = {name.split(".")[0] for name in first["recipe_diff"]}
+    assert (group in labelled) == (group not in ("method", "metrics"))
+    if group == "method":
+        assert {record["method"] for record in records.values()} >= {chosen, "sgd"}
+    if group == "metrics":
+        assert 0 < first["result"]["metrics"]["brier"] < 2
+
+
+def test_every_command_of_the_page_is_run() -> None:
+    assert len(COMMANDS[4:]) == len(CHOICES)
+
+
+def test_the_pages_files_are_choices(swa_train: SwaTrain, own_files: Path) -> None:
+    shown = swa_train("--config-dir", "my", "--help").out
+    for group, choice in (choice.split("=") for choice in [*CHOICES, "model=mynet"]):
+        (line,) = re.findall(rf"^{group}: (.*)$", shown, re.MULTILINE)
+        assert choice in line.split(", ")
+
+
+def test_the_pages_metric(own_files: Path) -> None:
+    """Probabilities 0.8 and 0.4 of the label: (0.04 + 0.04 + 0.36 + 0.36) / 2."""
+    brier = pkgutil.resolve_name("my_metrics.brier")
+    predictions = torch.tensor([[0.8, 0.2], [0.4, 0.6]]).log()
+    assert float(brier(predictions, torch.tensor([0, 0]))) == pytest.approx(0.4)
 
 
 def test_the_pages_fine_tuning(

@@ -6,9 +6,14 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from training_helpers import TINY, SwaTrain, epochs_of
+
+from swa_bench.results.frames import cells_frame
+from swa_bench.results.record import read_records
+from swa_bench.results.statistics import summarise
 
 ROOT = Path(__file__).parent.parent
 Write = Callable[[str, str], None]
@@ -61,6 +66,144 @@ def test_methods_after_an_own_one_have_their_own_schedule(
     assert rates[6:10] == ["0.1"] * 4
 
 
+LATE = "defaults: [swa]\nname: late\ncollect_from: 4\n"
+
+
+def records_below(folder: Path) -> list[dict[str, Any]]:
+    """The records below a folder, in the order of their paths."""
+    return [json.loads(path.read_text()) for path in sorted(folder.rglob("cell-*.json"))]
+
+
+def test_an_own_method_is_trained_and_shared_like_a_shipped_one(
+    tmp_path: Path, swa_train: SwaTrain, write: Write
+) -> None:
+    """In a sweep; SGD of one budget and `late` share the epochs before their decays."""
+    write("my/method/late.yaml", LATE)
+    own = ["--config-dir", "my", "-m", *TINY, "seed=0,1", "checkpoints.keep_for=[late]"]
+    outcome = swa_train(*own, "method=sgd", "also_train=[late]")
+    assert outcome.code == 0, outcome.err
+    # T is 4 for SGD and swa_start=3 for the other: their decays begin after epochs 2 and 1.
+    assert outcome.err.count("Going on after epoch 2, from") == 2
+    records = records_below(tmp_path)
+    assert [(one["method"], one["seed"]) for one in records] == [
+        (method, seed) for method in ("late", "sgd") for seed in (0, 1)
+    ]
+    assert len({json.dumps(one["recipe_diff"]) for one in records}) == 1
+    assert len(re.findall(r"│ tiny .*│ ours │.*\(n=2\).*\(n=2\)", outcome.out)) == 1
+    # What is typed beyond the file is a difference.
+    assert swa_train(*own[:2], *TINY, "method=late", "method.cycle_epochs=2").code == 0
+    (typed,) = [
+        one for one in records_below(tmp_path) if "method.cycle_epochs" in one["recipe_diff"]
+    ]
+    assert typed["method"] == "late" and typed["recipe_diff"]["method.cycle_epochs"] == 2
+
+
+@pytest.mark.parametrize("option", ["also_train", "checkpoints.keep_for"])
+def test_unknown_methods_are_refused_with_all_choices(
+    swa_train: SwaTrain, write: Write, option: str
+) -> None:
+    write("my/method/late.yaml", LATE)
+    outcome = swa_train("--config-dir", "my", *TINY, f"{option}=[lat]")
+    assert outcome.code == 2
+    assert outcome.err == (
+        f"swa-train: {option}=lat: choose from ema, fge, independent, late, sgd, sgd_bn, snapshot, "
+        "swa, swa_cyclic, swa_fge\n"
+    )
+
+
+def test_an_ensemble_of_runs_of_an_own_method(
+    tmp_path: Path, swa_train: SwaTrain, write: Write
+) -> None:
+    write("my/method/late.yaml", LATE)
+    write("my/method/lates.yaml", "defaults: [independent]\nname: lates\nensemble_of: late\n")
+    assert swa_train("--config-dir", "my", *TINY, "method=lates", "budget=2").code == 0
+    found = {(one["method"], one["budget"]) for one in records_below(tmp_path)}
+    assert found == {("late", 1), ("lates", 1), ("lates", 2)}
+
+
+def test_versions_of_an_own_method_are_told_apart_by_their_options(
+    tmp_path: Path, swa_train: SwaTrain, write: Write
+) -> None:
+    own = ["--config-dir", "my", *TINY, "method=mean", "also_train=[sgd]"]
+    for seed, decay in ((0, 0.5), (1, 0.9), (2, 0.9)):
+        write(
+            "my/method/mean.yaml",
+            "defaults: [sgd]\nname: mean\nresult: mean\npredictors:\n  mean:\n"
+            f"    _target_: swa_bench.training.averaging.WeightEMA\n    decay: {decay}\n",
+        )
+        assert swa_train(*own, f"seed={seed}").code == 0
+    summary = summarise(cells_frame(read_records([tmp_path])))
+    means = summary[summary["method"] == "mean"]
+    decays = means["recipe_diff"].str.extract(r"method.predictors.mean.decay=(\S+)")[0]
+    assert dict(zip(decays, means["n"], strict=True)) == {"0.5": 1, "0.9": 2}
+    (sgd,) = summary[summary["method"] == "sgd"].to_dict("records")
+    assert sgd["n"] == 3 and "method." not in sgd["recipe_diff"]
+
+
+def test_an_own_method_keeps_what_it_selects_to_itself(swa_train: SwaTrain, write: Write) -> None:
+    """Its optimiser too; one that the user chooses holds for all."""
+    write("my/optimizer/adamw.yaml", "_target_: torch.optim.AdamW\nweight_decay: 0.1\n")
+    write(
+        "my/method/adam.yaml",
+        "defaults:\n  - sgd\n  - override /optimizer@_global_.optimizer: adamw\nname: adam\n",
+    )
+    own = ["--config-dir", "my", *TINY, "model.learning_rate=0.01", "also_train=[sgd]"]
+    assert swa_train(*own, "method=adam").code == 0
+    assert swa_train(*own, "method=swa", "optimizer=adamw", "results_dir=chosen").code == 0
+    selected = [
+        (
+            one["method"],
+            one["config"]["optimizer"]["_target_"],
+            "optimizer" in str(one["recipe_diff"]),
+        )
+        for one in records_below(Path("results")) + records_below(Path("chosen"))
+    ]
+    assert selected == [
+        ("adam", "torch.optim.AdamW", False),
+        ("sgd", "torch.optim.SGD", False),
+        ("sgd", "torch.optim.AdamW", True),
+        ("swa", "torch.optim.AdamW", True),
+    ]
+
+
+def test_own_files_that_mislead_are_refused(
+    tmp_path: Path, swa_train: SwaTrain, write: Write
+) -> None:
+    write("my/method/late.yaml", "defaults: [swa]\n")
+    own = ["--config-dir", "my", *TINY]
+    for options in (["method=late"], ["also_train=[late]"]):
+        outcome = swa_train(*own, *options)
+        assert outcome.code == 2
+        assert "method.name=swa: must be late, as its file is called" in outcome.err
+    write("my/method/broken.yaml", "defaults: [nothing]\n")
+    outcome = swa_train(*own, "also_train=[broken]")
+    assert outcome.code == 2
+    assert outcome.err.startswith("swa-train: method=broken: In 'method/broken': Could not load")
+    write("my/schedule/cyclic.yaml", "_target_: my_rates.steps\n")
+    outcome = swa_train(*own)
+    assert outcome.code == 1
+    assert (
+        "my/schedule/cyclic.yaml: is never read, since a file of swa_bench has its" in outcome.err
+    )
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_schedule_that_follows_from_the_method_leaves_methods_in_one_row(
+    tmp_path: Path, swa_train: SwaTrain, write: Write
+) -> None:
+    write("flat_rates.py", "def rate(epoch, step, steps, *, first, until):\n    return first\n")
+    write(
+        "my/schedule/flat.yaml",
+        "_target_: flat_rates.rate\nfirst: 0.05\nuntil: ${method.decay_epochs}\n",
+    )
+    assert swa_train("--config-dir", "my", *TINY, "schedule=flat", "also_train=[sgd]").code == 0
+    records = records_below(tmp_path)
+    assert {one["config"]["schedule"]["until"] for one in records} == {3, 4}
+    for record in records:
+        assert record["recipe_diff"]["schedule.first"] == 0.05
+        assert record["recipe_diff"]["schedule.until"] == "method.decay_epochs"
+
+
 def test_a_rate_is_checked_in_every_step(tmp_path: Path, swa_train: SwaTrain, write: Write) -> None:
     write("late.py", "def rate(epoch, step, steps):\n    return -0.1 if step == 2 else 0.1\n")
     write("my/schedule/late.yaml", "_target_: late.rate\n")
@@ -71,8 +214,8 @@ def test_a_rate_is_checked_in_every_step(tmp_path: Path, swa_train: SwaTrain, wr
 
 
 def test_the_pages_predictor(tmp_path: Path, swa_train: SwaTrain, write: Write) -> None:
-    """docs/methods.md: the average of the last three collected weights, resumed halfway too."""
-    page = (ROOT / "docs" / "methods.md").read_text()
+    """docs/own.md: the average of the last three collected weights, resumed halfway too."""
+    page = (ROOT / "docs" / "own.md").read_text()
     (code,) = re.findall(
         r"^    (?:import|from) [^`]*?class LastThree(?:\n|.)*?(?=\n\S)", page, re.M
     )

@@ -153,6 +153,10 @@ class TrainConfig:
     also_train: Annotated[list[str], NOT_SHAPING]
     dry_run: Annotated[StrictBool, NOT_SHAPING]
     force: Annotated[StrictBool, NOT_SHAPING]
+    # Records that were written before it lack it.
+    metrics: Annotated[dict[FolderName, Values], NOT_SHAPING] = dataclasses.field(
+        default_factory=dict
+    )
 
     def __post_init__(self) -> None:
         self._check_length()
@@ -265,11 +269,14 @@ def to_dict(config: TrainConfig) -> dict[str, Any]:
 
 
 def shaping(values: dict[str, Any], kind: Any = TrainConfig) -> dict[str, Any]:
-    """The part of plain values that shapes a run: what is not marked NOT_SHAPING."""
-    kept = {}
-    for name, hint in get_type_hints(kind, include_extras=True).items():
-        if NOT_SHAPING in getattr(hint, "__metadata__", ()) or name not in values:
-            continue
-        nested = dataclasses.is_dataclass(hint)
-        kept[name] = shaping(values[name], hint) if nested else values[name]
+    """The part of plain values that shapes a run: all that is not marked NOT_SHAPING.
+
+    So an option is part of a run's identity unless its author says that it is not.
+    """
+    kept, hints = {}, get_type_hints(kind, include_extras=True)
+    for name, value in values.items():
+        hint = hints.get(name)
+        if NOT_SHAPING not in getattr(hint, "__metadata__", ()):
+            nested = dataclasses.is_dataclass(hint) and isinstance(value, dict)
+            kept[name] = shaping(value, hint) if nested else value
     return kept

@@ -4,31 +4,22 @@ It holds the options twice: as Hydra composed them, with interpolations, and res
 budget, seed or method is one `replace` away, and whatever follows from it is computed again.
 """
 
-import functools
-import importlib.resources
+import re
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import hydra
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from swa_bench.config.composing import CONF, chosen, compose, method_file, of_method
 from swa_bench.config.renames import flatten
 from swa_bench.config.schema import TrainConfig, from_dict, shaping, to_dict, whole_epochs
 from swa_bench.errors import ConfigError, SwaBenchError
 
-METHODS = tuple(
-    sorted(
-        path.name.removesuffix(".yaml")
-        for path in (importlib.resources.files("swa_bench.conf") / "method").iterdir()
-        if path.name.endswith(".yaml")
-    )
-)
+SELECTED = ("schedule", "optimizer", "augmentation")  # groups of which a method may select one
+FOLLOWS = re.compile(r"\$\{(method\.[\w.]+|epochs|budget)\}")
 NAMED_ELSEWHERE = ("model.name", "dataset.name")  # by the row and the title of a table
 
 
@@ -55,23 +46,21 @@ class RunSpec:
         return RunSpec.of(cfg)
 
     def with_method(self, method: str) -> "RunSpec":
-        """The same with a shipped method, and with its schedule if this one's came with its own."""
-        other = _shipped_method(method)
+        """The same with another method, and with what it selects where the user chose nothing."""
+        other = of_method(method)
         options = {"method": other.method}
-        same = self.config.schedule.get("_target_") == other.schedule._target_
-        if not same and not self._schedule_was_chosen():
-            options["schedule"] = other.schedule
+        for group in SELECTED:
+            mine, its = (cfg[group].get("_target_") for cfg in (self.cfg, other))
+            came_along = mine == of_method(self._method_file)[group].get("_target_")
+            if mine != its and came_along and not chosen(group):
+                options[group] = other[group]
         return self.replace(**options)
 
-    def _schedule_was_chosen(self) -> bool:
-        """Whether the schedule is the user's choice, and did not come with the method."""
-        own = self.config.method.name
-        if own in METHODS:
-            its: str = _shipped_method(own).schedule._target_
-            return self.config.schedule.get("_target_") != its
-        if not HydraConfig.initialized():
-            return False
-        return any(option.startswith("schedule=") for option in HydraConfig.get().overrides.task)
+    @property
+    def _method_file(self) -> str:
+        """The method that this one came from, which another name may have been typed for."""
+        method = self.config.method
+        return method_file(method.name) or ("sgd" if method.collect_from is None else "swa")
 
     @property
     def is_ensemble_of_runs(self) -> bool:
@@ -83,21 +72,24 @@ class RunSpec:
     def recipe_diff(self) -> dict[str, Any]:
         """How the recipe differs from the published one, as {option: value}; {} if it does not.
 
-        The published recipe is the shipped one of that name, also where a user has an own file for
-        it. A method of the user's own is compared with SWA if it collects weights and with SGD if
-        not, an own model or data set with the file of conf/ that it came from.
+        The published recipe is the shipped one of that name. A method of the user's own is compared
+        with its own file, as the column names it; an own model or data set with the file of conf/
+        that it came from. Of a schedule whose value follows from the method or the length, the
+        option that it follows from is said, since the value differs from column to column.
         """
-        config, method = self.config, self.config.method.name
-        if method not in METHODS:
-            method = "sgd" if config.method.collect_from is None else "swa"
-        names = [_shipped("model", config.model.name, "own"), f"method={method}"]
+        config = self.config
+        names = [_shipped("model", config.model.name, "own"), f"method={self._method_file}"]
         folder = config.dataset._target_ == "swa_bench.data.folder.load_folder"
         own = "image_folder" if folder else "cifar10"
         names.append(_shipped("dataset", config.dataset.name, own))
         mine, published = (flatten(shaping(_raw(cfg))) for cfg in (self.cfg, compose(names)))
         differs = [name for name, value in mine.items() if value != published.get(name)]
-        resolved = to_dict(config)
-        return {name: _lookup(resolved, name) for name in differs if name not in NAMED_ELSEWHERE}
+        resolved, found = to_dict(config), {}
+        for name in differs:
+            if name not in NAMED_ELSEWHERE:
+                follows = FOLLOWS.fullmatch(str(mine[name])) if name.startswith(SELECTED) else None
+                found[name] = follows[1] if follows else _lookup(resolved, name)
+        return found
 
 
 def import_from_here() -> None:
@@ -150,32 +142,15 @@ def seed_block(seed: int, size: int) -> range:
     return range(first, first + size)
 
 
-def compose(overrides: Sequence[str]) -> DictConfig:
-    """Compose a configuration from the shipped files alone, also beside a running one."""
-    running = GlobalHydra.instance().hydra
-    GlobalHydra.instance().clear()
-    try:
-        with hydra.initialize_config_module("swa_bench.conf", version_base="1.3"):
-            return hydra.compose("train", list(overrides))
-    finally:
-        if running is not None:
-            GlobalHydra.instance().initialize(running)
-
-
 def compose_spec(*overrides: str) -> RunSpec:
     """The spec that swa-train would have with these overrides."""
     register_resolvers()
     return RunSpec.of(compose(overrides))
 
 
-@functools.cache
-def _shipped_method(method: str) -> DictConfig:
-    return compose([f"method={method}"])
-
-
 def _shipped(group: str, name: str, own: str) -> str:
-    shipped = importlib.resources.files("swa_bench.conf") / group / f"{name}.yaml"
-    return f"{group}={name if shipped.is_file() else own}"
+    shipped = (CONF / group / f"{name}.yaml").is_file()
+    return f"{group}={name if shipped else own}"
 
 
 def _lookup(values: Any, name: str) -> Any:

@@ -1,8 +1,9 @@
 """Records -> tables in four formats."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -12,7 +13,7 @@ from swa_bench.labels import LABELS, column_label, columns_in_order, in_order
 from swa_bench.reporting.error_tables import ensembles_table, single_table
 from swa_bench.reporting.layout import TEXT_WIDTH, Recipes, Table, labelled_rows, recipes_of, titled
 from swa_bench.results.epochs import TESTED, tested_columns
-from swa_bench.results.frames import CELL, cells_frame, epochs_frame
+from swa_bench.results.frames import CELL, METRIC, cells_frame, epochs_frame
 from swa_bench.results.record import Record
 from swa_bench.results.statistics import (
     COLLECTED,
@@ -76,7 +77,9 @@ def calibration_table(dataset: str, cells: pd.DataFrame, recipes: Recipes) -> Ta
         cells: of `cells_frame`.
     """
     measured = cells[(cells["dataset"] == dataset) & cells["ece"].notna()]
-    part = mean_and_std(measured, CELL, list(MEASURES))
+    names = [name for name in map(str, measured) if name.startswith(METRIC)]
+    own = [name for name in names if measured[name].notna().any()]
+    part = mean_and_std(measured, CELL, [*MEASURES, *own])
     rows, letters = labelled_rows(part, recipes)
     lines = []
     for _, label, of_row in rows:
@@ -87,17 +90,43 @@ def calibration_table(dataset: str, cells: pd.DataFrame, recipes: Recipes) -> Ta
                 Estimate(cell[f"{name}_mean"], cell[f"{name}_std"], None).text(decimals)
                 for name, decimals in MEASURES.items()
             ]
-            lines.append([label, column_label(*column), *figures, str(cell["error_count"])])
+            n = cell["error_count"]
+            figures += [_own_figure(cell, name, n) for name in own]
+            lines.append([label, column_label(*column), *figures, str(n)])
             label = ""
     title = titled(dataset, ", calibration: mean ± sample standard deviation over n seeds")
-    header = ["", "", "test error in %", "NLL", "ECE in %", "n"]
+    titles = _metric_titles(own)
+    header = ["", "", "test error in %", "NLL", "ECE in %", *titles.values(), "n"]
     notes = [
         "NLL: negative log-likelihood (natural logarithm) of the test labels, mean per image.",
         "ECE: expected calibration error of the test images, over 15 bins of the confidence.",
+        *(f"{short}: {name.partition(' ')[2]}" for name, short in titles.items()),
     ]
+    statistics = ("mean", "std", "count")
+    part = part.rename(
+        columns={
+            f"{old}_{s}": f"{METRIC}{new}_{s}" for old, new in titles.items() for s in statistics
+        }
+    )
     return Table(
         f"{dataset}-calibration", title, header, lines, notes, part, recipes.shared, letters
     )
+
+
+def _metric_titles(own: Sequence[str]) -> dict[str, str]:
+    """What the columns of the user's metrics are called; of one name, they are numbered."""
+    names = [name.partition(" ")[0].removeprefix(METRIC) for name in own]
+    return {
+        column: f"{name} {names[: place + 1].count(name)}" if names.count(name) > 1 else name
+        for place, (column, name) in enumerate(zip(own, names, strict=True))
+    }
+
+
+def _own_figure(cell: Mapping[Hashable, Any], name: str, n: int) -> str:
+    """Mean and deviation of a metric, with its n where not every seed has it."""
+    count = int(cell[f"{name}_count"])
+    shown = Estimate(cell[f"{name}_mean"], cell[f"{name}_std"], None).text(4) if count else "-"
+    return shown if count in (0, n) else f"{shown} (n={count})"
 
 
 def collected_table(dataset: str, collected: pd.DataFrame, recipes: Recipes) -> Table:

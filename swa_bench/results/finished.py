@@ -3,6 +3,7 @@
 import hashlib
 import io
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from swa_bench.config.identity import recipe_hash
 from swa_bench.config.plan import Plan
-from swa_bench.config.schema import TrainConfig, to_dict
+from swa_bench.config.schema import TrainConfig, Values, to_dict
 from swa_bench.errors import SwaBenchError
 from swa_bench.files import write_atomically
 from swa_bench.results.foreign import NewerFormatError, read_file, set_aside
@@ -93,8 +94,22 @@ def write_record(
     path = record_path(config)
     if isinstance(before := _load_own(path), ValueError):
         set_aside(path, before)
-    write_atomically(path, (record.model_dump_json(indent=1, exclude_unset=True) + "\n").encode())
+    _write(record, path)
     return path
+
+
+def add_metrics(
+    record: Record, definitions: Mapping[str, Values], found: Mapping[str, float]
+) -> None:
+    """Write a record again with more metrics, which were made of its stored predictions."""
+    result = record.result.model_copy(update={"metrics": {**record.result.metrics, **found}})
+    defined = {**record.config.get("metrics", {}), **{name: definitions[name] for name in found}}
+    config = {**record.config, "metrics": defined}
+    _write(record.model_copy(update={"result": result, "config": config}), record.path)
+
+
+def _write(record: Record, path: Path) -> None:
+    write_atomically(path, (record.model_dump_json(indent=1, exclude_unset=True) + "\n").encode())
 
 
 def missing(plan: Plan) -> list[TrainConfig]:

@@ -1,13 +1,16 @@
 """All that was measured, as two DataFrames: one row per record, and one row per epoch of a run."""
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 
 from swa_bench.config.grid import PAPER_DATASETS, PAPER_MODELS
+from swa_bench.config.renames import LATER, flatten
+from swa_bench.config.schema import shaping
 from swa_bench.labels import ENSEMBLES, LABELS, by_options, in_order
 from swa_bench.results.epochs import EPOCH_COLUMNS, read_epochs
 from swa_bench.results.record import Record
@@ -18,6 +21,9 @@ log = logging.getLogger(__name__)
 ROW = ["dataset", "model", "recipe_diff"]  # what names a row of the tables
 COLUMN = ["method", "budget"]
 CELL = [*ROW, "method", "ensemble", "budget", "recipe_hash"]
+METRIC = "metrics."  # how the columns of the user's own metrics begin
+# Options whose values may follow from the length of a run.
+OF_LENGTH = ("method.decay_epochs", "method.collect_from", "method.cycle_epochs", "schedule.")
 LINE = [*ROW, "method", "recipe_hash"]  # what names a curve of a figure
 
 
@@ -52,21 +58,28 @@ def cells_frame(records: Iterable[Record]) -> pd.DataFrame:
 
     A seed that is recorded twice counts once: the later path wins, and a warning names both if
     their results differ. Records of other images than the rest are of another recipe, which
-    `data_sha256` in their recipe_diff says.
+    `data_sha256` in their recipe_diff says. So are records of one method whose options differ, as
+    when its file was edited: recipe_diff says these options too.
 
     Returns:
         CELL, seed, the figures, and `predictor`, whose test error is the result; `trained`, whether
-        it is of a run of its own; its folder, length, cost, device and versions.
+        it is of a run of its own; its folder, length, cost, device and versions. Then the user's
+        metrics, each a column that begins with METRIC and holds its definition.
     """
     columns = [*CELL, *"seed error nll ece predictor trained folder epochs seconds".split()]
     columns += ["images_per_s", "device", "device_kind", "versions"]
     records = list(records)
     _warn_of_differing(records)
-    frame = pd.DataFrame(map(_cell, records), columns=[*columns, "data_sha256"])
+    metrics = list(map(_metrics, records))
+    own = sorted({name for found in metrics for name in found})
+    read = [_cell(record) | found for record, found in zip(records, metrics, strict=True)]
+    frame = pd.DataFrame(read, columns=[*columns, "data_sha256", *own])
+    frame["recipe_diff"] = pd.Series(_told_apart(records), dtype=str)
     frame["recipe_diff"] = _with_data(frame)
-    frame = frame[columns]
+    frame = frame[[*columns, *own]]
     kinds: dict[str, Any] = dict.fromkeys(["ensemble", "trained"], bool)
-    kinds |= dict.fromkeys("budget error nll ece epochs seconds images_per_s".split(), float)
+    numbers = "budget error nll ece epochs seconds images_per_s".split()
+    kinds |= dict.fromkeys([*numbers, *own], float)
     frame = frame.astype(kinds)
     return frame.drop_duplicates([*CELL, "seed"], keep="last", ignore_index=True)
 
@@ -87,7 +100,6 @@ def _cell(record: Record) -> dict[str, Any]:
     ensemble = record.method in ENSEMBLES or predictor == "ensemble"
     named = "dataset model method budget seed epochs folder device versions data_sha256".split()
     return {name: getattr(record, name) for name in named} | {
-        "recipe_diff": recipe_text(record.recipe_diff),
         "ensemble": ensemble,
         "recipe_hash": f"{record.recipe_hash}/{record.schedule_sha256[:6]}",
         "error": record.result.test_error_pct,
@@ -99,6 +111,55 @@ def _cell(record: Record) -> dict[str, Any]:
         "images_per_s": record.timing.images_per_s,
         "device_kind": str(record.config.get("device")),
     }
+
+
+def _metrics(record: Record) -> dict[str, float]:
+    """The user's own metrics, named so that those of another definition have another name."""
+    defined = record.config.get("metrics", {})
+    found = {}
+    for name, value in record.result.metrics.items():
+        definition = defined.get(name)
+        text = recipe_text(definition) if isinstance(definition, dict) else ""
+        found[f"{METRIC}{name} {text}"] = value
+    return found
+
+
+def _told_apart(records: Iterable[Record]) -> list[str]:
+    """The recipe of each record, with the options in which others of its row and method differ."""
+    lines = defaultdict(list)
+    records = list(records)
+    for record in records:
+        line = (record.dataset, record.model, recipe_text(record.recipe_diff), record.method)
+        lines[line].append(record)
+    differing = {id(record): _differing(line) for line in lines.values() for record in line}
+    found = []
+    for record in records:
+        names = differing[id(record)]
+        more = {name: value for name, value in _options(record).items() if name in names}
+        found.append(recipe_text({**more, **record.recipe_diff}))
+    return found
+
+
+def _differing(records: Sequence[Record]) -> set[str]:
+    """The options with several values among runs that should be of one recipe.
+
+    Those that follow from a run's length may differ from one budget to another.
+    """
+    if len({record.recipe_hash for record in records}) == 1:
+        return set()
+    options = [_options(record) for record in records]
+    values = defaultdict(set)
+    for record, found in zip(records, options, strict=True):
+        for name in {name for one in options for name in one}:
+            budget = record.budget if name.startswith(OF_LENGTH) else None
+            values[name, budget].add(repr(found.get(name)))
+    return {name for (name, _), several in values.items() if len(several) > 1}
+
+
+def _options(record: Record) -> dict[str, Any]:
+    """What shaped a run, by dotted names, but for later options that leave a run as it was."""
+    options = flatten(shaping(record.config))
+    return {name: value for name, value in options.items() if value not in LATER.get(name, ())}
 
 
 def _with_data(frame: pd.DataFrame) -> "pd.Series[str]":

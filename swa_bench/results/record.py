@@ -11,7 +11,7 @@ A record may come from anybody. It is read as data, within bounds, and one that 
 out: damaged, of a newer version, or not in the folder of its run. Nothing here imports torch.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -50,7 +50,7 @@ Percent = Annotated[NonNegative, Field(le=100)]
 
 def _check_groups(config: dict[str, Any]) -> dict[str, Any]:
     """What `Record.option` reads is a group of options, and what names a predictor is text."""
-    for name in ("dataset", "method", "model"):
+    for name in ("dataset", "method", "model", "metrics"):
         if not isinstance(config.get(name, {}), dict):
             raise ValueError(f"{name} is no group of options")
     if not isinstance(config.get("method", {}).get("result", ""), str):
@@ -72,6 +72,7 @@ class Result(Part):
         last_weights: error and loss of the trained weights; for SWA they are not a baseline,
             since their rate never decays to 1 %.
         weights_sha256: None for an ensemble, which has no weights of its own.
+        metrics: the user's own figures, by name.
     """
 
     test_error_pct: Percent
@@ -83,6 +84,7 @@ class Result(Part):
     last_weights: dict[str, Number | None] | None = None
     weights_sha256: str | None = None
     predictions_sha256: str | None = None
+    metrics: dict[FolderName, Number] = {}
 
 
 class Timing(Part):
@@ -152,6 +154,14 @@ class Record(Part):
             return True
         names = data.class_names if self.class_names is None else tuple(self.class_names)
         return (self.data_sha256, names) == (data.sha256, data.class_names)
+
+    def lacks(self, metrics: Mapping[str, Mapping[str, Any]]) -> bool:
+        """Whether it does not hold one of these metrics, or holds one of another definition."""
+        held = self.config.get("metrics", {})
+        return any(
+            name not in self.result.metrics or held.get(name) != definition
+            for name, definition in metrics.items()
+        )
 
     @property
     def place(self) -> Path:

@@ -85,7 +85,7 @@ def mean_and_std(frame: pd.DataFrame, keys: list[str], figures: list[str]) -> pd
     """Of each figure over the seeds: <figure>_mean, <figure>_std (sample) and <figure>_count.
 
     Rows of different recipes are never averaged. Where one recipe_diff has two recipe hashes in a
-    column (a default was changed between two versions), each keeps a row, named by its hash.
+    column and no option tells them apart, each keeps a row, named by its hash.
 
     Args:
         keys: what names a row of the result.

@@ -17,6 +17,7 @@ from swa_bench.training import hardware
 from swa_bench.training.averaging import add_member, mean_of_sum
 from swa_bench.training.evaluation import calibration_error_pct, score
 from swa_bench.training.job import train_missing
+from swa_bench.training.metrics import measure
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +91,7 @@ def _record(spec: RunSpec, ensemble: TrainConfig, runs: dict[int, RunSpec]) -> N
         "test_error_pct": found.error_pct,
         "test_loss": found.loss,
         "test_ece_pct": calibration_error_pct(mean, labels),
+        "metrics": measure(ensemble, mean, labels),
         "n_averaged": sum(max(1, part.result.n_averaged or 0) for part in parts),
         "weights_sha256": None,
         "predictions_sha256": write_predictions(ensemble, mean.numpy()),

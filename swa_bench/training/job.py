@@ -22,6 +22,7 @@ from swa_bench.training import checkpoints, hardware
 from swa_bench.training.averaging import check_predictors
 from swa_bench.training.evaluation import Score
 from swa_bench.training.loggers import check_installed, open_logger
+from swa_bench.training.metrics import check_metrics
 from swa_bench.training.progress import Progress
 from swa_bench.training.rehearsal import rehearse
 from swa_bench.training.run import Run
@@ -92,6 +93,7 @@ def check(config: TrainConfig) -> None:
     find_loader(config.dataset)
     load_augmentation(config)
     check_predictors(config)
+    check_metrics(config)
     check_installed(config.logger)
 
 

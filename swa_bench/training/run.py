@@ -31,6 +31,7 @@ from swa_bench.training.evaluation import (
     predict_test_images,
     score,
 )
+from swa_bench.training.metrics import measure
 from swa_bench.training.network import Spare
 from swa_bench.training.states import fresh_state, weights_sha256, with_weights
 
@@ -213,6 +214,7 @@ class Run:
             "test_error_pct": row[f"{column}_error_pct"],
             "test_loss": row[f"{column}_loss"],
             "test_ece_pct": calibration_error_pct(predictions, self.data.test_labels),
+            "metrics": measure(report, predictions, self.data.test_labels),
             "train_error_pct": row["train_error_pct"],
             "train_loss": row["train_loss"],
             "n_averaged": row["n_averaged"],
