@@ -1,11 +1,10 @@
 """The commands that read records: swa-tables, swa-figures and swa-report."""
 
-import argparse
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from swa_bench.commands.terminal import command, path
+from swa_bench.commands.terminal import CommandParser, command, path
 from swa_bench.errors import SwaBenchError
 from swa_bench.results.record import Record, read_records
 
@@ -54,7 +53,7 @@ def _parse(
     Raises:
         SwaBenchError: no such folder.
     """
-    parser = argparse.ArgumentParser(f"swa-{kind}", description=description)
+    parser = CommandParser(f"swa-{kind}", description=description)
     parser.add_argument(
         "--records",
         nargs="+",

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from swa_bench.commands.export import device_option, prepare, trust_options
-from swa_bench.commands.terminal import command, path
+from swa_bench.commands.terminal import CommandParser, command, path
 from swa_bench.files import check_writable, write_atomically
 from swa_bench.results.widths import describe, read_width
 
@@ -41,7 +41,7 @@ def swa_width(arguments: Sequence[str] | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         "swa-width",
         description="Measure loss and error around the weights of SGD and SWA, and draw them.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
