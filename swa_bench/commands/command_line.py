@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, RangeSweep
 from omegaconf import OmegaConf
 
 from swa_bench.config.renames import flatten
@@ -21,6 +22,7 @@ from swa_bench.config.suggestions import did_you_mean
 from swa_bench.errors import ConfigError, SwaBenchError
 
 COMMANDS = ("run", "multirun", "cfg", "info", "shell_completion")  # Hydra does one of them
+NO_NAMES = (bool, int, float, dict, RangeSweep)  # values that no option of a group can have
 
 
 class UsageError(SwaBenchError):
@@ -40,7 +42,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         if words[i] in ("-i", "--info") and "=" in after:  # it would take the option as its value
             words[i] += "=all"
     for i, word in enumerate(words):
-        if re.match(r"-[A-Za-z]\w+=", word):  # argparse would take -precision=bf16 as -p
+        if re.match(r"-[A-Za-z]\w{2,}", word):  # argparse would take -precision=bf16 as -p
             _unknown_flag(words, i)
     parser = get_args_parser()
     parser.error = _refuse  # type: ignore[method-assign]
@@ -68,15 +70,15 @@ def checked(known: argparse.Namespace) -> list[str]:
         if "=" not in word and not word.startswith("~"):
             _refuse(f"{word}: options are written name=value{_meant(word)}")
         override = OverridesParser.create().parse_override(word)
-        name = override.key_or_group
-        if one_job and override.is_choice_sweep():  # the first job of the sweep is shown
+        value, name = override.value(), override.key_or_group
+        if one_job and isinstance(value, ChoiceSweep | RangeSweep):  # the sweep's first job
             first = next(override.sweep_string_iterator())
             known.overrides[i] = f"{override.get_key_element()}={first}"
-        elif name in groups() and not override.is_delete() and not override.is_sweep_override():
-            value = override.value()
-            if not isinstance(value, str | list):
-                leave_out = "leave it out, or choose one: swa-train --help lists all"
-                raise ConfigError(name, value, leave_out)
+        if name in groups() and not override.is_delete():
+            for one in value.list if isinstance(value, ChoiceSweep) else [value]:
+                if one is None or isinstance(one, NO_NAMES):
+                    leave_out = "leave it out, or choose one: swa-train --help lists all"
+                    raise ConfigError(name, one, leave_out)
     return as_arguments(known)
 
 
