@@ -21,8 +21,12 @@ def path(text: str) -> Path:
 
 
 def version() -> str:
-    """The versions of the project and of torch, which is not imported for that."""
-    return f"swa_bench {metadata.version('swa-bench')}, torch {metadata.version('torch')}"
+    """The versions of the project and of torch, where it is installed; it is not imported."""
+    found = []
+    for package in ("swa_bench", "torch"):
+        with contextlib.suppress(metadata.PackageNotFoundError):  # tables need no torch
+            found.append(f"{package} {metadata.version(package)}")
+    return ", ".join(found)
 
 
 class CommandParser(argparse.ArgumentParser):
