@@ -2,7 +2,7 @@
 
 Run by `make bench`. All variants of a network take turns, so that whatever slows the machine slows
 them all; figures are medians over the rounds. Random images are used: they take the same time.
-Prints a table and writes results/bench/<device>.json.
+Prints a table and writes results/speed/<device>.json.
 """
 
 import argparse
@@ -249,7 +249,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", help="by default those that this device is for")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each variant (%(default)s)")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="on a GPU only")
-    parser.add_argument("--out", type=Path, default=Path("results/bench"), help="%(default)s")
+    parser.add_argument("--out", type=Path, default=Path("results/speed"), help="%(default)s")
     parser.add_argument("overrides", nargs="*", help="options of swa-train, such as device=cpu")
     options = parser.parse_args()
     ceilings = in_a_process(measure_device, options.overrides)

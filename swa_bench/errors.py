@@ -1,6 +1,9 @@
 """Errors that a user can fix: one or two lines that say what is wrong and what would be right."""
 
+import json
 import textwrap
+from importlib import metadata
+from urllib.parse import unquote, urlsplit
 
 from swa_bench.text import printable
 
@@ -28,6 +31,15 @@ class Terminated(BaseException):
     def __init__(self, number: int) -> None:
         super().__init__(number)
         self.number = number
+
+
+def needs_extra(extra: str) -> str:
+    """How to install the packages of an extra: from the checkout, if this runs in one."""
+    origin = json.loads(metadata.distribution("swa-bench").read_text("direct_url.json") or "{}")
+    folder = unquote(urlsplit(origin.get("url", "")).path)
+    editable = "-e " if origin.get("dir_info", {}).get("editable") else ""
+    source = folder if "dir_info" in origin else "swa-bench"
+    return f"needs an extra: pip install {editable}'{source}[{extra}]'"
 
 
 def in_a_line(error: BaseException) -> str | None:

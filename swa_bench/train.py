@@ -4,7 +4,6 @@ import contextlib
 import csv
 import gc
 import os
-import re
 import signal
 import sys
 import traceback
@@ -16,9 +15,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from swa_bench.commands import sweep
+from swa_bench.commands import command_line, completion, sweep
 from swa_bench.commands.explain import SETTINGS, explain
-from swa_bench.commands.terminal import safe_output
+from swa_bench.commands.terminal import safe_output, usual_interrupt, version
 from swa_bench.config.composing import check_own_files, methods
 from swa_bench.config.plan import Plan, make_plan
 from swa_bench.config.schema import TrainConfig
@@ -170,13 +169,23 @@ def main() -> None:
 def _main() -> None:
     global _wants_traceback
     register()
-    # An experiment is an optional group of its own: it works with and without the plus.
-    sys.argv[1:] = [re.sub(r"^\+(?=experiment=)", "", argument) for argument in sys.argv[1:]]
+    usual_interrupt()
     _wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would print in its own words
+    completes = False
     start = hydra.main(config_path="pkg://swa_bench.conf", config_name="train", version_base="1.3")
     try:
-        start(job)()
+        if "--version" in sys.argv[1:]:
+            print(version())
+            return
+        known = command_line.parse(sys.argv[1:])
+        completes = completion.is_query(known)
+        if completes and (offered := completion.prepare(known)) is not None:
+            print(" ".join(offered))
+            return
+        sys.argv[1:] = command_line.checked(known)
+        with command_line.wrapped(known.help):
+            start(job)()
         if _failed:
             raise _failed.pop()
     except Terminated as ended:
@@ -187,6 +196,8 @@ def _main() -> None:
         print(f"swa-train: interrupted; {go_on}", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
     except Exception as error:
+        if completes:
+            sys.exit(1)  # what is wrong is said when the line is entered
         reported, line = sweep.report_failed(), explain(error)
         if line is None or _wants_traceback:
             raise

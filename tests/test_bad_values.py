@@ -13,7 +13,7 @@ from swa_bench.training.states import weights_sha256
 
 # Each is refused before anything is fetched or written, so that the default data set is not needed.
 BAD = {
-    "model=resnet": "model=resnet: no such option; choose one of own, preresnet110",
+    "model=resnet": "model=resnet: no such option; did you mean preresnet20? choose one of own, pr",
     "budget=-1": "budget=-1: must be greater than 0",
     "budget=nan": "budget=nan: must be a finite number",
     "budget=0.001": "budget=0.001: less than one epoch",
@@ -29,10 +29,10 @@ BAD = {
     "method.collect_from=0": "method.collect_from=0: must be 1 or more",
     "epochs=5": "epochs=5: follows from budget",
     "model.name=alexnet": "model name 'alexnet' is unknown; choose one of vgg16",
-    "schedule.learning_rat=1": "schedule.learning_rat: no such option; swa-train --cfg job",
+    "schedule.learning_rat=1": "no such option; did you mean schedule.learning_rate?",
     "+schedule.learning_rat=1": "schedule=swa_bench.schedules.authors: cannot be used",
     "schedule._target_=nowhere.rate": "schedule=nowhere.rate: cannot be used",
-    "optimiser.momentum=0.5": "optimiser.momentum: no such option; swa-train --cfg job",
+    "optimiser.momentum=0.5": "no such option; did you mean optimizer.momentum?",
     "batch_size=0": "batch_size=0: must be 1 or more",
     "augmentation.padding=40": "augmentation.padding=40: must be from 0 to 31",
     "results_dir=/proc/results": "results_dir=/proc/results: cannot write to /proc",
@@ -47,7 +47,7 @@ BAD = {
     "init=pretained": "init=pretained: choose random, pretrained or the path of a .safetensors",
     "init=w.safetensors": "init=w.safetensors: no such file",
     "init=pretrained": "unexpected keyword argument 'pretrained'",
-    "model=own": "model._target_=???: has no default: give it a value",
+    "model=own": "model._target_=???: has no default: add model._target_=module.Class",
     "model._target_=nowhere.Net": "model._target_=nowhere.Net: cannot be built with num_classes=10",
     "dataset=image_folder": "dataset.root=data/images: needs train/CLASS/*.jpg and val/CLASS/*.jpg",
     "budget=1000": "budget=1000.0: 10,000 epochs or more",
@@ -69,12 +69,50 @@ MORE = {
     "checkpoints.keep=foo": "checkpoints.keep=foo: must be 'ends', 'cells' or 'collected'",
     "+foo=1": "foo=1: there is no such option",
     "force=maybe": "force=maybe: must be true or false",
-    "experiment=[quickstart,quick]": "experiment=quick: no such option; swa-train --help lists",
-    "experiment=quikstart": "experiment=quikstart: no such option; choose one of bn_recompute",
-    "+experiment=quikstart": "experiment=quikstart: no such option; choose one of bn_recompute",
+    "experiment=[quickstart,quick]": "experiment=quick: no such option; swa-train --help lists all",
+    "experiment=quikstart": "experiment=quikstart: no such option; did you mean quickstart? choose",
+    "+experiment=quikstart": "experiment=quikstart: no such option; did you mean quickstart?",
     "also_train=[foo]": "also_train=foo: choose from ema, fge",
     "budget=1.5 also_train=[sgd,fge]": "budget=1.5: fge counts whole runs",
     "checkpoints.keep_for=[foo]": "checkpoints.keep_for=foo: choose from ema, fge",
+}
+# Names that are almost right, or right elsewhere.
+NAMES = {
+    "lr=0.1": "lr: no such option; did you mean model.learning_rate?",
+    "model.lr=0.1": "model.lr: no such option; did you mean model.learning_rate?",
+    "+model.lr=0.1": "model.lr=0.1: there is no such option; did you mean model.learning_rate?",
+    "learning_rate=0.1": "learning_rate: no such option; did you mean model.learning_rate?",
+    "wd=0": "wd: no such option; did you mean model.weight_decay?",
+    "swa_lr=0.01": "swa_lr: no such option; did you mean method.swa_learning_rate?",
+    "epochs_per_budget=9": "epochs_per_budget: no such option; did you mean model.budget_epochs?",
+    "batchsize=9": "batchsize: no such option; did you mean batch_size?",
+    "evaluation.batchsize=9": "no such option; did you mean evaluation.batch_size?",
+    "seeds=3": "seeds: no such option; did you mean seed?",
+    "data=cifar10": "data: no such option; did you mean dataset?",
+    "methods=sgd": "methods: no such option; did you mean method?",
+    "model=VGG16": "model=VGG16: no such option; did you mean vgg16? choose one of own",
+    "num_workers=4": "num_workers: no such option; swa-train --cfg job shows all",
+    "+method.x=1": "method.x=1: there is no such option",
+}
+# What is no option and no flag, or cannot be what it is given to.
+COMMAND_LINES = {
+    "vgg16": "vgg16: options are written name=value; did you mean model=vgg16?",
+    "--lr 0.1": "--lr: no such flag; options are written name=value, without dashes; did you mean "
+    "model.learning_rate=...?",
+    "--force": "did you mean force=...?",
+    "-precision=bf16": "-precision: no such flag; options are written name=value, without dashes",
+    "--foo": "--foo: no such flag; options are written name=value, without dashes",
+    "seed=1 --config-dir nowhere": "--config-dir=nowhere: no such folder",
+    "--config-name nope": "--config-name nope: no such option",
+    "--cfg nope": "argument --cfg/-c: invalid choice: 'nope'",
+    "--cfg": "argument --cfg/-c: expected one argument",
+    "--resolve": "--resolve goes with --cfg job",
+    "--info --cfg job": "--cfg and --info do not go together",
+    "model=null": "model=null: leave it out, or choose one: swa-train --help lists all",
+    "-m dataset=cifar10,null": "dataset=null: leave it out, or choose one",
+    "model=vgg16,vgg19": "model=vgg16,vgg19: several values make a sweep: add -m",
+    "seed=": "seed=: must be an integer",
+    "budget=abc": "budget=abc: must be a number",
 }
 OPTIMISERS = {
     "optimizer=adamw": "optimizer=adamw: no such option; choose one of sgd",
@@ -98,7 +136,7 @@ RENAMED = {
     "+then=[sgd]": "then=['sgd']: is called also_train now",
     "checkpoints.keep=copies": "checkpoints.keep=copies: is called collected now",
 }
-ALL = BAD | MORE | OPTIMISERS | RENAMED
+ALL = BAD | MORE | NAMES | COMMAND_LINES | OPTIMISERS | RENAMED
 
 
 @pytest.mark.parametrize("arguments", ALL)

@@ -20,7 +20,7 @@ from launcher_helpers import Engine
 from training_helpers import SwaTrain, records_of
 
 from swa_bench.config.spec import gpu_count
-from swa_bench.errors import ConfigError
+from swa_bench.errors import ConfigError, needs_extra
 
 HAS_RAY = importlib.util.find_spec("ray")
 HAS_SUBMITIT = importlib.util.find_spec("submitit")
@@ -37,7 +37,7 @@ def test_a_missing_extra_says_what_to_install(swa_train: SwaTrain) -> None:
         outcome = swa_train("-m", f"hydra/launcher={launcher}", "seed=0,1")
         assert outcome.code == 2
         assert outcome.err.splitlines() == [
-            f"swa-train: hydra/launcher={launcher} needs an extra: pip install 'swa-bench[{extra}]'"
+            f"swa-train: hydra/launcher={launcher} {needs_extra(extra)}"
         ]
 
 

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from training_helpers import TINY, SwaTrain, records_of
 
+from swa_bench.errors import needs_extra
+
 
 class FakeWriter:
     """The part of TensorBoard's writer that is used; it can be made to fail."""
@@ -80,4 +82,4 @@ def test_a_dead_logger_stops_nothing(
 def test_a_missing_logger_says_what_to_install(swa_train: SwaTrain) -> None:
     outcome = swa_train(*TINY, "logger=wandb")
     assert outcome.code == 2
-    assert "logger=wandb: needs an extra: pip install 'swa-bench[wandb]'" in outcome.err
+    assert f"logger=wandb: {needs_extra('wandb')}" in outcome.err

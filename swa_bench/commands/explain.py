@@ -8,8 +8,10 @@ import yaml
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
+from swa_bench.commands.command_line import option_names
 from swa_bench.config.renames import RENAMED
-from swa_bench.errors import in_a_line
+from swa_bench.config.suggestions import did_you_mean
+from swa_bench.errors import in_a_line, needs_extra
 
 LAUNCHER_EXTRAS = {"ray": "ray", "submitit_slurm": "slurm"}  # of the plugins' launchers
 TEXTS = ("results_dir=", "dataset.root=", "init=")  # options whose values may hold commas
@@ -34,10 +36,11 @@ def explain(error: Exception) -> str | None:
         quote = f"; or, if it is one, quote it: {_quoted(several[1])}" if one else ""
         return f"{several[1]}: several values make a sweep: add -m{quote}"
     unknown = re.match(r"Could not override '(.+)'\.", text)
+    if unknown and unknown[1] in RENAMED:
+        return f"{unknown[1]}: is called {RENAMED[unknown[1]]} now"
     if unknown:
-        now = RENAMED.get(unknown[1])
-        all_options = "no such option; swa-train --cfg job shows all"
-        return f"{unknown[1]}: {f'is called {now} now' if now else all_options}"
+        meant = did_you_mean(unknown[1], option_names()) or "; swa-train --cfg job shows all"
+        return f"{unknown[1]}: no such option{meant}"
     text = text.removeprefix("Error merging override ")
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if isinstance(error.__cause__, OmegaConfBaseException):
@@ -58,6 +61,7 @@ def _missing(file: str, options: Sequence[str], text: str) -> str:
         chosen = re.match(r"In 'hydra/launcher/(\w+)'", text)
         launcher = chosen[1] if chosen else name
         extra = LAUNCHER_EXTRAS[name]
-        return f"hydra/launcher={launcher} needs an extra: pip install 'swa-bench[{extra}]'"
+        return f"hydra/launcher={launcher} {needs_extra(extra)}"
     choices = f"choose one of {', '.join(options)}" if options else "swa-train --help lists all"
-    return f"{group}={name}: no such option; {choices}"
+    typed = f"{group}={name}" if group else f"--config-name {name}"
+    return f"{typed}: no such option{did_you_mean(name, options)}; {choices}".replace("?;", "?")

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from swa_bench.commands.terminal import command, path
+from swa_bench.commands.terminal import CommandParser, command, path
 from swa_bench.config.spec import import_from_here
 from swa_bench.errors import SwaBenchError
 
@@ -33,7 +33,7 @@ def prepare(trust: bool) -> None:
 
 def swa_export(arguments: Sequence[str] | None = None) -> None:
     """The command swa-export."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         "swa-export",
         description="Write the final weights of a recorded run, with its record, as safetensors.",
     )
@@ -82,7 +82,7 @@ def _only(paths: Sequence[Path]) -> Path:
 
 def swa_evaluate(arguments: Sequence[str] | None = None) -> None:
     """The command swa-evaluate."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         "swa-evaluate", description="Test an exported network on the test images of its data set."
     )
     parser.add_argument("file", type=path, metavar="FILE.safetensors")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from swa_bench.commands.terminal import command, path
+from swa_bench.commands.terminal import CommandParser, command, path
 from swa_bench.config.renames import flatten
 from swa_bench.errors import SwaBenchError
 from swa_bench.labels import counted
@@ -78,7 +78,7 @@ def _parse(kind: str, description: str, arguments: Sequence[str] | None) -> Foun
     Raises:
         SwaBenchError: no such folder; a filter that no record passes.
     """
-    parser = argparse.ArgumentParser(f"swa-{kind}", description=description)
+    parser = CommandParser(f"swa-{kind}", description=description)
     parser.add_argument(
         "--records",
         nargs="+",

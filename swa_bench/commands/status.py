@@ -1,13 +1,12 @@
 """The command swa-status: what is done, running, failed and missing in the paper's tables."""
 
-import argparse
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from tabulate import tabulate
 
-from swa_bench.commands.terminal import command, path
+from swa_bench.commands.terminal import CommandParser, command, path
 from swa_bench.errors import SwaBenchError
 from swa_bench.labels import duration
 from swa_bench.results.status import REPORTS, RowStatus, RunStatus, lengths, read_rows
@@ -16,7 +15,7 @@ from swa_bench.results.status import REPORTS, RowStatus, RunStatus, lengths, rea
 def swa_status(arguments: Sequence[str] | None = None) -> None:
     """Print what is on disk."""
     description = "Print what is done, running, failed and missing, from what is on disk alone."
-    parser = argparse.ArgumentParser("swa-status", description=description)
+    parser = CommandParser("swa-status", description=description)
     help_text = "with the runs; by default results/runs, whether or not anything was trained yet"
     parser.add_argument("--results", type=path, metavar="FOLDER", help=help_text)
     with command("swa-status"):

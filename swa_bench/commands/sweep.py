@@ -20,6 +20,17 @@ from swa_bench.results.record import read_records
 
 # Where Hydra keeps the options of a sweep, as conf/train.yaml has it.
 SCRATCH = "SWA_TRAIN_SCRATCH"
+
+
+def _return_value(job_return: JobReturn) -> Any:
+    """What Hydra's property gives, without its "Error executing job": the job's own line is out."""
+    if job_return.status is JobStatus.FAILED:
+        raise job_return._return_value
+    return job_return._return_value
+
+
+_set = vars(JobReturn)["return_value"].fset
+JobReturn.return_value = property(_return_value, _set)  # type: ignore[method-assign, assignment]
 # The sweep of this process, which main reports on after Hydra is done.
 _sweeps: list["SweepReport"] = []
 

@@ -1,11 +1,13 @@
 """How every command talks: no print ends it, and what it cannot do is said in a line."""
 
+import argparse
 import contextlib
 import errno
 import os
 import signal
 import sys
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any, TextIO, cast
 
@@ -18,9 +20,34 @@ def path(text: str) -> Path:
     return Path(expanded(text))
 
 
+def version() -> str:
+    """The versions of the project and of torch, where it is installed; it is not imported."""
+    found = []
+    for package in ("swa_bench", "torch"):
+        with contextlib.suppress(metadata.PackageNotFoundError):  # tables need no torch
+            found.append(f"{package} {metadata.version(package)}")
+    return ", ".join(found)
+
+
+class CommandParser(argparse.ArgumentParser):
+    """A parser that knows --version."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        text = "print the versions of swa_bench and torch"
+        self.add_argument("--version", action="version", version=version(), help=text)
+
+
+def usual_interrupt() -> None:
+    """Let Ctrl-C raise KeyboardInterrupt, as before `swa_bench` was imported by a command."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @contextlib.contextmanager
 def command(name: str) -> Iterator[None]:
     """Run a command: what a user can mend is said in a line instead of a traceback."""
+    usual_interrupt()
     with safe_output():
         try:
             yield

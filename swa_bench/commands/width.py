@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from swa_bench.commands.export import device_option, prepare, trust_options
-from swa_bench.commands.terminal import command, path
+from swa_bench.commands.terminal import CommandParser, command, path
 from swa_bench.files import check_writable
 from swa_bench.results.reach import check_level, describe, start_errors
 from swa_bench.results.widths import read_width
@@ -42,7 +42,7 @@ def swa_width(arguments: Sequence[str] | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         "swa-width",
         description="Measure loss and error around the weights of SGD and SWA, and draw them.",
     )

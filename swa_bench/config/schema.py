@@ -20,7 +20,8 @@ from pydantic import (
 from pydantic.dataclasses import dataclass
 from pydantic_core import ErrorDetails
 
-from swa_bench.config.renames import RENAMED, RENAMED_VALUES, old_names
+from swa_bench.config.renames import RENAMED, RENAMED_VALUES, flatten, old_names
+from swa_bench.config.suggestions import did_you_mean
 from swa_bench.errors import ConfigError
 from swa_bench.files import expanded
 from swa_bench.text import check_printable
@@ -232,7 +233,11 @@ def from_dict(values: Any) -> TrainConfig:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(name, _shown(first["input"]), _expected(first, name)) from None
+        expected = _expected(first, name)
+        if first["type"] == "unexpected_keyword_argument":
+            others = [one for one in flatten(values) if not f"{one}.".startswith(f"{name}.")]
+            expected += did_you_mean(name, others)
+        raise ConfigError(name, _shown(first["input"]), expected) from None
 
 
 def _shown(value: object) -> object:

@@ -176,7 +176,8 @@ def _resolved(cfg: DictConfig) -> dict[str, Any]:
             raise said from None
         field = error.full_key or "config"
         if isinstance(error, MissingMandatoryValue):
-            raise ConfigError(field, "???", "has no default: give it a value") from error
+            example = "module.Class" if field.endswith("_target_") else "VALUE"
+            raise ConfigError(field, "???", f"has no default: add {field}={example}") from error
         message = str(error.msg or error).splitlines()[0]
         raise ConfigError(field, "(unresolved)", message) from error
     return dict(values)

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable
 
 from swa_bench.config.schema import TrainConfig, to_dict
-from swa_bench.errors import ConfigError
+from swa_bench.errors import ConfigError, needs_extra
 from swa_bench.results.epochs import Row
 from swa_bench.results.record import run_folder
 
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 def check_installed(logger: str) -> None:
     """Raise ConfigError if the package that a logger is named after is not installed."""
     if logger != "csv" and importlib.util.find_spec(logger) is None:
-        raise ConfigError("logger", logger, f"needs an extra: pip install 'swa-bench[{logger}]'")
+        raise ConfigError("logger", logger, needs_extra(logger))
 
 
 def open_logger(config: TrainConfig) -> Callable[[Row], None]:
