@@ -61,8 +61,8 @@ def train_missing(spec: RunSpec, with_predictions: bool = False) -> list[TrainCo
 
     with random_numbers(config.seed, 0, "weights"):  # a module of the user's may draw some
         own_code(config)  # it is read when it is imported, before it can change
-        _check_records(list(plans.values()))
     to_do = unfinished()  # with force=true too, since a newer record is refused
+    _check_records(list(plans.values()))
     done = not (to_do or config.force)
     if done and is_published(config.dataset):
         return finished()
