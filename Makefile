@@ -39,9 +39,9 @@ report: .venv/installed
 bench: .venv/installed
 	@$(BIN)/python scripts/bench.py $(ARGS)
 
-# What is done, running, failed and missing, from what is on disk.
+# What is done, running, failed and missing, from what is on disk: your runs, and the paper's grid.
 status: .venv/installed
-	@$(BIN)/swa-status
+	@$(BIN)/swa-status --grid
 
 # ARGS are options of swa-train for every run: make reproduce-tables ARGS="precision=bf16"
 reproduce-tables: .venv/installed

@@ -1,6 +1,7 @@
 """What data sets, models and methods are called, and their order in tables and figures."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 Column = tuple[str, float]  # a method and a budget
 
@@ -41,6 +42,14 @@ def in_order(found: Iterable[str], known: Sequence[str] = tuple(LABELS)) -> list
     """Names without repeats: the known ones in their order, then the others alphabetically."""
     names = set(found)
     return [name for name in known if name in names] + sorted(names - set(known))
+
+
+def recipe_text(recipe_diff: Mapping[str, Any]) -> str:
+    """How a recipe differs from the published one, as options of swa-train."""
+    return " ".join(
+        f"{name}={str(value).lower() if isinstance(value, bool) else value}"
+        for name, value in sorted(recipe_diff.items())
+    )
 
 
 def by_options(recipe_diff: str) -> tuple[int, str]:

@@ -99,6 +99,9 @@ RECORDS = ANY_JSON | {
     "no timing": fields(timing=None),
     "method is a path": fields(method="../x"),
     "digest is a number": fields(schedule_sha256=3),
+    "source is text": fields(source_sha256="a" * 64),
+    "source is a number": fields(source_sha256={"model._target_": 3}),
+    "source is no digest": fields(source_sha256={"model._target_": "a" * 63}),
     "format 1 of nonsense": fields(format=1, variant=[], config={"a": 1, "a.b": 2}),
 }
 EPOCHS: dict[str, Change] = {

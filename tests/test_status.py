@@ -1,73 +1,149 @@
 """What swa-status prints of run folders, and that it needs no torch for it."""
 
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
-from record_helpers import write_record
+from record_helpers import write_record, write_run
+from training_helpers import config_of
 
-from swa_bench.commands.status import show, swa_status
+from swa_bench.commands.status import show_grid, show_runs, swa_status
 from swa_bench.results import locks
 from swa_bench.results.epochs import write_epochs
+from swa_bench.results.record import run_folder
+from swa_bench.results.run_files import write_options
 from swa_bench.results.status import read_rows
 
 
 def make_run(results: Path, name: str, epochs: int, seconds: float = 2.0) -> Path:
     """A run folder of VGG16 on CIFAR-10 with epochs that took so long each."""
     folder = results / "cifar10" / "vgg16" / f"{name}-0123456789ab"
-    folder.mkdir(parents=True)
+    write_rows(folder, epochs, seconds)
+    return folder
+
+
+def write_rows(folder: Path, epochs: int, seconds: float = 2.0) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
     made = {"learning_rate": 0.1, "seconds": seconds}
     write_epochs(folder, [made | {"epoch": epoch} for epoch in range(1, epochs + 1)])
+
+
+def begin(results: Path, epochs: int, *overrides: str) -> Path:
+    """A run of 20 epochs that was begun, and has done so many."""
+    recipe = ["dataset=cifar10_mini", "model=preresnet20", "model.budget_epochs=20"]
+    config = config_of(*recipe, "model.swa_start=16", f"results_dir={results}", *overrides)
+    folder = run_folder(config)
+    differs = ["model.budget_epochs=20", *(one for one in overrides if one.startswith("model."))]
+    write_options(folder, config, " ".join(differs))
+    write_rows(folder, epochs)
     return folder
 
 
 def line_of(printed: str, *names: str) -> list[str]:
     (line,) = [line for line in printed.splitlines() if line.split()[:2] == list(names)]
-    return line.split(maxsplit=7)[2:]
+    return line.split(maxsplit=5)[2:]
 
 
-def test_epochs_and_time_left(tmp_path: Path) -> None:
+def test_epochs_and_time_left_of_the_grid(tmp_path: Path) -> None:
     """Of 3 x 419 epochs: seed 0 has SWA's 120 and SGD's 100, of which 81 are the same."""
     make_run(tmp_path, "swa-seed0", epochs=120)
     make_run(tmp_path, "sgd-seed0", epochs=100)
     make_run(tmp_path, "sgd-seed1", epochs=50)
-    printed = show(read_rows(tmp_path))
+    printed = show_grid(read_rows(tmp_path))
     left = 3 * 419 - (120 + 100 - 81) - 50
-    assert line_of(printed, "cifar10", "vgg16")[:5] == ["0", "0", "0", "12", str(left)]
-    assert line_of(printed, "cifar10", "vgg16")[5] == f"{left * 2 // 60} min {left * 2 % 60} s"
-    assert line_of(printed, "cifar100", "vgg16")[5] == "unknown"
+    time_left = f"{left * 2 // 60} min {left * 2 % 60} s"
+    assert line_of(printed, "cifar10", "vgg16") == ["0", "12", str(left), time_left]
+    assert line_of(printed, "cifar100", "vgg16")[3] == "unknown"
 
 
-def test_running_and_failed_runs_are_named(tmp_path: Path) -> None:
-    running = make_run(tmp_path, "swa-seed0", epochs=7)
-    failed = make_run(tmp_path, "swa-seed1", epochs=3)
-    (failed / "traceback.txt").write_text("Traceback")
-    with locks.alone_in([running]):
-        printed = show(read_rows(tmp_path))
-    assert line_of(printed, "cifar10", "vgg16")[:4] == ["0", "1", "1", "12"]
-    assert "running: cifar10 vgg16 swa seed 0, 7 epochs done, the last" in printed
-    assert f"failed: see {failed}/traceback.txt" in printed
-    after = show(read_rows(tmp_path))
-    assert line_of(after, "cifar10", "vgg16")[1] == "0"
-
-
-def test_finished_budgets_are_counted(tmp_path: Path) -> None:
+def test_finished_cells_of_the_grid_are_counted(tmp_path: Path) -> None:
     for budget in (1.0, 1.25, 1.5):
-        write_record(tmp_path, dataset="cifar10_mini", budget=budget)
         write_record(tmp_path, method="swa", budget=budget, seed=1)
     write_record(tmp_path, method="swa", seed=7)  # a seed that the grid has not
-    printed = show(read_rows(tmp_path))
-    assert line_of(printed, "cifar10_mini", "vgg16") == ["3", "0", "0"]
-    assert line_of(printed, "cifar10", "vgg16")[:4] == ["3", "0", "0", "9"]
+    write_record(tmp_path, dataset="cifar10_mini")
+    printed = show_grid(read_rows(tmp_path))
+    assert line_of(printed, "cifar10", "vgg16")[:2] == ["3", "9"]
+    assert "cifar10_mini" not in printed
 
 
-def test_the_command(tmp_path: Path) -> None:
+def test_runs_of_every_state(tmp_path: Path) -> None:
+    running = begin(tmp_path, 4, "seed=2")
+    failed = begin(tmp_path, 3, "method=sgd", "model.learning_rate=1e20")
+    error = "swa_bench.training.run.NotFiniteError: The training loss of epoch 4 is nan"
+    (failed / "traceback.txt").write_text(f"Traceback\n  File x\n{error}\n")
+    for seed in (0, 1):
+        begin(tmp_path, 7, f"seed={seed}")
+    with locks.alone_in([running]):
+        printed = show_runs(read_rows(tmp_path), width=80)
+    lines = [re.sub(r"\d s ago", "0 s ago", line).split() for line in printed.splitlines()]
+    heading = lines.index([str(tmp_path / "cifar10_mini" / "preresnet20")])
+    assert lines[heading + 1] == ["model.budget_epochs=20"]  # what all have in common
+    assert lines[heading + 2 :] == [
+        ["running", "4/20", running.name],
+        f"the last epoch 0 s ago, process {os.getpid()} on {os.uname().nodename}".split(),
+        ["failed", "3/20", failed.name, "model.learning_rate=1e20"],
+        "NotFiniteError: The training loss of epoch 4 is nan".split(),
+        ["stopped", "7/20", running.name.replace("seed2", "seed0")],
+        ["stopped", "7/20", running.name.replace("seed2", "seed1")],
+        [],
+        "1 running, 1 failed, 2 stopped".split(),
+        "A stopped run goes on when its command is typed again, without force=true:".split(),
+        r"xargs -a FOLDER/overrides.txt -d '\n' swa-train".split(),
+    ]
+    assert "  3 stopped" in show_runs(read_rows(tmp_path), 80).replace("failed, ", " ")
+
+
+def test_seeds_that_are_done_are_one_line(tmp_path: Path) -> None:
+    """Also of earlier versions, which wrote no config.yaml; one without all its records is not."""
+    for seed in (0, 1, 2, 5, 9):
+        write_run(tmp_path, {1.0: 5.0, 1.5: 4.0}, [0.1] * 6, method="swa", seed=seed)
+    (tmp_path / "cifar10/vgg16/swa-seed5-000000000003/cell-1.5.json").unlink()
+    write_record(tmp_path, method="independent", runs={"a": "b"})
+    printed = show_runs(read_rows(tmp_path), width=80)
+    lines = [line.split() for line in printed.splitlines()]
+    assert ["done", "6", "swa-seed{0,1,2,9}-000000000003"] in lines
+    assert ["stopped", "6/4", "swa-seed5-000000000003"] in lines
+    assert ["done", "-", "independent-seed0-0123456789ab"] in lines
+    assert "1 stopped, 5 done" in printed
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_lines_fit_the_terminal(tmp_path: Path, width: int, monkeypatch: Any) -> None:
+    """Long options go below the run's line, and none is lost."""
+    monkeypatch.chdir(tmp_path)
+    begin(Path("runs"), 3)
+    begin(
+        Path("runs"), 2, "method=swa_cyclic", "model.weight_decay=0.001", "model.name=a_long_name"
+    )
+    options = [f"model.option_{number}={number}" for number in range(20)]
+    folder = begin(Path("runs"), 1, "method=fge")
+    text = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(text.replace("=20\n", f"=20 {' '.join(options)}\n"))
+    (folder / "traceback.txt").write_text("ValueError: " + "many words " * 100)
+    printed = show_runs(read_rows(Path("runs")), width)
+    lines = printed.splitlines()[:-2]
+    assert max(map(len, lines)) <= width
+    assert all(option in printed for option in options)
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     program = "import sys; from swa_bench.commands.status import swa_status; "
-    program += "swa_status(sys.argv[1:]); print(sorted({'torch', 'scipy'} & set(sys.modules)))"
+    program += "swa_status(sys.argv[1:]); print(sorted({'torch', 'pandas'} & set(sys.modules)))"
     command = [sys.executable, "-c", program, "--results", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run([*command, "--grid"], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
-    assert "1257" in done.stdout
+    assert "1257" in done.stdout and max(map(len, done.stdout.splitlines()[1:])) <= 80
     with pytest.raises(SystemExit, match="no such folder; nothing has been trained there"):
         swa_status(["--results", str(tmp_path / "none")])
+    begin(tmp_path, 3)
+    swa_status(["--results", str(tmp_path)])
+    assert "The grid" not in capsys.readouterr().out
+    make_run(tmp_path, "swa-seed0", epochs=1)
+    swa_status(["--results", str(tmp_path)])
+    mine, _, grid = capsys.readouterr().out.partition("The grid of the paper's tables")
+    assert mine.index("cifar10_mini/preresnet20") < mine.index("cifar10/vgg16")
+    assert line_of(grid, "cifar10", "vgg16")[2] == str(1257 - 1)

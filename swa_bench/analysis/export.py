@@ -21,6 +21,7 @@ from pydantic import TypeAdapter
 from torch import Tensor, nn
 
 from swa_bench.analysis.restore import User, check_finite, recorded_config, restore
+from swa_bench.config.own_code import changed
 from swa_bench.config.schema import NonNegativeInt
 from swa_bench.data.batches import to_device
 from swa_bench.data.images import load_images
@@ -192,6 +193,8 @@ def evaluate(path: Path, user: User) -> tuple[Score, float, Exported]:
         check_data(path, record, config.dataset, images.identity(), "take a data set with these")
     if found := difference(record, config.dataset, images.identity()):
         log.warning("%s is %s: its record does not compare.", path, found)
+    if found := changed(record.source_sha256, config):
+        log.warning("%s: %s has changed since: its record does not compare.", path, found)
     target = hardware.prepare(config)
     data = to_device(images, config, target)
     predictions, labels = predict_test_images(model.to(target), data, config, exported.epochs)

@@ -17,7 +17,7 @@ from swa_bench.data.batches import DeviceImages, to_device
 from swa_bench.data.images import load_images
 from swa_bench.errors import SwaBenchError
 from swa_bench.results.record import Record, read_record
-from swa_bench.results.same_data import check_data
+from swa_bench.results.same_data import check_code, check_data
 from swa_bench.training import checkpoints, hardware
 from swa_bench.training.batch_norm import describe_kept
 from swa_bench.training.network import Spare
@@ -95,6 +95,7 @@ def restore(path: Path, user: User, epoch: int | None = None) -> Restored:
     config = recorded_config(record, user)
     images = load_images(config.dataset)
     check_data(path, record, config.dataset, images.identity(), "put the images of the run there")
+    check_code(path, record, config, "put the file of the run there")
     data = to_device(images, config, hardware.prepare(config))
     state = fresh_state(config, data)
     predictor = state.predictors.get(config.method.result)

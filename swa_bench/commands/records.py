@@ -10,8 +10,7 @@ from typing import Any
 from swa_bench.commands.terminal import CommandParser, command, path
 from swa_bench.config.renames import flatten
 from swa_bench.errors import SwaBenchError
-from swa_bench.labels import counted
-from swa_bench.results.frames import recipe_text
+from swa_bench.labels import counted, recipe_text
 from swa_bench.results.record import Record, read_records
 
 DEFAULT_RECORDS = ("results/runs", "results/shipped")

@@ -1,7 +1,11 @@
-"""The command swa-status: what is done, running, failed and missing in the paper's tables."""
+"""The command swa-status: the runs on disk and, where it applies, what the paper's grid lacks."""
 
+import collections
+import re
+import shutil
+import textwrap
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tabulate import tabulate
@@ -9,48 +13,132 @@ from tabulate import tabulate
 from swa_bench.commands.terminal import CommandParser, command, path
 from swa_bench.errors import SwaBenchError
 from swa_bench.labels import duration
-from swa_bench.results.status import REPORTS, RowStatus, RunStatus, lengths, read_rows
+from swa_bench.results.run_files import OVERRIDES
+from swa_bench.results.status import REPORTS, STATES, RowStatus, RunStatus, lengths, read_rows
+
+INDENT, NARROWEST = 4, 24  # columns: of what follows a line; of options beside a run
+HEADER = "  state      epochs  folder, own options\n"
+GO_ON = f"""\
+A stopped run goes on when its command is typed again, without force=true:
+  xargs -a FOLDER/{OVERRIDES} -d '\\n' swa-train"""
 
 
 def swa_status(arguments: Sequence[str] | None = None) -> None:
     """Print what is on disk."""
-    description = "Print what is done, running, failed and missing, from what is on disk alone."
+    description = "Print what is done, running, stopped, failed and missing, from the disk alone."
     parser = CommandParser("swa-status", description=description)
     help_text = "with the runs; by default results/runs, whether or not anything was trained yet"
     parser.add_argument("--results", type=path, metavar="FOLDER", help=help_text)
+    help_text = "print the grid of the paper's tables too, also before any run of it"
+    parser.add_argument("--grid", action="store_true", help=help_text)
     with command("swa-status"):
-        folder = parser.parse_args(arguments).results
-        if folder and not folder.is_dir():
+        options = parser.parse_args(arguments)
+        folder = options.results or Path("results/runs")
+        if options.results and not folder.is_dir():
             expected = "no such folder; nothing has been trained there"
             raise SwaBenchError(f"--results {folder}: {expected}")
-        print(show(read_rows(folder or Path("results/runs"))))
+        rows = read_rows(folder)
+        print(show_runs(rows, shutil.get_terminal_size().columns) or f"No runs in {folder}.")
+        if options.grid or any(row.in_grid and row.runs for row in rows):
+            print(f"\nThe grid of the paper's tables\n\n{show_grid(rows)}")
 
 
-def show(rows: Sequence[RowStatus]) -> str:
-    """One line per row, then one for each run that is being trained or has failed."""
+def show_runs(rows: Iterable[RowStatus], width: int) -> str:
+    """The runs of each data set and model, a line each; seeds of one recipe that are done in one.
+
+    Args:
+        width: of a line at most, in columns; names of folders are not broken.
+    """
+    lines, states = [], collections.Counter[str]()
+    for row in sorted(rows, key=lambda row: row.in_grid):
+        if row.runs:
+            lines += [*_show_row(row, width), ""]
+            states.update(run.state for run in row.runs)
+    if lines:
+        lines.insert(0, HEADER)
+    lines.append(", ".join(f"{states[state]} {state}" for state in STATES if states[state]))
+    if states["stopped"]:
+        lines += GO_ON.splitlines()
+    return "\n".join(lines)
+
+
+def _show_row(row: RowStatus, width: int) -> list[str]:
+    groups: dict[tuple[object, ...], list[RunStatus]] = {}
+    for run in sorted(row.runs, key=lambda run: (STATES.index(run.state), run.method, run.seed)):
+        alone = run.seed if run.state != "done" else None
+        key = (run.state, run.method, run.recipe_hash, run.epochs, alone)
+        groups.setdefault(key, []).append(run)
+    recipes = [re.split(r" (?=[\w.]+=)", group[0].recipe) for group in groups.values()]
+    shared = [option for option in recipes[0] if all(option in one for one in recipes)]
+    names = list(map(_name, groups.values()))
+    lines = [str(row.runs[0].folder.parent)]
+    lines += textwrap.wrap(" ".join(shared), width, initial_indent="  ", subsequent_indent="  ")
+    for group, name, recipe in zip(groups.values(), names, recipes, strict=True):
+        run = group[0]
+        line = f"  {run.state:7} {_epochs(run):>9}  {name:{max(map(len, names))}}"
+        own = " ".join(option for option in recipe if option not in shared)
+        lines += _with_options(line, own, width)
+        if run.state == "running":
+            lines += _below(_progress(run), width)
+        elif run.state == "failed":
+            lines += _below(run.error(), width, max_lines=2)
+    return lines
+
+
+def _name(runs: list[RunStatus]) -> str:
+    """The folder of runs that differ in their seed, as a shell expands it: swa-seed{0..2}-a1b2."""
+    seeds = [run.seed for run in runs]
+    listed = ",".join(map(str, seeds))
+    if len(seeds) > 1:
+        unbroken = len(seeds) > 2 and seeds == list(range(seeds[0], seeds[-1] + 1))
+        listed = f"{{{seeds[0]}..{seeds[-1]}}}" if unbroken else f"{{{listed}}}"
+    return f"{runs[0].method}-seed{listed}-{runs[0].recipe_hash}"
+
+
+def _epochs(run: RunStatus) -> str:
+    """Such as 7/22, or 22 when it is done; an ensemble of runs has none of its own."""
+    if run.state == "done":
+        return str(run.epochs or "-")
+    return f"{run.epochs}/{run.length or '?'}"
+
+
+def _with_options(line: str, options: str, width: int) -> list[str]:
+    """A line with options at its end, or below it where there is no room."""
+    left = width - len(line) - 2
+    if left < min(NARROWEST, len(options)):
+        return [line.rstrip(), *_below(options, width)]
+    first, *others = textwrap.wrap(options, left, break_on_hyphens=False) or [""]
+    indent = " " * (len(line) + 2)
+    return [f"{line}  {first}".rstrip(), *(indent + other for other in others)]
+
+
+def _below(text: str, width: int, max_lines: int | None = None) -> list[str]:
+    lines = textwrap.wrap(
+        text, width - INDENT, max_lines=max_lines, placeholder=" ...", break_on_hyphens=False
+    )
+    return [" " * INDENT + line for line in lines]
+
+
+def _progress(run: RunStatus) -> str:
+    file, age = run.folder / "epochs.csv", ""
+    if file.exists():
+        age = f"the last epoch {duration(max(0.0, time.time() - file.stat().st_mtime))} ago, "
+    return f"{age}{run.process}"
+
+
+def show_grid(rows: Iterable[RowStatus]) -> str:
+    """A line for each row of the paper's tables, and the time that the missing runs will take."""
     lines, total = [], 0.0
     for row in rows:
-        line = [row.dataset, row.model, row.done(), len(row.running()), len(row.failed())]
-        if row.in_grid:
-            left, seconds = row.epochs_left(*lengths(row.dataset, row.model)), row.epoch_seconds()
-            total += left * (seconds or 0)
-            time_left = "unknown" if seconds is None else duration(left * seconds)
-            line += [REPORTS - row.done(), left, time_left if left else ""]
-        lines.append(line)
-    header = ["data set", "model", "cells done", "running", "failed", "missing", "epochs left"]
-    header.append("time left")
-    text = [tabulate(lines, header, "simple")]
-    for row in rows:
-        text += [_running(row, run) for run in row.running()]
-        text += [f"failed: see {run.traceback}" for run in row.failed()]
+        if not row.in_grid:
+            continue
+        left, seconds = row.epochs_left(*lengths(row.dataset, row.model)), row.epoch_seconds()
+        total += left * (seconds or 0)
+        time_left = "unknown" if seconds is None else duration(left * seconds)
+        counts = [row.done(), REPORTS - row.done(), left]
+        lines.append([row.dataset, row.model, *counts, time_left if left else ""])
+    header = ["data set", "model", "cells done", "missing", "epochs left", "time left"]
+    text = tabulate(lines, header, "simple")
     if total:
-        text.append(f"Time left where the speed is known: {duration(total)} of one device")
-    return "\n".join(text)
-
-
-def _running(row: RowStatus, run: RunStatus) -> str:
-    path, age = run.folder / "epochs.csv", ""
-    if path.exists():
-        age = f", the last {duration(max(0.0, time.time() - path.stat().st_mtime))} ago"
-    name = f"{row.dataset} {row.model} {run.method} seed {run.seed}"
-    return f"running: {name}, {run.epochs} epochs done{age} ({run.process})"
+        text += f"\nTime left where the speed is known: {duration(total)} of one device"
+    return text

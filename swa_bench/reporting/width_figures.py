@@ -12,8 +12,9 @@ from matplotlib.colors import BoundaryNorm
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+from swa_bench.labels import recipe_text
 from swa_bench.reporting import figures
-from swa_bench.results.frames import Row, recipe_text
+from swa_bench.results.frames import Row
 from swa_bench.results.reach import reach
 from swa_bench.results.widths import Width
 

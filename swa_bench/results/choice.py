@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from swa_bench.errors import SwaBenchError
-from swa_bench.results.frames import recipe_text
+from swa_bench.labels import recipe_text
 from swa_bench.results.record import Record
 from swa_bench.text import printable
 

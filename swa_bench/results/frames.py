@@ -2,7 +2,7 @@
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,7 @@ import pandas as pd
 from swa_bench.config.grid import PAPER_DATASETS, PAPER_MODELS
 from swa_bench.config.renames import LATER, flatten
 from swa_bench.config.schema import shaping
-from swa_bench.labels import ENSEMBLES, LABELS, by_options, in_order
+from swa_bench.labels import ENSEMBLES, LABELS, by_options, in_order, recipe_text
 from swa_bench.results.epochs import EPOCH_COLUMNS, read_epochs
 from swa_bench.results.record import Record
 from swa_bench.text import printable
@@ -168,14 +168,6 @@ def _with_data(frame: pd.DataFrame) -> "pd.Series[str]":
     counts = frame["data_sha256"].groupby([frame["dataset"], options]).transform("nunique")
     named = frame["recipe_diff"] + " data_sha256=" + frame["data_sha256"].str[:12]
     return frame["recipe_diff"].mask((counts > 1) & named.notna(), named.str.strip())
-
-
-def recipe_text(recipe_diff: Mapping[str, Any]) -> str:
-    """How a recipe differs from the published one, as options of swa-train."""
-    return " ".join(
-        f"{name}={str(value).lower() if isinstance(value, bool) else value}"
-        for name, value in sorted(recipe_diff.items())
-    )
 
 
 def longest_cells(cells: pd.DataFrame) -> pd.DataFrame:

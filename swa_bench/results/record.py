@@ -4,7 +4,8 @@ A record (class `Record`) holds
 - which cell it is: format, dataset, model, method, budget, epochs, seed;
 - its recipe: recipe_hash, schedule_sha256, recipe_diff, and config with every option;
 - result (class `Result`): errors, losses and ECE of the last epoch, and digests; timing;
-- where it comes from: device, versions, segments, data_sha256, initial_weights_sha256;
+- where it comes from: device, versions, segments, data_sha256, source_sha256,
+  initial_weights_sha256;
 - class_names of a user's own images, warnings, and runs of an ensemble.
 
 A record may come from anybody. It is read as data, within bounds, and one that is not sound is left
@@ -46,6 +47,7 @@ from swa_bench.results.foreign import (
 FORMAT = 2
 Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
 Percent = Annotated[NonNegative, Field(le=100)]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 def _check_groups(config: dict[str, Any]) -> dict[str, Any]:
@@ -101,7 +103,8 @@ class Record(Part):
         recipe_hash: of all that affects the run but its seed and length (config/identity.py).
         schedule_sha256: of all learning rates and collections.
         recipe_diff: how the recipe differs from the published one, as {option: value}.
-        segments: where the epochs were computed: from which epoch, device, versions.
+        segments: where the epochs were computed: from which epoch, device, versions, sources.
+        source_sha256: of the user's own code, {option: digest} (config/own_code.py).
         warnings: what the run could not do quite rightly, a sentence each.
         runs: for an ensemble of whole runs, the digest of the predictions of each.
         path: of the file, where it was read from one.
@@ -120,6 +123,7 @@ class Record(Part):
     recipe_diff: dict[str, Any]
     device: str
     data_sha256: str | None = None
+    source_sha256: dict[str, Digest] = {}
     initial_weights_sha256: str | None = None
     versions: dict[str, Any] = {}
     segments: list[dict[str, Any]] = []

@@ -1,8 +1,10 @@
-"""Whether records are of the images that are there now; others are never mixed or overwritten."""
+"""Whether records are of the images and the code that are there now; no others are overwritten."""
 
 from pathlib import Path
+from typing import Any
 
 from swa_bench.config.identity import DataIdentity
+from swa_bench.config.own_code import changed
 from swa_bench.config.schema import DatasetConfig, TrainConfig
 from swa_bench.errors import SwaBenchError
 from swa_bench.results.record import Record, read_record, record_path, run_folder
@@ -33,22 +35,49 @@ def check_data(
         raise SwaBenchError(f"{path} is {found}: {fix}")
 
 
-def check_run(config: TrainConfig, data: DataIdentity, reports: list[TrainConfig]) -> None:
-    """Check all records of a run before it is trained, or trained further.
+def check_code(path: Path, record: Record, config: TrainConfig, fix: str) -> None:
+    """Raise SwaBenchError, which names a fix, if the user's own code has changed since a record."""
+    if found := changed(record.source_sha256, config):
+        raise SwaBenchError(f"{path}: {found} has changed since: {fix}")
+
+
+def check_run(config: TrainConfig, data: DataIdentity | None, reports: list[TrainConfig]) -> None:
+    """Check all records of a run before it is called finished, trained, or trained further.
 
     Args:
+        data: the images that are there; None if they are not known yet.
         reports: what is written, and with config.force overwritten.
 
     Raises:
-        SwaBenchError: one of the others is of other images or classes.
+        SwaBenchError: one of the others is of other images or classes, or of other code.
     """
     replaced = {record_path(report) for report in reports} if config.force else set()
-    for path in sorted(run_folder(config).glob("cell-*.json")):
-        if path not in replaced and (record := read_record(path)) is not None:
-            check_data(path, record, config.dataset, data, fix_of(record))
+    others = set(run_folder(config).glob("cell-*.json")) - replaced
+    records = filter(None, map(read_record, sorted(others)))
+    for record in sorted(records, key=lambda record: -record.budget):  # force replaces the shorter
+        check_code(record.path, record, config, fix_of(record, "model.name"))
+        if data is not None:
+            check_data(record.path, record, config.dataset, data, fix_of(record))
 
 
-def fix_of(record: Record) -> str:
-    """What to do about a record of other images."""
+def other_code(segments: list[dict[str, Any]], epoch: int, config: TrainConfig) -> list[str]:
+    """A sentence on each segment of a stored state that other code of the user's has trained.
+
+    Args:
+        segments: of the state after `epoch` epochs, as records have them.
+    """
+    found = []
+    for segment in reversed(segments):
+        if what := changed(segment.get("source_sha256", {}), config):
+            found.append(
+                f"{what} has changed since epochs {segment['from_epoch']} to {epoch}, which are "
+                "kept: force=true starts again from epoch 1."
+            )
+        epoch = segment["from_epoch"] - 1
+    return found
+
+
+def fix_of(record: Record, name: str = "dataset.name") -> str:
+    """What to do about a record of other images or, with a name for it, of another network."""
     again = f"train it again with force=true budget={record.budget:g}"
-    return f"choose another results_dir or dataset.name, or {again}"
+    return f"choose another results_dir or {name}, or {again}"

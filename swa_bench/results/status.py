@@ -1,4 +1,4 @@
-"""What is done, running, failed and missing, only from what is on disk.
+"""What is done, running, stopped, failed and missing, only from what is on disk.
 
 Other machines may be training meanwhile: nothing is imported that computes, nothing is changed.
 """
@@ -8,6 +8,7 @@ import re
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, get_args
 
 from swa_bench.config.grid import (
     PAPER_COLUMNS,
@@ -18,13 +19,18 @@ from swa_bench.config.grid import (
 )
 from swa_bench.config.plan import divergence, make_plan
 from swa_bench.config.spec import compose_spec
-from swa_bench.results.epochs import read_epochs
+from swa_bench.labels import recipe_text
+from swa_bench.results.epochs import Row, read_epochs
+from swa_bench.results.foreign import read_file
 from swa_bench.results.locks import TRACEBACK, is_running
-from swa_bench.results.record import read_records
-from swa_bench.text import CONTROL
+from swa_bench.results.record import Record, read_records
+from swa_bench.results.run_files import Options, read_options
+from swa_bench.text import CONTROL, printable
 
-RUN = re.compile(r"(\w[\w.-]*)-seed(\d{1,18})-\w+", re.ASCII)  # the name of a run's folder
+RUN = re.compile(r"(\w[\w.-]*)-seed(\d{1,18})-(\w+)", re.ASCII)  # the name of a run's folder
 REPORTS = len(PAPER_COLUMNS) * len(PAPER_SEEDS)  # records of one row of the grid
+State = Literal["running", "failed", "stopped", "done"]
+STATES: tuple[State, ...] = get_args(State)
 
 
 @dataclass
@@ -32,22 +38,72 @@ class RunStatus:
     """One run folder.
 
     Attributes:
-        method: and the seed, from the folder's name.
-        epochs: rows of epochs.csv.
-        epoch_seconds: median time of an epoch, None before the first.
-        budgets: that are recorded.
+        method: and the seed and recipe hash, from the folder's name.
+        rows: of epochs.csv.
         process: that trains it now, None if none does.
         traceback: of its last attempt, None if that did not fail.
+        options: None for a run of an earlier version.
     """
 
     folder: Path
     method: str
     seed: int
-    epochs: int
-    epoch_seconds: float | None
-    budgets: list[float]
+    recipe_hash: str
+    rows: list[Row]
+    records: list[Record]
     process: str | None
     traceback: Path | None
+    options: Options | None
+
+    @property
+    def epochs(self) -> int:
+        """How many are done."""
+        return len(self.rows)
+
+    @property
+    def length(self) -> int | None:
+        """How many it is to do; None if that is not known."""
+        recorded = max((record.epochs or 0 for record in self.records), default=0)
+        return max(recorded, self.options.epochs if self.options else 0) or None
+
+    @property
+    def budgets(self) -> list[float]:
+        """Those that are recorded."""
+        return [record.budget for record in self.records]
+
+    @property
+    def epoch_seconds(self) -> float | None:
+        """Median time of an epoch, None before the first."""
+        seconds = [row["seconds"] for row in self.rows if row["seconds"] is not None]
+        return statistics.median(seconds) if seconds else None
+
+    @property
+    def state(self) -> State:
+        """Done is what has a record of its last epoch."""
+        if self.process:
+            return "running"
+        if self.traceback:
+            return "failed"
+        recorded = [record.epochs or self.epochs for record in self.records]
+        done = max(recorded, default=-1) >= max(self.epochs, self.length or 0)
+        return "done" if done else "stopped"
+
+    @property
+    def recipe(self) -> str:
+        """The options in which it differs from the published recipe; "" if they are not known."""
+        if self.records:
+            return recipe_text(self.records[-1].recipe_diff)
+        return self.options.differs if self.options else ""
+
+    def error(self) -> str:
+        """The last line of a failed run's traceback, without the module of its exception."""
+        assert self.traceback is not None
+        try:
+            lines = read_file(self.traceback).decode(errors="replace").split("\n")
+        except (OSError, ValueError) as error:
+            return str(error)
+        last = next((line for line in reversed(lines) if line.strip()), "")
+        return str(printable(re.sub(r"^(\w+\.)+(?=\w+(:|$))", "", last)))
 
 
 @dataclass
@@ -64,19 +120,17 @@ class RowStatus:
         return self.dataset in PAPER_DATASETS and self.model in PAPER_MODELS
 
     def done(self) -> int:
-        """Number of records: of the grid's columns and seeds, in any precision, or of all."""
+        """Number of records of the grid's columns and seeds, in any precision."""
         found = [(run.method, budget, run.seed) for run in self.runs for budget in run.budgets]
-        if not self.in_grid:
-            return len(found)
         return sum((*column, seed) in found for column in PAPER_COLUMNS for seed in PAPER_SEEDS)
 
     def running(self) -> list[RunStatus]:
         """The runs that a process trains now."""
-        return [run for run in self.runs if run.process]
+        return [run for run in self.runs if run.state == "running"]
 
     def failed(self) -> list[RunStatus]:
         """The runs whose last attempt failed, and that no process is trying again."""
-        return [run for run in self.runs if run.traceback and not run.process]
+        return [run for run in self.runs if run.state == "failed"]
 
     def epochs_left(self, lengths: dict[str, int], shared: int) -> int:
         """Epochs that the grid still has to train, those that two methods share counted once.
@@ -123,17 +177,16 @@ def _names_run(folder: Path) -> bool:
 def _read_run(folder: Path) -> RunStatus:
     named, traceback = RUN.fullmatch(folder.name), folder / TRACEBACK
     assert named is not None
-    rows = read_epochs(folder / "epochs.csv")
-    seconds = [row["seconds"] for row in rows if row["seconds"] is not None]
     return RunStatus(
         folder,
         method=named[1],
         seed=int(named[2]),
-        epochs=len(rows),
-        epoch_seconds=statistics.median(seconds) if seconds else None,
-        budgets=[record.budget for record in read_records([folder])],
+        recipe_hash=named[3],
+        rows=read_epochs(folder / "epochs.csv"),
+        records=read_records([folder]),
         process=is_running(folder),
         traceback=traceback if traceback.exists() else None,
+        options=read_options(folder),
     )
 
 

@@ -6,15 +6,18 @@ import time
 from pathlib import Path
 from typing import Any
 
+from swa_bench.config.own_code import own_code
 from swa_bench.config.plan import Plan, fork_epochs, make_plan
 from swa_bench.config.schema import TrainConfig
 from swa_bench.config.spec import RunSpec, seed_block
 from swa_bench.data.augmentation import load_augmentation
 from swa_bench.data.batches import to_device
 from swa_bench.data.images import ImageSet, find_loader, is_published, load_images
+from swa_bench.data.random import random_numbers
 from swa_bench.errors import without_frames
 from swa_bench.files import check_writable
-from swa_bench.results import locks
+from swa_bench.labels import recipe_text
+from swa_bench.results import locks, run_files
 from swa_bench.results.finished import missing
 from swa_bench.results.record import run_folder
 from swa_bench.results.same_data import check_run
@@ -57,7 +60,10 @@ def train_missing(spec: RunSpec, with_predictions: bool = False) -> list[TrainCo
         log.info(text, run_folder(config))
         return plans[config.seed].reports
 
+    with random_numbers(config.seed, 0, "weights"):  # a module of the user's may draw some
+        own_code(config)  # it is read when it is imported, before it can change
     to_do = unfinished()  # with force=true too, since a newer record is refused
+    _check_records(list(plans.values()))
     done = not (to_do or config.force)
     if done and is_published(config.dataset):
         return finished()
@@ -72,7 +78,6 @@ def train_missing(spec: RunSpec, with_predictions: bool = False) -> list[TrainCo
     _check_records(to_do)
     if done:
         return finished()
-    log.info("%s", summary)
     folders = [run_folder(plan.config) for plan in to_do]
 
     def unfinished_folders() -> list[Path]:
@@ -84,7 +89,10 @@ def train_missing(spec: RunSpec, with_predictions: bool = False) -> list[TrainCo
             # While this one waited, another process may have finished some.
             to_do = [plan for plan in to_do if config.force or missing(plan)]
             if to_do:
-                _train(spec, to_do, images)
+                folders = [run_folder(plan.config) for plan in to_do]
+                with run_files.logged_in(folders):
+                    log.info("%s", summary)
+                    _train(spec, to_do, images)
     return [report for plan in to_do or [plans[config.seed]] for report in plan.reports]
 
 
@@ -105,7 +113,6 @@ def block_specs(spec: RunSpec) -> list[RunSpec]:
 
 def _check_records(plans: list[Plan]) -> None:
     for plan in plans:
-        assert plan.data is not None
         check_run(plan.config, plan.data, plan.reports)
 
 
@@ -133,6 +140,11 @@ def _train(spec: RunSpec, plans: list[Plan], images: ImageSet) -> None:
         "device": hardware.device_name(device),
         "versions": hardware.versions(),
     }
+    differs = recipe_text(provenance["recipe_diff"])
+    for plan in plans:
+        run_files.write_options(run_folder(plan.config), plan.config, differs)
+    if code := own_code(config):
+        provenance["source_sha256"] = {option: source.sha256 for option, source in code.items()}
     if images.class_names:
         provenance["class_names"] = list(images.class_names)
     if warnings := rehearse(config).warnings:  # it was done before anything was read

@@ -1,5 +1,6 @@
 """What a user sees while a run trains: a bar in a terminal, otherwise a line an epoch or minute."""
 
+import logging
 import time
 from types import TracebackType
 
@@ -11,6 +12,7 @@ from swa_bench.config.schema import TrainConfig
 from swa_bench.labels import duration
 from swa_bench.results.epochs import Row
 
+log = logging.getLogger("swa_bench.progress")  # the line of each epoch, for files
 LINE_EVERY_S = 60
 TESTED = "test_error_pct"  # the end of the columns that are shown
 CALLED = {"": "test", "swa_": "average"}  # others are called what their column begins with
@@ -44,6 +46,8 @@ class Progress:
     def __enter__(self) -> None:
         self.started = self.printed = time.monotonic()
         self.bar.start()
+        for handler in logging.getLogger().handlers:
+            handler.addFilter(_is_other)  # our own lines are printed here
 
     def __exit__(
         self,
@@ -52,6 +56,8 @@ class Progress:
         traceback: TracebackType | None,
     ) -> None:
         self.bar.stop()
+        for handler in logging.getLogger().handlers:
+            handler.removeFilter(_is_other)
 
     def epoch_starts(self, epoch: int, seeds: int) -> None:
         """Called with the epoch from 0, and how many seeds are trained at the same time."""
@@ -85,12 +91,16 @@ class Progress:
         self.last = f"{last} "
         images = (self.epochs - row["epoch"]) * self.train_images * self.seeds
         left = images / max(self.images_per_s(), 1e-9)
-        self._line(
-            f"{self.run} seed {seed} epoch {row['epoch']}/{self.epochs} {self.last}"
-            f"{self.train_images / row['train_seconds']:,.0f} images/s {duration(left)} left"
-        )
+        line = f"{self.run} seed {seed} epoch {row['epoch']}/{self.epochs} {self.last}"
+        line += f"{self.train_images / row['train_seconds']:,.0f} images/s {duration(left)} left"
+        log.info("%s", line)
+        self._line(line)
 
     def _line(self, text: str) -> None:
         self.printed = time.monotonic()
         if not self.console.is_terminal:
             self.console.print(text)
+
+
+def _is_other(record: logging.LogRecord) -> bool:
+    return record.name != log.name

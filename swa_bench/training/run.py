@@ -23,6 +23,7 @@ from swa_bench.files import remove, remove_leftovers
 from swa_bench.results import finished
 from swa_bench.results.epochs import Row, epoch_columns, write_epochs
 from swa_bench.results.record import checkpoint_folder, run_folder
+from swa_bench.results.same_data import other_code
 from swa_bench.training import checkpoints
 from swa_bench.training.batch_norm import describe_kept
 from swa_bench.training.evaluation import (
@@ -94,6 +95,7 @@ class Run:
         if path is None:
             return
         log.info("Going on after epoch %d, from %s", self.state.epoch, path)
+        self._warn(other_code(self.state.segments, self.state.epoch, self.config))
         self._evaluate()  # a run with other settings of evaluation may have left the state
         self._write()
 
@@ -108,8 +110,10 @@ class Run:
             NotFiniteError: a loss is not finite.
         """
         state, started = self.state, time.perf_counter()
-        here = {name: self.provenance[name] for name in ("device", "versions")}
-        if not state.segments or any(state.segments[-1][name] != here[name] for name in here):
+        names = ("device", "versions", "source_sha256")
+        here = {name: self.provenance[name] for name in names if name in self.provenance}
+        before = state.segments[-1] if state.segments else {}
+        if any(before.get(name) != value for name, value in here.items()):
             state.segments.append({"from_epoch": state.epoch + 1, **here})
         rate, collects = self.plan.rates(state.epoch)[-1], self.plan.collects(state.epoch)
         state.epoch += 1
