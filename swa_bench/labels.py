@@ -69,3 +69,8 @@ def duration(seconds: float) -> str:
         if whole >= unit:
             return f"{whole // unit} {name} {whole % unit // part} {part_name}"
     return f"{whole // 60} min {whole % 60} s" if whole >= 60 else f"{whole} s"
+
+
+def counted(number: int, noun: str) -> str:
+    """A number of things, such as 1 run or 2,000 runs."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"

@@ -137,7 +137,8 @@ def _train(spec: RunSpec, plans: list[Plan], images: ImageSet) -> None:
         provenance["warnings"] = list(warnings)
     data = to_device(images, config, device)
     runs = [Run(plan, _forks(spec, plan), data, fingerprint, provenance) for plan in plans]
-    train_runs(runs, Progress(config, [run.config.seed for run in runs], len(data.train_labels)))
+    seeds, end = [run.config.seed for run in runs], max(run.end for run in runs)
+    train_runs(runs, Progress(config, seeds, len(data.train_labels), end))
 
 
 def _forks(spec: RunSpec, plan: Plan) -> frozenset[int]:
