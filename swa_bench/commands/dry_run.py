@@ -82,4 +82,6 @@ def sweep_summary(jobs: Sequence[Job], plans: Sequence[Sequence[Plan]]) -> str:
         time = duration(sum(look.seconds for look in found)) if to_train else "-"
         lines.append([*options, on_disk, shared, to_train, time])
     header = [*map(broken, names), "epochs\non disk", "\nshared", "\nto train", "\ntime"]
-    return f"{tabulate(lines, header, 'simple', disable_numparse=True)}\n{total(looks)}"
+    align = [*["left"] * len(names), *["right"] * 4]
+    table = tabulate(lines, header, "simple", disable_numparse=True, colalign=align)
+    return f"{table}\n{total(looks)}"

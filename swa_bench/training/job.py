@@ -1,13 +1,14 @@
 """What one job does: it trains the missing runs of a recipe, several seeds in turn."""
 
 import dataclasses
+import functools
 import logging
 import time
 from pathlib import Path
 from typing import Any
 
 from swa_bench.config.plan import Plan, fork_epochs, make_plan
-from swa_bench.config.schema import TrainConfig
+from swa_bench.config.schema import Device, Precision, TrainConfig
 from swa_bench.config.spec import RunSpec, seed_block
 from swa_bench.data.augmentation import load_augmentation
 from swa_bench.data.batches import to_device
@@ -72,6 +73,7 @@ def train_missing(spec: RunSpec, with_predictions: bool = False) -> list[TrainCo
     if done:
         return finished()
     log.info("%s", summary)
+    _recommend_precision(config.device, config.precision)
     folders = [run_folder(plan.config) for plan in to_do]
 
     def unfinished_folders() -> list[Path]:
@@ -85,6 +87,12 @@ def train_missing(spec: RunSpec, with_predictions: bool = False) -> list[TrainCo
             if to_do:
                 _train(spec, to_do, images)
     return [report for plan in to_do or [plans[config.seed]] for report in plan.reports]
+
+
+@functools.cache  # once is enough
+def _recommend_precision(device: Device, precision: Precision) -> None:
+    if precision == "fp32" and "bf16" in hardware.native_precisions(device):
+        log.info("precision=auto computes in bf16 here: faster, and a row of its own in the tables")
 
 
 def check(config: TrainConfig) -> None:

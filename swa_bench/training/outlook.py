@@ -90,7 +90,7 @@ def total(found: Iterable[Outlook], here: bool = True) -> str:
     if here:
         sources = sorted({timing.speed(one.plan.config).source for one in left})
         seconds = duration(sum(one.seconds for one in left))
-        time_left = f", about {seconds} on this device ({'; '.join(sources)})"
+        time_left = f", about {seconds} ({'; '.join(sources)})"
     return (
         f"{counted(len(left), 'run')} to train, {counted(epochs, 'epoch')}{time_left}.\n"
         f"Sharing saves {saved:,} of {epochs + saved:,} epochs."
