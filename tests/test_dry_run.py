@@ -98,5 +98,3 @@ def test_what_is_neither_true_false_nor_csv(swa_train: SwaTrain) -> None:
     outcome = swa_train("dry_run=maybe")
     assert outcome.code == 2
     assert outcome.err == "swa-train: dry_run=maybe: must be false, true or 'csv'\n"
-
-
