@@ -1,10 +1,15 @@
 """The tables at the end of runs and sweeps: their own rows, swept options as columns."""
 
+import pickle
 from pathlib import Path
 
+import pytest
+from hydra.core.utils import JobReturn, JobStatus
+from omegaconf import OmegaConf
 from record_helpers import write_record
 from training_helpers import TINY, SwaTrain
 
+from swa_bench.commands import sweep
 from swa_bench.reporting.sweep_table import Cell, Job, swept, tables_of_jobs
 from swa_bench.results.record import read_records
 
@@ -60,3 +65,32 @@ def test_a_sweep_over_an_option_ends_in_its_table(swa_train: SwaTrain, tmp_path:
     assert end.count("SWA 1 ") == end.count("SGD 1 ") == 2
     assert end.splitlines()[-1].startswith("swa-tables --records ")
     assert not list((tmp_path / "mine").glob(".sweep-*"))
+
+
+def test_jobs_in_other_processes_are_told_in_notes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A launcher sends a copy of the callback along; two jobs end, one of them fails."""
+    options = {"results_dir": str(tmp_path), "dry_run": False, "hydra": {"job": {"num": 0}}}
+    here = sweep.SweepReport()
+    here.on_multirun_start(OmegaConf.create(options))
+    there = pickle.loads(pickle.dumps(here))
+    for number, error in enumerate((7.0, None)):
+        config = OmegaConf.create(options | {"hydra": {"job": {"num": number}}})
+        job_return = JobReturn(overrides=[f"batch_size={number}"], status=JobStatus.COMPLETED)
+        there.on_job_start(config)
+        if error is None:
+            job_return.status, job_return.return_value = JobStatus.FAILED, ValueError("no luck")
+        else:
+            write_record(tmp_path, error=error)
+            sweep._cells.append(["cifar10", "vgg16", "sgd", "0123456789ab", 1.0])
+        there.on_job_end(config, job_return)
+    capsys.readouterr()
+    here.on_multirun_end(OmegaConf.create(options))
+    sweep.end()
+    told = capsys.readouterr()
+    assert "│ 0            │ 7.00              │ 1   │" in told.out
+    lines = told.err.splitlines()
+    assert lines[0] == "swa-train: FAILED batch_size=1: no luck"
+    assert lines[1] == "swa-train: 1 job failed, see above"
+    assert [path.name for path in tmp_path.iterdir()] == ["cifar10"]
