@@ -8,7 +8,7 @@ import math
 import os
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -17,35 +17,34 @@ from tabulate import tabulate
 
 from swa_bench.commands.explain import explain
 from swa_bench.config.grid import PAPER_DATASETS, PAPER_METHODS, PAPER_MODELS, PAPER_SEEDS
-from swa_bench.config.plan import Plan, make_plan
+from swa_bench.config.plan import make_plan
 from swa_bench.config.schema import DatasetConfig, TrainConfig
 from swa_bench.config.spec import compose_spec
 from swa_bench.data.images import load_images
 from swa_bench.errors import ConfigError, SwaBenchError
 from swa_bench.labels import duration
-from swa_bench.results.finished import missing
 from swa_bench.results.status import read_row
-from swa_bench.training import checkpoints, hardware, timing
+from swa_bench.training import checkpoints, hardware
+from swa_bench.training.outlook import Outlook, look_ahead, total
 
 
 @dataclass
 class Row:
-    """The runs of one data set and model: the finished ones counted, the missing ones planned."""
+    """The runs of one data set and model, and what is left of each."""
 
     dataset: str
     model: str
     config: TrainConfig
-    finished: int = 0
-    missing: list[Plan] = field(default_factory=list)
+    runs: list[Outlook]
 
-    def epochs(self) -> tuple[int, int]:
-        """Epochs of the missing runs, each alone, and with shared epochs trained once."""
-        states = {key for plan in self.missing for key in plan.state_keys(self.dataset, "")[1:]}
-        return sum(plan.config.epochs for plan in self.missing), len(states)
+    @property
+    def missing(self) -> list[Outlook]:
+        """The runs that are not finished."""
+        return [run for run in self.runs if run.last]
 
 
 def plan_grid(overrides: list[str]) -> list[Row]:
-    """Every row of the grid, and which of its runs lack a record."""
+    """Every row of the grid, and what is left of its runs."""
     # How the jobs are launched does not change what they do.
     own = [override for override in overrides if not override.startswith("hydra")]
     rows = []
@@ -60,9 +59,7 @@ def plan_grid(overrides: list[str]) -> list[Row]:
                 for seed in PAPER_SEEDS
                 for method in PAPER_METHODS
             ]
-            lacking = [plan for plan in plans if missing(plan)]
-            finished = len(plans) - len(lacking)
-            rows.append(Row(dataset, model, plans[0].config, finished, lacking))
+            rows.append(Row(dataset, model, plans[0].config, look_ahead(plans, set())))
     return rows
 
 
@@ -72,31 +69,21 @@ def show(rows: list[Row], elsewhere: bool) -> None:
     Args:
         elsewhere: whether other machines will train; then by the speed of past runs.
     """
-    lines, total, jobs, epochs, saved = [], 0.0, 0, 0, 0
-    speeds: dict[str, float] = {}
+    lines = []
     for row in rows:
-        on_disk = read_row(Path(row.config.results_dir), row.dataset, row.model)
-        alone, shared = row.epochs()
-        epochs, saved = epochs + alone, saved + alone - shared
-        jobs += len({plan.config.seed for plan in row.missing})
-        cost = "-"
+        epochs, cost = sum(len(run.epochs) for run in row.missing), "-"
         if row.missing and elsewhere:
-            a_epoch = on_disk.epoch_seconds()
-            cost = "unknown" if a_epoch is None else duration(shared * a_epoch)
+            results = Path(row.config.results_dir)
+            a_epoch = read_row(results, row.dataset, row.model).epoch_seconds()
+            cost = "unknown" if a_epoch is None else duration(epochs * a_epoch)
         elif row.missing:
-            if row.model not in speeds:
-                speeds[row.model] = timing.seconds_per_image(row.config)
-            apart = sum(timing.run_seconds(plan, speeds[row.model]) for plan in row.missing)
-            total += apart * shared / alone
-            cost = duration(apart * shared / alone)
-        counts = [row.finished, len(on_disk.running()), len(on_disk.failed()), len(row.missing)]
-        lines.append([row.dataset, row.model, *counts, shared, alone - shared, cost])
-    header = "data set,model,runs finished,running,failed,missing,epochs,saved by sharing,time"
-    print(tabulate(lines, header.split(","), "simple"))
-    runs = sum(len(row.missing) for row in rows)
-    time_left = "" if elsewhere else f", about {duration(total)} on this device"
-    print(f"{runs} runs to train in {jobs} jobs of one model and seed{time_left}.")
-    print(f"Sharing saves {saved:,} of {epochs:,} epochs.")
+            cost = duration(sum(run.seconds for run in row.missing))
+        counts = [len(row.runs) - len(row.missing), len(row.missing)]
+        saved = sum(run.shared for run in row.missing)
+        lines.append([row.dataset, row.model, *counts, epochs, saved, cost])
+    header = ["\ndata set", "\nmodel", "runs\nfinished", "\nmissing", "\nepochs"]
+    print(tabulate(lines, [*header, "saved by\nsharing", "\ntime"], "simple"))
+    print(total([run for row in rows for run in row.missing], here=not elsewhere))
 
 
 def available(dataset: DatasetConfig) -> bool:

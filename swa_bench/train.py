@@ -1,7 +1,6 @@
 """swa-train: compose, check, plan, train, record, and print results beside the published ones."""
 
 import contextlib
-import csv
 import gc
 import os
 import signal
@@ -19,17 +18,15 @@ from swa_bench.commands import command_line, completion, sweep
 from swa_bench.commands.explain import SETTINGS, explain
 from swa_bench.commands.terminal import safe_output, usual_interrupt, version
 from swa_bench.config.composing import check_own_files, methods
-from swa_bench.config.plan import Plan, make_plan
 from swa_bench.config.schema import TrainConfig
 from swa_bench.config.spec import RunSpec, import_from_here, register_resolvers
 from swa_bench.data import folder
 from swa_bench.errors import ConfigError, SwaBenchError, Terminated, in_a_line, without_frames
-from swa_bench.labels import duration
 from swa_bench.results.record import read_record, record_path
 
 
 def train(spec: RunSpec) -> None:
-    """Do one run, then those of the methods in `also_train`; print the row of the table so far.
+    """Do one run, then those of the methods in `also_train`; print their row of the table.
 
     Raises:
         SwaBenchError: some of them failed; the others were done even so.
@@ -40,15 +37,18 @@ def train(spec: RunSpec) -> None:
 
     for one in runs:  # what cannot be done is refused before anything is trained
         check(one.config)
+    if spec.config.dry_run:
+        return print_plan(runs)
     failures: list[SwaBenchError] = []
+    done: list[TrainConfig] = []
     for one in runs:
         with _noted(failures):
-            train_one(one)
-    config, sweeping = spec.config, HydraConfig.get().mode is RunMode.MULTIRUN
-    if not (sweeping or config.dry_run or len(failures) == len(runs)):
-        rows = Path(config.results_dir) / config.dataset.name / config.model.name
+            done += train_one(one)
+    print_results(done)
+    sweep.note_runs(done)
+    if HydraConfig.get().mode is not RunMode.MULTIRUN and done:
         with _noted(failures):
-            sweep.print_tables(rows, [config.model.name])
+            sweep.print_rows(Path(spec.config.results_dir), done)
     if failures:
         failure = SwaBenchError("\n".join(dict.fromkeys(map(str, failures))))
         failure.exit_code = max(error.exit_code for error in failures)
@@ -82,41 +82,30 @@ def _noted(failures: list[SwaBenchError]) -> Iterator[None]:
     gc.collect()  # the network that failed is gone before the next is built
 
 
-def train_one(spec: RunSpec) -> None:
-    """Do one run: train what is missing of it, or print its plan."""
+def train_one(spec: RunSpec) -> list[TrainConfig]:
+    """Train what is missing of a run; return what it reports."""
     from swa_bench.training import ensembles, hardware, job, metrics
 
     spec = hardware.resolve(spec)
-    config = spec.config
-    if config.dry_run and spec.is_ensemble_of_runs:
-        members = {one.config.seed: one for one in ensembles.member_specs(spec)}
-        train_one(members[config.seed])
-        seeds = ", ".join(map(str, members))
-        print(f"The plan is the same for each of the seeds {seeds}.", file=sys.stderr)
-    elif config.dry_run:
-        plans = [make_plan(one) for one in job.block_specs(spec)]
-        summary = job.describe(plans)
-        print_plan(next(plan for plan in plans if plan.config.seed == config.seed), summary)
+    ensemble = spec.is_ensemble_of_runs
+    reports = ensembles.train_members(spec) if ensemble else job.train_missing(spec)
+    metrics.measure_finished(reports)
+    return reports
+
+
+def print_plan(runs: list[RunSpec]) -> None:
+    """What there is to do for the runs of a job; nothing is trained or written."""
+    from swa_bench.commands import dry_run
+    from swa_bench.training import hardware
+
+    runs = [hardware.resolve(one) for one in runs]
+    if runs[0].config.dry_run == "csv":
+        for one in runs:
+            dry_run.print_curve(one)
+    elif HydraConfig.get().mode is RunMode.MULTIRUN:
+        sweep.note_plans(dry_run.plans_of(runs))
     else:
-        ensemble = spec.is_ensemble_of_runs
-        reports = ensembles.train_members(spec) if ensemble else job.train_missing(spec)
-        metrics.measure_finished(reports)
-        print_results(reports)
-
-
-def print_plan(plan: Plan, summary: str) -> None:
-    """The plan as CSV on stdout, a summary on stderr; nothing is trained or written."""
-    from swa_bench.training import timing
-
-    config = plan.config
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(["epoch", "learning_rate", "collects", "reports_budget"])
-    for epoch in range(config.epochs):
-        budgets = " ".join(f"{report.budget:g}" for report in plan.reports_at(epoch + 1))
-        writer.writerow([epoch + 1, plan.rates(epoch)[-1], int(plan.collects(epoch)), budgets])
-    sys.stdout.flush()
-    seconds = timing.run_seconds(plan, timing.seconds_per_image(config))
-    print(f"{summary}, about {duration(seconds)} here from epoch 1", file=sys.stderr)
+        print(dry_run.summary(runs))
 
 
 def print_results(reports: list[TrainConfig]) -> None:

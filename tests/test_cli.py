@@ -1,7 +1,5 @@
 """swa-train as a user types it: plans, help, bad values, sweeps."""
 
-import csv
-import io
 import itertools
 import os
 import shlex
@@ -26,26 +24,6 @@ from swa_bench.training import hardware
 from swa_bench.training.network import fresh_model
 
 EXPERIMENTS = Path(__file__).parent.parent / "conf" / "experiment"
-
-
-def test_dry_run_is_a_csv_of_the_plan(swa_train: SwaTrain, tmp_path: Path) -> None:
-    outcome = swa_train("model=vgg16", "budget=1.5", "dry_run=true")
-    assert outcome.code == 0
-    rows = list(csv.DictReader(io.StringIO(outcome.out)))
-    assert list(rows[0]) == ["epoch", "learning_rate", "collects", "reports_budget"]
-    assert [int(row["epoch"]) for row in rows] == list(range(1, 301))
-    assert float(rows[80]["learning_rate"]) == 0.05
-    assert float(rows[81]["learning_rate"]) == pytest.approx(
-        0.05 * (1 - 0.8 * (81 / 161 - 0.5) / 0.4)
-    )
-    assert float(rows[299]["learning_rate"]) == pytest.approx(0.01)
-    assert next(row["epoch"] for row in rows if row["collects"] == "1") == "161"
-    reported = {row["epoch"]: row["reports_budget"] for row in rows if row["reports_budget"]}
-    assert reported == {"200": "1", "250": "1.25", "300": "1.5"}
-    assert "vgg16 (15,245,130 parameters) on cifar10, swa, seed 0: 300 epochs" in outcome.err
-    assert "117,300 steps" in outcome.err
-    assert "precision fp32, about " in outcome.err
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_help_fits_a_screen_and_names_the_options(swa_train: SwaTrain, tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def test_independent_runs_are_trained_once_and_averaged(swa_train: SwaTrain) -> 
     assert swa_train(*SHORT, "method=sgd", "seed=1").code == 0
     outcome = swa_train(*SHORT, "method=independent", "budget=3", "seed=1")
     assert outcome.code == 0, outcome.err
-    assert "sgd seed 0 epoch 5/5" in outcome.out and "sgd seed 2 epoch 5/5" in outcome.out
+    assert "sgd seed 0  epoch 5/5" in outcome.out and "sgd seed 2  epoch 5/5" in outcome.out
     assert "sgd seed 1 epoch" not in outcome.out
     alone = [record("sgd", seed=seed) for seed in range(3)]
     probabilities = [np.exp(predictions.astype(float)) for _, predictions in alone]
@@ -166,7 +166,7 @@ def test_a_killed_ensemble_goes_on_with_its_members(swa_train: SwaTrain, tmp_pat
 
 
 def test_dry_run_of_an_ensemble_shows_its_run(swa_train: SwaTrain, tmp_path: Path) -> None:
-    outcome = swa_train("method=fge", "budget=3", "dry_run=true")
+    outcome = swa_train("method=fge", "budget=3", "dry_run=csv")
     assert outcome.code == 0, outcome.err
     lines = outcome.out.splitlines()
     assert len(lines) == 201

@@ -83,8 +83,8 @@ def test_ray_gives_each_job_a_gpu_and_a_failed_job_fails_alone(
     assert sum("FAILED" in line and "seed=-1: must be 0 or more" in line for line in told) == 2
     assert told[-1] == "swa-train: 4 jobs failed, see above"
     assert len(list(folder.rglob("swa-seed*/traceback.txt"))) == 2
-    assert not list(folder.rglob(".failed-*"))
-    assert re.search(r"tiny \[a\] .* no runs .*\(n=2\)", out)
+    assert not list(folder.rglob(".sweep-*"))
+    assert re.search(r"│ false .* ± .*│ 2 ", out)  # of schedule.explodes
 
 
 @pytest.mark.slow

@@ -63,7 +63,7 @@ def test_the_pages_network(swa_train: SwaTrain, mynet: Path) -> None:
     outcome = swa_train(*command)
     assert outcome.code == 0, outcome.err
     records = find_records(mynet)
-    assert set(records) == {"swa 1", "sgd 1"}
+    assert set(records) == {"swa 1", "swa 1.25", "swa 1.5", "sgd 1"}
     assert records["swa 1"]["recipe_diff"]["model._target_"] == "mynet.Net"
     assert "model.name" not in records["swa 1"]["recipe_diff"]
     assert "mynet [a]" in outcome.out and "swa 1 seed 0: test error" in outcome.out
@@ -89,7 +89,7 @@ def test_the_pages_images(swa_train: SwaTrain, mynet: Path) -> None:
     assert "flowers: test error" in outcome.out and "mynet" in outcome.out
     assert "demonstration" not in outcome.out
     records = find_records(mynet)
-    assert set(records) == {"swa 1", "sgd 1"}
+    assert set(records) == {"swa 1", "swa 1.25", "swa 1.5", "sgd 1"}
     for record in records.values():
         dataset = record["config"]["dataset"]
         assert record["class_names"] == ["blue", "green", "red"]
@@ -103,13 +103,13 @@ def test_the_pages_images(swa_train: SwaTrain, mynet: Path) -> None:
 
     # Longer and on the host it goes on from the same states; moved elsewhere it is the same folder.
     (mynet / "flowers").rename(mynet / "moved")
-    moved = ["dataset.root=moved", "dataset.memory=host", "budget=1.5"]
+    moved = ["dataset.root=moved", "dataset.memory=host", "budget=2"]
     outcome = swa_train(*command, *moved)
-    assert "Going on after epoch 10" in outcome.err
-    longer = find_records(mynet)["swa 1.5"]
+    assert "Going on after epoch 15" in outcome.err
+    longer = find_records(mynet)["swa 2"]
     assert swa_train(*command, *moved, "dataset.memory=device", "results_dir=alone").code == 0
     assert "Decoding" not in outcome.err
-    alone = find_records(mynet / "alone")["swa 1.5"]
+    alone = find_records(mynet / "alone")["swa 2"]
     assert alone["result"] == longer["result"]
     # Another image makes another data set.
     Image.new("RGB", (40, 50)).save(mynet / "moved" / "train" / "red" / "new.png")

@@ -44,7 +44,7 @@ def test_a_method_made_from_an_ensemble_is_trained_itself(
     swa_train: SwaTrain, write: Write, base: str
 ) -> None:
     write("my/method/mine.yaml", f"defaults: [{base}]\nname: mine\ncycle_epochs: 4\n")
-    own = ["--config-dir", "my", *TINY, "model.budget_epochs=20", "dry_run=true"]
+    own = ["--config-dir", "my", *TINY, "model.budget_epochs=20", "dry_run=csv"]
     mine = swa_train(*own, "method=mine")
     assert mine.code == 0 and ", mine, seed 0: 20 epochs" in mine.err
     theirs = swa_train(*own, f"method={base}", "method.cycle_epochs=4")
@@ -56,7 +56,7 @@ def test_methods_after_an_own_one_have_their_own_schedule(
 ) -> None:
     flat = "defaults:\n  - sgd\n  - override /schedule@_global_.schedule: constant\nname: flat\n"
     write("my/method/flat.yaml", flat)
-    own = ["--config-dir", "my", *TINY, "dry_run=true", "method=flat", "also_train=[sgd]"]
+    own = ["--config-dir", "my", *TINY, "dry_run=csv", "method=flat", "also_train=[sgd]"]
     rates = [row.split(",")[1] for row in swa_train(*own).out.splitlines()]
     # T = 4: the factor of the last epoch, t = 3/4, is 1 - 0.99 * 0.25 / 0.4.
     assert rates[1:5] == ["0.1"] * 4 and rates[6:9] == ["0.1"] * 3

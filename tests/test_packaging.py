@@ -36,7 +36,7 @@ def test_wheel_works_from_another_directory(tmp_path: Path) -> None:
         "with contextlib.suppress(SystemExit):\n"
         "    swa_bench.train.main()\n"
         "assert 'torch' not in sys.modules, 'it takes seconds to import'\n"
-        "sys.argv[1:] = ['model=vgg16', 'dry_run=true', 'device=cpu']\n"
+        "sys.argv[1:] = ['model=vgg16', 'method=sgd', 'dry_run=csv', 'device=cpu']\n"
         "swa_bench.train.main()\n"
     )
     done = subprocess.run(

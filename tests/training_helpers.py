@@ -32,7 +32,7 @@ SHORT_RECIPE = [
 ]
 TINY_NET = ["model=own", "model.name=tiny", f"model._target_={TARGET}"]
 TINY_NET += ["model.swa_learning_rate.cifar10=0.01"]
-TINY = [*TINY_NET, *SHORT_RECIPE]
+TINY = [*TINY_NET, *SHORT_RECIPE, "budget=1"]
 # Dropout, whose random numbers seeds that train together must not share.
 DROPOUT = [*TINY, "+model.arguments.dropout=0.5", "model.budget_epochs=2", "model.swa_start=1"]
 DROPOUT += ["dataset.train_images=64", "dataset.test_images=20", "batch_size=24"]

@@ -1,6 +1,7 @@
-"""What a sweep prints: each failed job as it fails, and the whole table at its end."""
+"""What a sweep prints: each failed job as it fails, and its own tables at its end."""
 
 import contextlib
+import json
 import os
 import shutil
 import sys
@@ -8,18 +9,26 @@ import tempfile
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, flag_override
 
+from swa_bench.config.identity import recipe_hash
+from swa_bench.config.plan import Plan
+from swa_bench.config.schema import TrainConfig
 from swa_bench.errors import SwaBenchError, without_frames
 from swa_bench.files import write_atomically
+from swa_bench.labels import counted
 from swa_bench.results.record import read_records
+
+if TYPE_CHECKING:
+    from swa_bench.reporting.layout import Table
 
 # Where Hydra keeps the options of a sweep, as conf/train.yaml has it.
 SCRATCH = "SWA_TRAIN_SCRATCH"
+HERE = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"  # jobs in this process
 
 
 def _return_value(job_return: JobReturn) -> Any:
@@ -33,17 +42,22 @@ _set = vars(JobReturn)["return_value"].fset
 JobReturn.return_value = property(_return_value, _set)  # type: ignore[method-assign, assignment]
 # The sweep of this process, which main reports on after Hydra is done.
 _sweeps: list["SweepReport"] = []
+# What the job that is running here reports, as (dataset, model, method, recipe_hash, budget).
+_cells: list[list[Any]] = []
+_plans: list[Plan] = []  # and, if nothing is trained, what there is to train
 
 
 class SweepReport(Callback):
-    """Prints each failed job of a sweep as it fails, and the whole table at the sweep's end.
+    """Prints each failed job of a sweep as it fails, and the sweep's own tables at its end.
 
     Where a launcher does jobs in other processes, on other machines even, each has a copy of this.
-    What fails there comes back as a note below results_dir, which all of them see.
+    What they did comes back in notes below results_dir, which all of them see.
     """
 
     def __init__(self) -> None:
         self.config: DictConfig | None = None
+        self.jobs: list[dict[str, Any]] = []
+        self.plans: list[list[Plan]] = []
         self.failures = 0
         self.folder = self.results = Path()
         self.notes: Path | None = None
@@ -54,14 +68,19 @@ class SweepReport(Callback):
         self.config = config
         self.folder = Path.cwd()
         self.results = self.folder / os.path.expanduser(config.results_dir)  # noqa: PTH111
-        self.notes = self.results / f".failed-{uuid.uuid4().hex}"
+        self.notes = self.results / f".sweep-{uuid.uuid4().hex}"
         _sweeps.append(self)
         # Nobody else can have put a link there, and it is deleted at the end.
         self.scratch = Path(tempfile.mkdtemp(prefix="swa-train-"))
         os.environ[SCRATCH] = str(self.scratch)
+        if config.dry_run:  # no cluster is asked to plan
+            with flag_override(config, ["readonly", "struct"], [False, False]):
+                config.hydra.launcher = {"_target_": HERE}
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Called before every job; a process of a launcher may have started in another folder."""
+        _cells.clear()
+        _plans.clear()
         if self.config is not None and self not in _sweeps:
             os.chdir(self.folder)
             if self.scratch is not None:  # Hydra has made it anew, on another machine
@@ -69,57 +88,98 @@ class SweepReport(Callback):
                     self.scratch.rmdir()
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        """Called after every job; says why it failed, since Hydra names only the first."""
-        if self.notes is None or job_return.status is not JobStatus.FAILED:
-            return
-        error = job_return._return_value
-        job = " ".join(job_return.overrides or [])
-        line = f"swa-train: FAILED {job}: {error or type(error).__name__}"
-        if self in _sweeps:
-            self.failures += 1
-        else:
-            write_atomically(self.notes / f"{config.hydra.job.num}.txt", line.encode())
-            # Not every exception can travel, and none takes its traceback along.
-            failure = SwaBenchError(line)
-            failure.exit_code = getattr(error, "exit_code", 1)
-            job_return.return_value = failure
-        print(line, file=sys.stderr)
-
-    def collect_notes(self) -> None:
-        """Print and count what failed in other processes."""
+        """Called after every job; notes it, and says why it failed: Hydra names only the first."""
         if self.notes is None:
             return
-        for path in sorted(self.notes.glob("*.txt"), key=lambda path: int(path.stem)):
+        overrides = list(map(str, job_return.overrides or []))
+        note = {"overrides": overrides, "cells": [*_cells], "failed": ""}
+        error = job_return._return_value
+        if job_return.status is JobStatus.FAILED:
+            what = f"{' '.join(overrides)}: {error or type(error).__name__}"
+            note["failed"] = f"swa-train: FAILED {what}"
+        if self in _sweeps:
+            self._take(note)
+            self.plans.append([*_plans])
+            return
+        write_atomically(self.notes / f"{config.hydra.job.num}.json", json.dumps(note).encode())
+        if note["failed"]:
+            # Not every exception can travel, and none takes its traceback along.
+            failure = SwaBenchError(note["failed"])
+            failure.exit_code = getattr(error, "exit_code", 1)
+            job_return.return_value = failure
+            print(note["failed"], file=sys.stderr)
+
+    def _take(self, note: dict[str, Any]) -> None:
+        self.jobs.append(note)
+        if note["failed"]:
             self.failures += 1
-            print(path.read_text(encoding="utf-8"), file=sys.stderr)
+            print(note["failed"], file=sys.stderr)
+
+    def collect_notes(self) -> None:
+        """Take what jobs in other processes noted."""
+        if self.notes is None:
+            return
+        for path in sorted(self.notes.glob("*.json"), key=lambda path: int(path.stem)):
+            self._take(json.loads(path.read_bytes()))
         shutil.rmtree(self.notes, ignore_errors=True)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Called after the last job, if none failed."""
+        self.collect_notes()
         self.report()
 
     def report(self) -> None:
-        """Print the table of each data set that has records."""
-        if self.config is None or self.config.dry_run:
+        """Print the tables of what the jobs did, or what they would do."""
+        if self.config is None:
             return
         try:
-            print_tables(self.results)
+            self._print_end(self.config.dry_run)
         except Exception as error:  # nothing that was trained is lost
             print(f"swa-train: no table: {without_frames(error)}", file=sys.stderr)
         if self.failures:
-            print(f"swa-train: {self.failures} jobs failed, see above", file=sys.stderr)
+            print(f"swa-train: {counted(self.failures, 'job')} failed, see above", file=sys.stderr)
+
+    def _print_end(self, dry_run: bool | str) -> None:
+        from swa_bench.reporting.sweep_table import Cell, Job, tables_of_jobs  # takes a second
+
+        jobs = [Job(one["overrides"], [Cell(*cell) for cell in one["cells"]]) for one in self.jobs]
+        if not dry_run:
+            _print_tables(tables_of_jobs(read_records([self.results]), jobs), self.results)
+        elif dry_run != "csv":
+            from swa_bench.commands.dry_run import sweep_summary
+
+            print(sweep_summary(jobs, self.plans))
 
 
-def print_tables(folder: Path, models: Sequence[str] = ()) -> None:
-    """Print the tables of the records below a folder.
+def note_runs(reports: Sequence[TrainConfig]) -> None:
+    """Note what the job that is running reports, for the end of its sweep."""
+    _cells[:] = map(_cell, reports)
 
-    Args:
-        models: the rows; by default the paper's and all that have runs.
-    """
-    from swa_bench.reporting import tables  # takes a second to import
 
-    for table in tables.tables_of_runs(read_records([folder]), models):
+def note_plans(plans: Sequence[Plan]) -> None:
+    """Note what the job that is running would train, for the end of its sweep."""
+    _plans[:] = plans
+
+
+def print_rows(results: Path, reports: Sequence[TrainConfig]) -> None:
+    """Print the rows of the tables to which some reports belong."""
+    from swa_bench.reporting.sweep_table import Cell, tables_of_rows  # takes a second to import
+
+    folders = {results / report.dataset.name / report.model.name for report in reports}
+    cells = [Cell(*_cell(report)) for report in reports]
+    _print_tables(tables_of_rows(read_records(sorted(folders)), cells), results)
+
+
+def _cell(report: TrainConfig) -> list[Any]:
+    names = [report.dataset.name, report.model.name, report.method.name]
+    return [*names, recipe_hash(report), report.budget]
+
+
+def _print_tables(tables: Sequence["Table"], results: Path) -> None:
+    for table in tables:
         print(table.text())
+    where = "" if results.absolute() == Path("results/runs").absolute() else f" --records {results}"
+    print(f"swa-tables{where} makes the tables of all runs.")
 
 
 def report_failed() -> bool:

@@ -152,7 +152,7 @@ class TrainConfig:
     results_dir: Annotated[FilePath, NOT_SHAPING]
     logger: Annotated[Literal["csv", "tensorboard", "wandb"], NOT_SHAPING]
     also_train: Annotated[list[str], NOT_SHAPING]
-    dry_run: Annotated[StrictBool, NOT_SHAPING]
+    dry_run: Annotated[Literal[False, True, "csv"], NOT_SHAPING]
     force: Annotated[StrictBool, NOT_SHAPING]
     # Records that were written before it lack it.
     metrics: Annotated[dict[FolderName, Values], NOT_SHAPING] = dataclasses.field(
@@ -264,7 +264,7 @@ def _expected(error: ErrorDetails, name: str) -> str:
         .replace("List should", "must")
     )
     said = said.replace(" after validation", "")
-    said = said.replace("a valid boolean", "true or false")
+    said = said.replace("a valid boolean", "true or false").replace("False, True", "false, true")
     return said.replace("a valid integer", "an integer").replace("a valid", "a")
 
 

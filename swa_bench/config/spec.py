@@ -100,8 +100,13 @@ def import_from_here() -> None:
 
 def register_resolvers() -> None:
     """Make the resolvers of conf/*.yaml known."""
-    for resolver in (whole_epochs, ratio, split, mid_cycle, gpu_count):
+    for resolver in (whole_epochs, default_budget, ratio, split, mid_cycle, gpu_count):
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
+
+
+def default_budget(table_budget: float, ensemble_of: str | None) -> float:
+    """The budget that fills a method's row; of an ensemble one run, since more are other seeds."""
+    return table_budget if ensemble_of is None else 1
 
 
 def ratio(part: float, whole: float) -> float | None:

@@ -94,6 +94,25 @@ def read_epochs(path: Path) -> list[Row]:
         return []
 
 
+def shared_with(folder: Path, row: Row) -> str:
+    """Which run computed an epoch that a run starts from, such as ", shared with sgd".
+
+    Args:
+        folder: of the run that starts. If its own epochs.csv has the epoch, nothing is said.
+    """
+
+    def has_it(run: Path) -> bool:
+        same = read_epochs(run / "epochs.csv")[row["epoch"] - 1 : row["epoch"]]
+        return bool(same) and all(same[0][n] == row[n] for n in ("train_loss", "seconds"))
+
+    if has_it(folder):
+        return ""
+    seed = folder.name.split("-seed")[-1].split("-")[0]
+    others = filter(has_it, sorted(folder.parent.glob(f"*-seed{seed}-*")))
+    method = next((run.name.split("-seed")[0] for run in others), "a run that is gone")
+    return f", shared with {method}"
+
+
 def parse_epochs(path: Path) -> list[Row]:
     """The rows of an epochs.csv.
 

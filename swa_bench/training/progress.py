@@ -1,53 +1,66 @@
-"""What a user sees while a run trains: a bar in a terminal, otherwise a line an epoch or minute."""
+"""What a user sees while a run trains: a line an epoch and, in a terminal, a bar below them."""
 
 import logging
+import sys
 import time
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 
-from swa_bench.config.schema import TrainConfig
+from swa_bench.config.schema import LAST, TrainConfig
 from swa_bench.labels import duration
 from swa_bench.results.epochs import Row
 
-log = logging.getLogger("swa_bench.progress")  # the line of each epoch, for files
+log = logging.getLogger("swa_bench.progress")  # the line of each epoch, not shortened
+
+WIDTH = 80  # of a line at most, in columns
 LINE_EVERY_S = 60
 TESTED = "test_error_pct"  # the end of the columns that are shown
 CALLED = {"": "test", "swa_": "average"}  # others are called what their column begins with
+SHORTEST_BAR = 6
+Parts = list[tuple[int, str]]  # of a line, each after its rank: those of the highest go first
 
 
 class Progress:
-    """Reports on one run; used as a context manager around its epochs."""
+    """Reports on runs of one recipe; used as a context manager around their epochs.
 
-    def __init__(self, config: TrainConfig, seeds: list[int], train_images: int) -> None:
-        self.run = f"{config.model.name} {config.method.name}"
-        self.title = f"{self.run} seed {', '.join(map(str, seeds))}"
+    Args:
+        seeds: of the runs.
+        train_images: in an epoch of one run.
+        end: the epoch after which nothing is left to train.
+    """
+
+    def __init__(self, config: TrainConfig, seeds: list[int], train_images: int, end: int) -> None:
+        self.method, self.train_images, self.end = config.method, train_images, end
+        self.name = f"{self.method.name} seed{'s' * (len(seeds) > 1)} {_listed(seeds)}"
         self.seeds = 1  # trained at the same time
-        self.epochs = config.epochs
-        self.train_images = train_images
-        self.console = Console(soft_wrap=True, highlight=False)
-        self.started = self.printed = 0.0
-        self.images = 0
+        self.images = self.in_epoch = 0
         self.epoch = 0
-        self.last = ""
+        self.console = Console(soft_wrap=True, highlight=False, markup=False)
+        self.started = self.printed = 0.0
         self.bar = Bar(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
-            TextColumn("{task.fields[status]}"),
-            TimeRemainingColumn(compact=True),
-            TextColumn("left"),
+            TextColumn("{task.fields[status]}", markup=False),
             console=self.console,
+            expand=True,
             disable=not self.console.is_terminal,
         )
-        self.task = self.bar.add_task(self.title, total=None, status="")
+        self.task = self.bar.add_task(self.name, total=end, status="")
+        self.streams: dict[Any, Any] = {}  # of the handlers that print the log
 
     def __enter__(self) -> None:
         self.started = self.printed = time.monotonic()
         self.bar.start()
         for handler in logging.getLogger().handlers:
-            handler.addFilter(_is_other)  # our own lines are printed here
+            if type(handler) is logging.StreamHandler:
+                handler.addFilter(_is_other)  # our own lines are printed here
+                self.streams[handler] = handler.stream
+                if handler.stream.isatty() and self.console.is_terminal:
+                    handler.stream = sys.stderr  # rich's, which prints above the bar
 
     def __exit__(
         self,
@@ -56,51 +69,85 @@ class Progress:
         traceback: TracebackType | None,
     ) -> None:
         self.bar.stop()
-        for handler in logging.getLogger().handlers:
+        for handler, stream in self.streams.items():
             handler.removeFilter(_is_other)
+            handler.stream = stream
 
     def epoch_starts(self, epoch: int, seeds: int) -> None:
         """Called with the epoch from 0, and how many seeds are trained at the same time."""
-        self.seeds = seeds
-        left = (self.epochs - epoch) * self.train_images * seeds  # a resumed run has less to do
-        self.bar.update(self.task, total=self.images + left)
-        self.epoch = epoch + 1
+        self.epoch, self.seeds, self.in_epoch = epoch + 1, seeds, 0
+        self._show()
 
     def images_done(self, images: int) -> None:
         """Called after each optimiser step with the number of its images."""
         self.images += images
-        status = f"epoch {self.epoch}/{self.epochs} {self.last}{self.images_per_s():,.0f} images/s"
-        self.bar.update(self.task, completed=self.images, status=status)
-        if time.monotonic() - self.printed > LINE_EVERY_S:
-            total = self.train_images * self.seeds
-            done = (self.images - 1) % total + 1
-            self._line(f"{self.title} {status}, {done:,} of {total:,} images")
+        self.in_epoch += images
+        self._show()
+        terminal = self.console.is_terminal
+        if not terminal and time.monotonic() - self.printed > LINE_EVERY_S:
+            self._print([(0, self.name), (0, self._epoch()), *self._pace()])
+
+    def epoch_done(self, seed: int, row: Row) -> None:
+        """Called with the row of a seed's epoch that has just ended."""
+        rate, loss, error = (row[n] for n in ("learning_rate", "train_loss", "train_error_pct"))
+        line: Parts = [(0, f"{self.method.name} seed {seed}"), (0, self._epoch())]
+        line += [(6, f"lr {rate:.4g}"), (5, f"loss {loss:.3f}"), (3, f"train {error:.2f} %")]
+        result = "" if self.method.result == LAST else f"{self.method.result}_"
+        for column, error in row.items():
+            if column.endswith(TESTED) and error is not None:
+                name = column.removesuffix(TESTED)
+                rank = {result: 1, "": 2}.get(name, 7)
+                line.append((rank, f"{CALLED.get(name, name.rstrip('_'))} {error:.2f} %"))
+        pace = self._pace()
+        log.info("%s", "  ".join(part for _, part in [*line, *pace]))
+        self._print(line if self.console.is_terminal else [*line, pace[-1]])
 
     def images_per_s(self) -> float:
         """Images trained on a second since the run was started, evaluation included."""
         return self.images / max(time.monotonic() - self.started, 1e-9)
 
-    def epoch_done(self, seed: int, row: Row) -> None:
-        """Called with the row of a seed's epoch that has just ended."""
-        last = f"lr {row['learning_rate']:.4g} loss {row['train_loss']:.3f}"
-        last += f" train error {row['train_error_pct']:.2f} %"
-        for column, error in row.items():
-            if column.endswith(TESTED) and error is not None:
-                name = column.removesuffix(TESTED)
-                last += f" {CALLED.get(name, name.rstrip('_'))} {error:.2f} %"
-        self.last = f"{last} "
-        images = (self.epochs - row["epoch"]) * self.train_images * self.seeds
-        left = images / max(self.images_per_s(), 1e-9)
-        line = f"{self.run} seed {seed} epoch {row['epoch']}/{self.epochs} {self.last}"
-        line += f"{self.train_images / row['train_seconds']:,.0f} images/s {duration(left)} left"
-        log.info("%s", line)
-        self._line(line)
+    def _epoch(self) -> str:
+        return f"epoch {self.epoch:>{len(str(self.end))}}/{self.end}"
 
-    def _line(self, text: str) -> None:
-        self.printed = time.monotonic()
+    def _pace(self) -> Parts:
+        """How much of the run is done, how fast, and how long the rest will take."""
+        an_epoch = self.train_images * self.seeds
+        left = ((self.end - self.epoch + 1) * an_epoch - self.in_epoch) / an_epoch
+        seconds = left * an_epoch / max(self.images_per_s(), 1e-9)
+        time_left = f"{duration(seconds)} left" if self.images else ""
+        speed = f"{self.images_per_s():,.0f} images/s" if self.images else ""
+        return [(0, f"{1 - left / self.end:4.0%}"), (8, speed), (4, time_left)]
+
+    def _show(self) -> None:
         if not self.console.is_terminal:
-            self.console.print(text)
+            return
+        what, pace = f"{self.name}  {self._epoch()}", self._pace()
+        status = _fitted(pace, min(WIDTH, self.console.width) - len(what) - SHORTEST_BAR - 2)
+        done = self.epoch - 1 + self.in_epoch / (self.train_images * self.seeds)
+        self.bar.update(self.task, completed=done, description=what, status=status)
+
+    def _print(self, line: Parts) -> None:
+        self.printed = time.monotonic()
+        width = min(WIDTH, self.console.width)
+        self.console.print(_fitted(line, width))
+
+
+def _fitted(parts: Parts, width: int) -> str:
+    """The parts in their order, without those of the highest ranks for which there is no room."""
+    text = "  ".join(part for _, part in parts if part)
+    highest = max(rank for rank, _ in parts)
+    if len(text) <= width or not highest:
+        return text
+    return _fitted([part for part in parts if part[0] != highest], width)
+
+
+def _listed(seeds: list[int]) -> str:
+    """Seeds as 0, 2 or, where they follow each other, 0-2."""
+    if len(seeds) > 2 and seeds == list(range(seeds[0], seeds[-1] + 1)):
+        return f"{seeds[0]}-{seeds[-1]}"
+    return ", ".join(map(str, seeds))
 
 
 def _is_other(record: logging.LogRecord) -> bool:
+    """Whether a record of the log is none of the lines that are printed here."""
     return record.name != log.name

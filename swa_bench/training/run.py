@@ -21,7 +21,7 @@ from swa_bench.data.random import random_numbers
 from swa_bench.errors import SwaBenchError
 from swa_bench.files import remove, remove_leftovers
 from swa_bench.results import finished
-from swa_bench.results.epochs import Row, epoch_columns, write_epochs
+from swa_bench.results.epochs import Row, epoch_columns, shared_with, write_epochs
 from swa_bench.results.record import checkpoint_folder, run_folder
 from swa_bench.results.same_data import other_code
 from swa_bench.training import checkpoints
@@ -94,7 +94,10 @@ class Run:
         path = checkpoints.load_newest(folder, self.config.seed, keys, self.state)
         if path is None:
             return
-        log.info("Going on after epoch %d, from %s", self.state.epoch, path)
+        folder, seed = run_folder(self.config), self.config.seed
+        shared = shared_with(folder, self.state.rows[-1])
+        name = f"{shared}: {self.config.method.name} seed {seed}"
+        log.info("Going on after epoch %d%s", self.state.epoch, name)
         self._warn(other_code(self.state.segments, self.state.epoch, self.config))
         self._evaluate()  # a run with other settings of evaluation may have left the state
         self._write()

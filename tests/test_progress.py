@@ -1,0 +1,81 @@
+"""What a run prints while it trains: lines of at most 80 columns, and the bar of a terminal."""
+
+import functools
+import io
+import logging
+import re
+from typing import Any
+
+import pytest
+from rich.console import Console
+from training_helpers import TINY, config_of
+
+from swa_bench.training import progress
+from swa_bench.training.progress import Progress
+
+ROW = {"epoch": 3, "learning_rate": 0.0625, "train_loss": 1.2341, "train_error_pct": 45.1}
+ROW |= {"test_error_pct": 48.32, "swa_test_error_pct": None, "ensemble_test_error_pct": None}
+AVERAGED = ROW | {"swa_test_error_pct": 40.12, "ensemble_test_error_pct": 41.5}
+TERMINAL = {"force_terminal": True, "color_system": None, "_environ": {}}
+
+
+def report(row: dict[str, Any], *options: str, seeds: int = 1) -> None:
+    """Epoch 3 of 4, of 100 images in two steps."""
+    shown = Progress(config_of(*TINY, *options), list(range(seeds)), 100, end=4)
+    with shown:
+        shown.epoch_starts(2, seeds)
+        for _ in range(2 * seeds):
+            shown.images_done(50)
+        for seed in range(seeds):
+            shown.epoch_done(seed, row)
+
+
+def test_a_line_has_80_columns_and_the_log_has_all(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    report(ROW, "method=sgd")
+    report(AVERAGED)
+    one, two = capsys.readouterr().out.splitlines()
+    assert re.sub(r"\d+ s left", "", one) == (
+        "sgd seed 0  epoch 3/4  loss 1.234  train 45.10 %  test 48.32 %  "
+    )
+    # The method's own result stays; what is told of less importance goes.
+    assert two.startswith("swa seed 0  epoch 3/4  train 45.10 %  test 48.32 %  average 40.12 %")
+    assert len(one) <= 80 and len(two) <= 80
+    full = "swa seed 0  epoch 3/4  lr 0.0625  loss 1.234  train 45.10 %  test 48.32 %"
+    assert caplog.messages[1].startswith(f"{full}  average 40.12 %  ensemble 41.50 %")
+    assert "images/s" in caplog.messages[1]
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_the_bar_of_a_terminal(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    file = io.StringIO()
+    made = functools.partial(Console, file=file, width=width, **TERMINAL)
+    monkeypatch.setattr(progress, "Console", made)
+    report(AVERAGED, seeds=3)
+    frames = re.split(r"[\r\n]+", re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", file.getvalue()))
+    bars = [frame for frame in frames if "━" in frame]
+    assert all(len(frame) <= width for frame in bars)
+    assert not any(word in bar for bar in bars for word in ("loss", "test", "average"))
+    # After three of four epochs, of three seeds.
+    assert bars[-1].startswith("swa seeds 0-2  epoch 3/4 ━") and " 75%" in bars[-1]
+    assert bars[-1].rstrip().endswith("left")
+    lines = [frame.rstrip() for frame in frames if "average" in frame]
+    assert [line.split("  ")[0] for line in lines] == ["swa seed 0", "swa seed 1", "swa seed 2"]
+    assert all(len(line) <= min(width, 80) for line in lines)
+
+
+def test_a_line_a_minute_where_epochs_are_long(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """100 images of 400 in 100 s: the rest takes 300 s."""
+    clock = iter([0.0, *[100.0] * 9])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    shown = Progress(config_of(*TINY), [0], 100, end=4)
+    shown.__enter__()
+    shown.epoch_starts(0, 1)
+    shown.images_done(100)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line == "swa seed 0  epoch 1/4   25%  1 images/s  5 min 0 s left"
+    shown.__exit__(None, None, None)
