@@ -150,6 +150,24 @@ def test_seeds_of_other_images_are_never_averaged(tmp_path: Path, capsys: Any) -
     assert all(label in lines for label in [*labels, "[c] dataset.train_images=9"])
 
 
+def test_seeds_of_other_code_are_never_averaged(tmp_path: Path, capsys: Any) -> None:
+    """Nor is one method compared with another that trained another network of the name."""
+    code = {name: {"model._target_": name * 64} for name in "ab"}
+    made = {"dataset": "mine", "model": "net", "method": "swa"}
+    for seed, (name, error) in enumerate((("a", 10.0), ("a", 12.0), ("b", 50.0))):
+        write_record(tmp_path / "runs", seed=seed, error=error, source_sha256=code[name], **made)
+    sgd = {"method": "sgd", "recipe_hash": "ofsgd0000000", "source_sha256": code["b"]}
+    write_record(tmp_path / "runs", error=40, **made | sgd)
+    swa_tables(["--records", str(tmp_path / "runs"), "--out", str(tmp_path / "tables")])
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line.split("│")[1:5] for line in lines if line.startswith("│ ") and "ours" in line]
+    assert [[text.strip() for text in row] for row in rows] == [
+        ["net [a]", "ours", "no runs", "11.00 ± 1.41 (n=2)"],
+        ["net [b]", "ours", "40.00 (n=1)", "50.00 (n=1)"],
+    ]
+    assert [f"[{name}] model.source_sha256={name * 12}" for name in "ab"] == lines[-4:-2]
+
+
 def test_the_changed_image_is_the_only_difference() -> None:
     assert (FIRST.train_images != OTHER.train_images).sum() == 1
     assert np.array_equal(FIRST.test_images, OTHER.test_images)

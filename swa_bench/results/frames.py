@@ -58,7 +58,8 @@ def cells_frame(records: Iterable[Record]) -> pd.DataFrame:
 
     A seed that is recorded twice counts once: the later path wins, and a warning names both if
     their results differ. Records of other images than the rest are of another recipe, which
-    `data_sha256` in their recipe_diff says. So are records of one method whose options differ, as
+    `data_sha256` in their recipe_diff says. So are records that other code of the user's trained
+    (`model.source_sha256`), and records of one method whose options differ, as
     when its file was edited: recipe_diff says these options too.
 
     Returns:
@@ -74,7 +75,8 @@ def cells_frame(records: Iterable[Record]) -> pd.DataFrame:
     own = sorted({name for found in metrics for name in found})
     read = [_cell(record) | found for record, found in zip(records, metrics, strict=True)]
     frame = pd.DataFrame(read, columns=[*columns, "data_sha256", *own])
-    frame["recipe_diff"] = pd.Series(_told_apart(records), dtype=str)
+    recipes = _with_code(records, _told_apart(records))
+    frame["recipe_diff"] = pd.Series(recipes, dtype=str)
     frame["recipe_diff"] = _with_data(frame)
     frame = frame[[*columns, *own]]
     kinds: dict[str, Any] = dict.fromkeys(["ensemble", "trained"], bool)
@@ -160,6 +162,23 @@ def _options(record: Record) -> dict[str, Any]:
     """What shaped a run, by dotted names, but for later options that leave a run as it was."""
     options = flatten(shaping(record.config))
     return {name: value for name, value in options.items() if value not in LATER.get(name, ())}
+
+
+def _with_code(records: Sequence[Record], recipes: Sequence[str]) -> list[str]:
+    """The recipes, with digests of the user's own code where one row of a table had several."""
+    versions = defaultdict(set)
+    for record, recipe in zip(records, recipes, strict=True):
+        for option, sha256 in record.source_sha256.items():
+            versions[record.dataset, record.model, recipe, option].add(sha256)
+    found = []
+    for record, recipe in zip(records, recipes, strict=True):
+        own = {
+            f"{option.removesuffix('._target_')}.source_sha256": sha256[:12]
+            for option, sha256 in record.source_sha256.items()
+            if len(versions[record.dataset, record.model, recipe, option]) > 1
+        }
+        found.append(f"{recipe} {recipe_text(own)}".strip())
+    return found
 
 
 def _with_data(frame: pd.DataFrame) -> "pd.Series[str]":
