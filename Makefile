@@ -13,7 +13,7 @@ test: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-logo
-	$(BIN)/mypy swa_bench scripts
+	$(BIN)/mypy swa_bench scripts tests/test_gpu.py  # no GPU runs the latter here
 	$(BIN)/mypy models
 	$(BIN)/pytest
 

@@ -7,6 +7,7 @@ import torch
 from training_helpers import SHORT_RECIPE, SwaTrain, records_of
 
 from swa_bench.analysis import export
+from swa_bench.analysis.restore import User
 from swa_bench.commands import width
 from swa_bench.config.schema import TrainConfig
 from swa_bench.config.spec import compose_spec
@@ -131,11 +132,11 @@ def test_ensembles_export_and_width_on_a_gpu(tmp_path: Path, swa_train: SwaTrain
     assert swa_train(*options).code == 0
     found = records_of(tmp_path / "results")
     (path,) = tmp_path.rglob("swa-seed0-*/cell-1.json")
-    export.export(path, tmp_path / "net.safetensors", "cuda")
-    score, _ = export.evaluate(tmp_path / "net.safetensors", "cuda")
+    export.export(path, tmp_path / "net.safetensors", User("cuda"))
+    score, _, _ = export.evaluate(tmp_path / "net.safetensors", User("cuda"))
     result = next(r["result"] for name, r in found.items() if name.startswith("swa"))
     assert score.loss == pytest.approx(result["test_loss"], rel=1e-5)
-    on_cpu, _ = export.evaluate(tmp_path / "net.safetensors", "cpu")
+    on_cpu, _, _ = export.evaluate(tmp_path / "net.safetensors", User("cpu"))
     assert on_cpu.loss == pytest.approx(score.loss, rel=1e-3)
     folder = tmp_path / "results/runs/cifar10_mini/preresnet20"
     width.swa_width([str(folder), "--device", "cuda", "--parts", "rays", "--steps", "2"])

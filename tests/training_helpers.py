@@ -11,7 +11,7 @@ import pandas as pd
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from swa_bench.config import spec as specs
+from swa_bench.config import composing
 from swa_bench.config.plan import Plan, make_plan
 from swa_bench.config.schema import TrainConfig
 from swa_bench.config.spec import RunSpec, compose_spec
@@ -95,7 +95,7 @@ SwaTrain = Callable[..., Outcome]
 
 def compose(*overrides: str) -> DictConfig:
     """The options that swa-train would have, not resolved."""
-    return specs.compose(overrides)
+    return composing.compose(overrides)
 
 
 def spec_of(*overrides: str) -> RunSpec:
