@@ -75,7 +75,7 @@ def test_the_pages_network(swa_train: SwaTrain, mynet: Path) -> None:
     (mynet / "my" / "model" / "mynet.yaml").write_text(RECIPE)
     outcome = swa_train(*COMMANDS[1], *few, "results_dir=with_file")
     assert outcome.code == 0, outcome.err
-    (record,) = find_records(mynet / "with_file").values()
+    record = find_records(mynet / "with_file")["swa 1.5"]
     assert record["config"]["model"]["arguments"] == {"width": 16}
     assert record["config"]["model"]["weight_decay"] == 3e-4  # of own.yaml
     assert record["config"]["method"]["swa_learning_rate"] == 0.02

@@ -28,7 +28,7 @@ def mine(dataset: DatasetConfig) -> ImageSet:
 
 
 MINE = [*TINY_NET, *SHORT_RECIPE[1:], "dataset=cifar10", "dataset.name=mine"]
-MINE += ["dataset._target_=test_same_data.mine", "dataset.source=local", "device=cpu"]
+MINE += ["dataset._target_=test_same_data.mine", "dataset.source=local", "device=cpu", "budget=1"]
 
 
 @pytest.fixture(autouse=True)
