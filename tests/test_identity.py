@@ -97,7 +97,8 @@ def test_hashes_and_keys_are_those_of_version_0_1(
     options: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("swa_bench.training.hardware._cpu_has_bf16", lambda: True)
-    plan = plan_of("budget=1", *options.split())
+    default = ["budget=1"] * ("experiment" not in options)  # as it was then
+    plan = plan_of(*default, *options.split())
     keys = plan.state_keys(DATA, WEIGHTS)
     found = [recipe_hash(plan.config), plan.schedule_sha256(plan.config.epochs)[:12]]
     assert [*found, keys[0], keys[len(keys) // 2], keys[-1]] == PINNED[options].split()

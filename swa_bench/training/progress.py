@@ -59,7 +59,8 @@ class Progress:
             if type(handler) is logging.StreamHandler:
                 handler.addFilter(_is_other)  # our own lines are printed here
                 self.streams[handler] = handler.stream
-                if handler.stream.isatty() and self.console.is_terminal:
+                stream = handler.stream
+                if self.console.is_terminal and not stream.closed and stream.isatty():
                     handler.stream = sys.stderr  # rich's, which prints above the bar
 
     def __exit__(
