@@ -27,7 +27,7 @@ from swa_bench.training import checkpoints, hardware
 from swa_bench.training.averaging import make_predictors
 
 SWA = [*TINY, "budget=1.5"]
-PRERESNET20 = ["model=preresnet20", *SHORT_RECIPE]
+PRERESNET20 = ["model=preresnet20", *SHORT_RECIPE, "budget=1"]
 
 
 def store_as(path: Path, content: Any) -> Path:
