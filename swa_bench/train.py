@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from swa_bench.commands import command_line, completion, sweep
 from swa_bench.commands.explain import SETTINGS, explain
 from swa_bench.commands.terminal import safe_output, usual_interrupt, version
-from swa_bench.config.composing import check_own_files, methods
+from swa_bench.config.composing import check_own_code, check_own_files, methods
 from swa_bench.config.schema import TrainConfig
 from swa_bench.config.spec import RunSpec, import_from_here, register_resolvers
 from swa_bench.data import folder
@@ -58,6 +58,9 @@ def train(spec: RunSpec) -> None:
 def check_methods(config: TrainConfig) -> None:
     """Raise SwaBenchError where an option names no method, or a file of the user's misleads."""
     check_own_files(config.method.name)
+    for group in ("model", "dataset"):
+        chosen = getattr(config, group)
+        check_own_code(group, chosen.name, chosen._target_)
     known = methods()
     named = {"also_train": config.also_train, "checkpoints.keep_for": config.checkpoints.keep_for}
     if config.method.ensemble_of not in (None, config.method.name):

@@ -66,7 +66,8 @@ def test_the_pages_network(swa_train: SwaTrain, mynet: Path) -> None:
     assert set(records) == {"swa 1", "swa 1.25", "swa 1.5", "sgd 1"}
     assert records["swa 1"]["recipe_diff"]["model._target_"] == "mynet.Net"
     assert "model.name" not in records["swa 1"]["recipe_diff"]
-    assert "mynet [a]" in outcome.out and "swa 1 seed 0: test error" in outcome.out
+    assert "│ mynet │ ours │" in outcome.out and "swa 1 seed 0: test error" in outcome.out
+    assert "All runs: " in outcome.out and "model._target_=mynet.Net" in outcome.out
     # 3 epochs are common: T = 4 for SWA and 5 for SGD, whose decays begin after 2 and 2.5.
     assert "Going on after epoch 3" in outcome.err
     assert "Finished already" in swa_train(*command).err

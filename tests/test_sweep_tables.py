@@ -45,7 +45,7 @@ def test_a_sweep_over_seeds_prints_its_own_rows_once(swa_train: SwaTrain, tmp_pa
     assert swa_train(*TINY, "method=sgd", other).code == 0
     outcome = swa_train("-m", *TINY, "method=sgd", "seed=0,1")
     assert outcome.code == 0, outcome.err
-    assert outcome.out.count("tiny [a]") == 1 and "(n=2)" in outcome.out
+    assert outcome.out.count("│ tiny │ ours │") == 1 and "(n=2)" in outcome.out
     assert other not in outcome.out
     assert outcome.out.splitlines()[-1] == "swa-tables makes the tables of all runs."
 
@@ -53,7 +53,7 @@ def test_a_sweep_over_seeds_prints_its_own_rows_once(swa_train: SwaTrain, tmp_pa
 def test_a_run_ends_with_its_row_once(swa_train: SwaTrain, tmp_path: Path) -> None:
     assert swa_train(*TINY, "method=sgd", "model.learning_rate=0.05").code == 0
     outcome = swa_train(*TINY, "also_train=[sgd]", "results_dir=results/runs")
-    assert outcome.out.count("tiny [") == outcome.out.count("mean ± ") == 1
+    assert outcome.out.count("│ tiny │ ours │") == outcome.out.count("mean ± ") == 1
     assert "learning_rate" not in outcome.out.split("mean ± ")[1].replace("swa_learning_rate", "")
 
 

@@ -43,7 +43,8 @@ def test_rays_line_and_plane_of_trained_networks(
 ) -> None:
     options = [*SHORT, *TINY_NET, "checkpoints.keep=collected"]
     assert swa_train(*options, "method=sgd").code == 0
-    assert swa_train("-m", *options, "method=swa,snapshot", "method.cycle_epochs=1").code == 0
+    swa = ["method=swa,snapshot", "method.cycle_epochs=1", "budget=1"]
+    assert swa_train("-m", *options, *swa).code == 0
     shutil.copytree("results", trained / "results")
     width.swa_width([str(FOLDER), *SMALL, "--level", "91"])
     printed = capfd.readouterr().out
@@ -195,7 +196,7 @@ def test_without_batch_norm_a_network_at_no_distance_is_that_of_its_record(
     swa_train: SwaTrain, tmp_path: Path
 ) -> None:
     options = [*TINY_NET, *SHORT, "+model.arguments.norm=false"]
-    options += ["model.budget_epochs=1", "model.swa_start=1"]
+    options += ["model.budget_epochs=1", "model.swa_start=1", "budget=1"]
     assert swa_train(*options, "dataset.train_images=32", "also_train=[sgd]").code == 0
     folder = "results/runs/cifar10_mini/tiny"
     width.swa_width([folder, *SMALL, "--parts", "rays", "--steps", "1", "--directions", "1"])
@@ -296,7 +297,7 @@ def test_the_labels_of_a_plane_are_clear_of_its_triangle_and_in_its_frame() -> N
         (["nowhere"], "nowhere: no such folder"),
         (["."], ".: no record of sgd, seed 0, budget 1: name one with --sgd"),
         (["--redraw", "nowhere.json"], "nowhere.json is no record of swa-width"),
-        (["--members", "x.json", "--sgd", "a", "--swa", "b"], "x.json: no sound record is there"),
+        (["--members", "x.json", "--sgd", "a", "--swa", "b"], "a: no sound record is there"),
     ],
 )
 def test_errors_are_one_line(

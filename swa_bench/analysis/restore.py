@@ -88,7 +88,7 @@ def restore(path: Path, user: User, epoch: int | None = None) -> Restored:
             weights are not finite.
     """
     if not path.exists():
-        raise SwaBenchError(f"{path}: no such file; name a cell-*.json")
+        raise SwaBenchError(f"{path}: no such file; name a cell-*.json or a run's folder")
     record = read_record(path)
     if record is None:
         raise SwaBenchError(f"{path}: no sound record is there; name a cell-*.json")
@@ -110,8 +110,8 @@ def restore(path: Path, user: User, epoch: int | None = None) -> Restored:
     checkpoints.load_newest(folder, config.seed, keys, state)
     if state.epoch != done:
         raise SwaBenchError(
-            f"The state after epoch {done} of {path} is not in {folder} (the ends of runs are, and "
-            "more with checkpoints.keep=cells or collected): train it again with force=true"
+            f"The state after epoch {done} of {path} is not in {folder} (the ends of runs are): "
+            "train it again with force=true checkpoints.keep=cells (or =collected, for --epoch)"
         )
     model = state.model
     if epoch is None and predictor is not None:

@@ -15,6 +15,7 @@ from swa_bench.analysis import landscape
 from swa_bench.analysis.restore import Restored, User, recorded_config, restore
 from swa_bench.config.plan import collects
 from swa_bench.errors import SwaBenchError
+from swa_bench.labels import LABELS, column_label
 from swa_bench.results import choice
 from swa_bench.results.reach import check_level
 from swa_bench.results.record import Record, read_record, read_records
@@ -55,13 +56,24 @@ def choose(options: Namespace) -> tuple[list[NetworkRef], list[NetworkRef]]:
     own = [record for record in found if record.seed == options.seed]
     sgd: Path = options.sgd or _only(own, "sgd", options)
     swa: Path = options.swa or _only(own, "swa", options)
-    pair = [NetworkRef("SGD", sgd), NetworkRef("SWA", swa)]
+    pair = [
+        NetworkRef(label, path) for label, path in zip(_labels(sgd, swa), (sgd, swa), strict=True)
+    ]
     if options.members:
         return pair, _members(options)
     if options.third:
         return pair, [*pair, NetworkRef("third", options.third)]
     epochs = recorded_config(_record(swa), _user(options)).epochs
-    return pair, [*pair, NetworkRef("last of the SWA run", swa, epochs)]
+    return pair, [*pair, NetworkRef(f"last of the {pair[1].label} run", swa, epochs)]
+
+
+def _labels(*paths: Path) -> list[str]:
+    """What networks are called: by their method, or by its budget too where that is one."""
+    records = [_record(path) for path in paths]
+    labels = [LABELS.get(record.method, record.method) for record in records]
+    if len(set(labels)) == 1:
+        labels = [column_label(record.method, record.budget) for record in records]
+    return labels
 
 
 def _record(path: Path) -> Record:
@@ -151,6 +163,9 @@ def _tasks(
         SwaBenchError: there is no plane through the three networks.
     """
     weights = {ref: landscape.flat(net.model) for ref, net in nets.items()}
+    if len({len(flat) for flat in weights.values()}) > 1:
+        sizes = ", ".join(f"{len(flat):,} ({ref.label})" for ref, flat in weights.items())
+        raise SwaBenchError(f"These networks are not of one kind: they have {sizes} parameters")
     sgd, swa = (weights[ref] for ref in pair)
     probe = landscape.Probe(nets[pair[0]], options.images)
 

@@ -5,6 +5,7 @@ import contextlib
 import functools
 import importlib.resources
 import io
+import os
 import re
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -88,6 +89,11 @@ def _check_flags(known: argparse.Namespace) -> None:
     chosen = [f"--{name.replace('_', '-')}" for name in COMMANDS if getattr(known, name)]
     if len(chosen) > 1 and not (chosen[0] == "--multirun" and chosen[1] in ("--cfg", "--info")):
         _refuse(f"{' and '.join(chosen)} do not go together")
+    if known.shell_completion:
+        words = [word.partition("=") for word in known.overrides]
+        asked = [word for word in words if word[0] in ("install", "uninstall", "query") and word[2]]
+        if len(asked) != 1 or (asked[0][0] == "query" and "COMP_LINE" not in os.environ):
+            _refuse("--shell-completion goes with install=bash, zsh or fish, or uninstall=...")
     if known.resolve and not (known.cfg or known.help):
         _refuse("--resolve goes with --cfg job")
 

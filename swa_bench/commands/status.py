@@ -19,7 +19,7 @@ from swa_bench.results.status import REPORTS, STATES, RowStatus, RunStatus, leng
 INDENT, NARROWEST = 4, 24  # columns: of what follows a line; of options beside a run
 HEADER = "  state      epochs  folder, own options\n"
 GO_ON = f"""\
-A stopped run goes on when its command is typed again, without force=true:
+A stopped or failed run goes on when its command is typed again, without force=true:
   xargs -a FOLDER/{OVERRIDES} -d '\\n' swa-train"""
 
 
@@ -57,7 +57,7 @@ def show_runs(rows: Iterable[RowStatus], width: int) -> str:
     if lines:
         lines.insert(0, HEADER)
     lines.append(", ".join(f"{states[state]} {state}" for state in STATES if states[state]))
-    if states["stopped"]:
+    if states["stopped"] or states["failed"]:
         lines += GO_ON.splitlines()
     return "\n".join(lines)
 

@@ -178,6 +178,8 @@ def _cell(report: TrainConfig) -> list[Any]:
 def _print_tables(tables: Sequence["Table"], results: Path) -> None:
     for table in tables:
         print(table.text())
+    if not tables:
+        return
     where = "" if results.absolute() == Path("results/runs").absolute() else f" --records {results}"
     print(f"swa-tables{where} makes the tables of all runs.")
 

@@ -10,7 +10,7 @@ from swa_bench.commands.export import device_option, prepare, trust_options
 from swa_bench.commands.terminal import CommandParser, command, path
 from swa_bench.files import check_writable
 from swa_bench.results.reach import check_level, describe, start_errors
-from swa_bench.results.widths import read_width
+from swa_bench.results.widths import ends, read_width
 
 PARTS = ("rays", "line", "plane")
 
@@ -23,7 +23,8 @@ def swa_width(arguments: Sequence[str] | None = None) -> None:
         if options.redraw:
             found = read_width(options.redraw)
             if "rays" in found:
-                check_level(options.level, start_errors(found["rays"]))
+                starts = start_errors(found["rays"]).values()
+                check_level(options.level, dict(zip(ends(found), starts, strict=True)))
             folder = options.out or options.redraw.parent
         else:
             options.out = options.out or Path("results/width")

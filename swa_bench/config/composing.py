@@ -20,6 +20,7 @@ from yaml import YAMLError
 from swa_bench.errors import ConfigError, SwaBenchError
 
 CONF = Path(str(importlib.resources.files("swa_bench.conf")))
+FOR_ANY = ("own", "image_folder")  # names that any network or folder may have
 METHODS = tuple(sorted(path.stem for path in (CONF / "method").glob("*.yaml")))  # the shipped ones
 
 
@@ -82,6 +83,14 @@ def chosen(group: str) -> bool:
     """Whether the user chose a group's option, and it did not come with the method."""
     overrides = HydraConfig.get().overrides.task if _in_job() else []
     return any(option.startswith(f"{group}=") for option in overrides)
+
+
+def check_own_code(group: str, name: str, target: str) -> None:
+    """Raise ConfigError if a network or data set of the user's has the name of a shipped one."""
+    shipped = (CONF / group / f"{name}.yaml").is_file() and name not in FOR_ANY
+    if shipped and not target.startswith("swa_bench."):
+        expected = f"names a shipped {group}, which {target} is not: give it a name of its own"
+        raise ConfigError(f"{group}.name", name, expected)
 
 
 def check_own_files(name: str) -> None:

@@ -184,5 +184,12 @@ def _resolved(cfg: DictConfig) -> dict[str, Any]:
             example = "module.Class" if field.endswith("_target_") else "VALUE"
             raise ConfigError(field, "???", f"has no default: add {field}={example}") from error
         message = str(error.msg or error).splitlines()[0]
+        if lacking := re.match(r"Interpolation key '([\w.]+)' not found", message):
+            group = lacking[1].partition(".")[0]
+            begins = f"a file of your own begins with its defaults, such as my/{group}/*.yaml with"
+            examples = {"model": "own", "method": "swa", "dataset": "cifar10"}
+            if group in examples and "." in lacking[1]:
+                expected = f"has no value; {begins} `defaults: [{examples[group]}]`"
+                raise ConfigError(lacking[1], "???", expected) from error
         raise ConfigError(field, "(unresolved)", message) from error
     return dict(values)

@@ -152,6 +152,8 @@ def _table(
     if dataset not in PAPER_DATASETS:
         notes = [note for note in notes if note == "ensembles"]
         notes += ["demonstration"] * (dataset in DEMONSTRATIONS)
+    elif not any("published" in line[1] for line in lines):
+        notes = [note for note in notes if note == "ensembles"]
     said = [NOTES[note] for note in notes]
     if dataset in PAPER_DATASETS and part.empty:
         said.append("No runs yet.")

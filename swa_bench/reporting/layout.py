@@ -95,7 +95,7 @@ class Recipes:
 
     def __init__(self, recipes: Iterable[str]) -> None:
         """Give letters in the order of the recipes, each as `recipe_text` writes it."""
-        found = [_options(recipe) for recipe in recipes]
+        found = [recipe_options(recipe) for recipe in recipes]
         self._shared = [
             option for option in (found or [[]])[0] if all(option in other for other in found)
         ]
@@ -110,7 +110,7 @@ class Recipes:
 
     def own(self, recipe: str) -> str:
         """The options that not all recipes share."""
-        return " ".join(option for option in _options(recipe) if option not in self._shared)
+        return " ".join(option for option in recipe_options(recipe) if option not in self._shared)
 
     def letter(self, recipe: str) -> str:
         """Such as [a]; nothing where a recipe has no options of its own."""
@@ -140,7 +140,7 @@ def recipes_of(cells: pd.DataFrame) -> Recipes:
     return Recipes(row.recipe_diff for row in rows(cells, pd.DataFrame({"run": []})))
 
 
-def _options(recipe: str) -> list[str]:
+def recipe_options(recipe: str) -> list[str]:
     """The options of a recipe's text; a value may hold spaces."""
     return re.split(r" (?=[\w.]+=)", recipe) if recipe else []
 

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import pandas as pd
 
 from swa_bench.config.grid import PAPER_DATASETS
-from swa_bench.labels import LABELS, column_label, in_order
-from swa_bench.reporting.layout import Table
+from swa_bench.labels import LABELS, column_label, in_order, recipe_text
+from swa_bench.reporting.layout import Table, recipe_options
 from swa_bench.reporting.tables import tables_of_runs
 from swa_bench.results.record import Record
 from swa_bench.results.statistics import Estimate
@@ -88,7 +88,9 @@ def sweep_table(records: Iterable[Record], jobs: Sequence[Job]) -> Table:
 
     A run counts with the longest budget that it reports. What all lines share is in the title.
     """
+    records = list(records)
     names = [name for name in swept(jobs) if name not in IN_LAYOUT]
+    errors_of_jobs = {cell for job in jobs for cell in job.longest()}
     errors: dict[Cell, dict[int, float]] = {}
     for record in records:
         errors.setdefault(cell_of(record), {})[record.seed] = record.result.test_error_pct
@@ -109,7 +111,15 @@ def sweep_table(records: Iterable[Record], jobs: Sequence[Job]) -> Table:
     frame = frame.drop(columns=shared)
     header = [broken(str(name)) for name in frame]
     notes = ["Mean ± sample standard deviation over n seeds."]
-    return Table("sweep", what, header, frame.to_numpy().tolist(), notes, frame)
+    above = _shared(record for record in records if cell_of(record) in errors_of_jobs)
+    return Table("sweep", what, header, frame.to_numpy().tolist(), notes, frame, above)
+
+
+def _shared(records: Iterable[Record]) -> str:
+    """The options that differ from the published recipe in all runs alike."""
+    options = [set(recipe_options(recipe_text(record.recipe_diff))) for record in records]
+    shared = sorted(set.intersection(*options)) if options else []
+    return f"All runs: {' '.join(shared)}" if shared else ""
 
 
 def broken(name: str) -> str:

@@ -16,7 +16,7 @@ from swa_bench.labels import recipe_text
 from swa_bench.reporting import figures
 from swa_bench.results.frames import Row
 from swa_bench.results.reach import reach
-from swa_bench.results.widths import Width
+from swa_bench.results.widths import Width, ends
 
 LOSS = "train loss, with L2 regularisation"
 ERROR = "test error in %"
@@ -40,9 +40,9 @@ def draw_rays(figure: Figure, found: Width, level_pct: float | None = None) -> N
     rays = found["rays"]
     distances = np.array(rays["distances"])
     panels = figure.subplots(1, 2)
-    for name, style in zip(("sgd", "swa"), figures.STYLES, strict=False):
+    for name, label, style in zip(("sgd", "swa"), ends(found), figures.STYLES, strict=False):
         for axes, values in zip(panels, errors_and_losses(found, rays[name]), strict=True):
-            _draw_band(axes, distances, values, name.upper(), style)
+            _draw_band(axes, distances, values, label, style)
     level_pct = reach(rays, level_pct)["level_pct"]
     line: dict[str, Any] = {"linewidth": 0.8, "linestyle": (0, (1, 3)), "color": figures.INK}
     panels[0].axhline(level_pct, label=f"level {level_pct:g} %", **line)
@@ -66,13 +66,14 @@ def draw_line(figure: Figure, found: Width) -> None:
     ts = np.array(line["t"])
     panels = figure.subplots(1, 2)
     color, style, _ = figures.STYLES[2]
-    ends = list(zip((0, 1), ("SGD", "SWA"), figures.STYLES, strict=False))
+    marks = list(zip((0, 1), ends(found), figures.STYLES, strict=False))
     for axes, values in zip(panels, errors_and_losses(found, line), strict=True):
         axes.plot(ts, values, linestyle=style, color=color)
-        for t, name, (end_color, _, marker) in ends:
+        for t, name, (end_color, _, marker) in marks:
             at = np.interp(t, ts, values)
             axes.plot(t, at, marker, color=end_color, label=name, linestyle="")
-    _finish(panels, f"t on SGD + t (SWA − SGD); distance {line['distance']:.2f}")
+    first, last = ends(found)
+    _finish(panels, f"t on {first} + t ({last} − {first}); distance {line['distance']:.2f}")
 
 
 def _finish(panels: np.ndarray, x_label: str) -> None:
@@ -154,7 +155,7 @@ def _what(part: str, found: Width) -> str:
     """What the figure of a part shows: its kind, and details."""
     images = f"statistics and train loss from {found['images']:,} images"
     if part == "line":
-        return f"the line through the weights of SGD and SWA; {images}"
+        return f"the line through the weights of {' and '.join(ends(found))}; {images}"
     if part == "plane":
         return f"the plane through three networks; {images}"
     directions = len(found["rays"]["sgd"]["test_error_pct"])

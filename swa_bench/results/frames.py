@@ -126,19 +126,31 @@ def _metrics(record: Record) -> dict[str, float]:
     return found
 
 
-def _told_apart(records: Iterable[Record]) -> list[str]:
-    """The recipe of each record, with the options in which others of its row and method differ."""
-    lines = defaultdict(list)
-    records = list(records)
+def _told_apart(records: Sequence[Record]) -> list[str]:
+    """The recipe of each record, with the options in which others of its row and method differ.
+
+    What was typed in one run may stand in a file of the user's by the next: records of one hash are
+    of one recipe, that of the fewest options.
+    """
+    fewest: dict[Any, dict[str, Any]] = {}
     for record in records:
-        line = (record.dataset, record.model, recipe_text(record.recipe_diff), record.method)
+        run = (record.dataset, record.model, record.method, record.recipe_hash)
+        both = (fewest.get(run, record.recipe_diff), record.recipe_diff)
+        fewest[run] = min(both, key=lambda diff: (len(diff), recipe_text(diff)))
+    diffs = [
+        fewest[record.dataset, record.model, record.method, record.recipe_hash]
+        for record in records
+    ]
+    lines = defaultdict(list)
+    for record, diff in zip(records, diffs, strict=True):
+        line = (record.dataset, record.model, recipe_text(diff), record.method)
         lines[line].append(record)
     differing = {id(record): _differing(line) for line in lines.values() for record in line}
     found = []
-    for record in records:
+    for record, diff in zip(records, diffs, strict=True):
         names = differing[id(record)]
         more = {name: value for name, value in _options(record).items() if name in names}
-        found.append(recipe_text({**more, **record.recipe_diff}))
+        found.append(recipe_text({**more, **diff}))
     return found
 
 

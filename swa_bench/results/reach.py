@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from swa_bench.errors import SwaBenchError
-from swa_bench.results.widths import Width
+from swa_bench.results.widths import Width, ends
 
 LEVEL_ABOVE_PCT = 10.0  # the default level: so much above SGD's own test error
 CONFIDENCE = 0.95
@@ -29,8 +29,8 @@ def check_level(level_pct: float | None, errors_pct: Mapping[str, float]) -> Non
 
 
 def start_errors(rays: Width) -> dict[str, float]:
-    """{network: test error in % at distance 0}."""
-    starts = {name.upper(): rays[name]["test_error_pct"][0][0] for name in ("sgd", "swa")}
+    """{network, sgd or swa: its test error in % at distance 0}."""
+    starts = {name: rays[name]["test_error_pct"][0][0] for name in ("sgd", "swa")}
     return {name: math.nan if error is None else error for name, error in starts.items()}
 
 
@@ -44,7 +44,7 @@ def reach(rays: Width, level_pct: float | None = None) -> Width:
         level_pct: by default 10 points above SGD's error at distance 0, but at most 100.
     """
     if level_pct is None:
-        level_pct = min(round(start_errors(rays)["SGD"] + LEVEL_ABOVE_PCT, 2), 100.0)
+        level_pct = min(round(start_errors(rays)["sgd"] + LEVEL_ABOVE_PCT, 2), 100.0)
     distances = np.array(rays["distances"])
     at = {}
     for name in ("sgd", "swa"):
@@ -84,20 +84,21 @@ def _interval(values: np.ndarray) -> Width:
 
 def describe(found: Width, level_pct: float | None = None) -> list[str]:
     """The width in words; for `level_pct` see `reach`."""
-    lines = _describe_rays(found["rays"], level_pct) if "rays" in found else []
+    lines = _describe_rays(found["rays"], ends(found), level_pct) if "rays" in found else []
     if "plane" in found and _is_lowest_at_the_edge(found["plane"]):
         lines.append("plane: the lowest train loss is at its edge; a larger --margin shows more")
     return lines
 
 
-def _describe_rays(rays: Width, level_pct: float | None) -> list[str]:
+def _describe_rays(rays: Width, networks: tuple[str, str], level_pct: float | None) -> list[str]:
     of, starts, lines = reach(rays, level_pct), start_errors(rays), []
-    for name, label in (("sgd", "SGD"), ("swa", "SWA"), ("difference", "SWA minus SGD")):
+    labels = {"sgd": networks[0], "swa": networks[1], "difference": " minus ".join(networks[::-1])}
+    for name, label in labels.items():
         one = of[name]
         missing = one["n"] - one["reached"]
         what = f"not within {rays['distances'][-1]:g} in {missing} of {one['n']} directions"
-        if starts.get(label, -math.inf) >= of["level_pct"]:
-            what = f"none, since it starts at {starts[label]:.2f} %"
+        if starts.get(name, -math.inf) >= of["level_pct"]:
+            what = f"none, since it starts at {starts[name]:.2f} %"
         if one["mean"] is not None:
             what = f"{one['mean']:.2f}"
         if one["interval"]:

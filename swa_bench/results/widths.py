@@ -120,6 +120,12 @@ class WidthRecord(Part):
     plane: Plane | None = None
 
 
+def ends(found: Width) -> tuple[str, str]:
+    """What the two networks of the rays and the line are called."""
+    labels = [network["label"] for network in found.get("networks", [])[:2]]
+    return (labels[0], labels[1]) if len(labels) == 2 else ("SGD", "SWA")
+
+
 def read_width(path: Path) -> Width:
     """A record that swa-width has written; one of an earlier format under the present names.
 

@@ -14,6 +14,7 @@ import swa_bench
 from swa_bench.config.schema import Device, Precision, TrainConfig
 from swa_bench.config.spec import RunSpec
 from swa_bench.errors import ConfigError
+from swa_bench.labels import counted
 
 
 def resolve(spec: RunSpec) -> RunSpec:
@@ -86,7 +87,7 @@ def device_name(device: torch.device) -> str:
             if line.startswith("model name"):
                 name = line.split(":", 1)[1].strip()
                 break
-    return f"{name}, {torch.get_num_threads()} threads"
+    return f"{name}, {counted(torch.get_num_threads(), 'thread')}"
 
 
 def versions() -> dict[str, Any]:

@@ -84,6 +84,7 @@ def train_missing(spec: RunSpec, with_predictions: bool = False) -> list[TrainCo
     def unfinished_folders() -> list[Path]:
         return [run_folder(plan.config) for plan in unfinished()]
 
+    recipe_diff = spec.recipe_diff()
     with locks.alone_in(folders):
         _check_records(to_do)
         with locks.failures_noted(folders, unfinished_folders):
@@ -91,10 +92,12 @@ def train_missing(spec: RunSpec, with_predictions: bool = False) -> list[TrainCo
             to_do = [plan for plan in to_do if config.force or missing(plan)]
             if to_do:
                 folders = [run_folder(plan.config) for plan in to_do]
+                for folder, plan in zip(folders, to_do, strict=True):
+                    run_files.write_options(folder, plan.config, recipe_text(recipe_diff))
                 with run_files.logged_in(folders):
                     log.info("%s", summary)
                     _recommend_precision(config.device, config.precision)
-                    _train(spec, to_do, images)
+                    _train(spec, to_do, images, recipe_diff)
     return [report for plan in to_do or [plans[config.seed]] for report in plan.reports]
 
 
@@ -137,20 +140,17 @@ def describe(plans: list[Plan]) -> str:
     )
 
 
-def _train(spec: RunSpec, plans: list[Plan], images: ImageSet) -> None:
+def _train(spec: RunSpec, plans: list[Plan], images: ImageSet, recipe_diff: dict[str, Any]) -> None:
     config, identity = plans[0].config, plans[0].data
     assert identity is not None
     fingerprint = identity.sha256
     device = hardware.prepare(config)
     provenance: dict[str, Any] = {
-        "recipe_diff": spec.recipe_diff(),
+        "recipe_diff": recipe_diff,
         "data_sha256": fingerprint,
         "device": hardware.device_name(device),
         "versions": hardware.versions(),
     }
-    differs = recipe_text(provenance["recipe_diff"])
-    for plan in plans:
-        run_files.write_options(run_folder(plan.config), plan.config, differs)
     if code := own_code(config):
         provenance["source_sha256"] = {option: source.sha256 for option, source in code.items()}
     if images.class_names:

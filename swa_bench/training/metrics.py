@@ -15,6 +15,8 @@ from swa_bench.results.finished import add_metrics, read_predictions
 from swa_bench.results.record import read_record, record_path
 from swa_bench.results.same_data import check_data, fix_of
 
+TAKEN = ("n", "error", "loss", "nll", "ece")  # columns of the calibration table
+
 log = logging.getLogger(__name__)
 
 
@@ -27,6 +29,9 @@ def check_metrics(config: TrainConfig) -> None:
     classes = config.dataset.classes
     numbers = torch.rand(2 * classes, classes, generator=torch.Generator().manual_seed(0))
     for name, options in config.metrics.items():
+        if name in TAKEN:
+            expected = f"stands in the table already ({', '.join(TAKEN)}): choose another name"
+            raise ConfigError("metrics", name, expected)
         _measure(name, options, numbers.log_softmax(1), torch.arange(2 * classes) % classes)
 
 

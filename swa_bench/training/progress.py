@@ -99,9 +99,9 @@ class Progress:
                 name = column.removesuffix(TESTED)
                 rank = {result: 1, "": 2}.get(name, 7)
                 line.append((rank, f"{CALLED.get(name, name.rstrip('_'))} {error:.2f} %"))
-        pace = self._pace()
-        log.info("%s", "  ".join(part for _, part in [*line, *pace]))
-        self._print(line if self.console.is_terminal else [*line, pace[-1]])
+        full = [*line, *self._pace()[1:]]
+        log.info("%s", "  ".join(part for _, part in full))
+        self._print(line if self.console.is_terminal else full)
 
     def images_per_s(self) -> float:
         """Images trained on a second since the run was started, evaluation included."""
@@ -129,15 +129,15 @@ class Progress:
 
     def _print(self, line: Parts) -> None:
         self.printed = time.monotonic()
-        width = min(WIDTH, self.console.width)
-        self.console.print(_fitted(line, width))
+        terminal = self.console.is_terminal  # a file has room for all
+        self.console.print(_fitted(line, min(WIDTH, self.console.width) if terminal else None))
 
 
-def _fitted(parts: Parts, width: int) -> str:
+def _fitted(parts: Parts, width: int | None) -> str:
     """The parts in their order, without those of the highest ranks for which there is no room."""
     text = "  ".join(part for _, part in parts if part)
     highest = max(rank for rank, _ in parts)
-    if len(text) <= width or not highest:
+    if width is None or len(text) <= width or not highest:
         return text
     return _fitted([part for part in parts if part[0] != highest], width)
 

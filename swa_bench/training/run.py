@@ -21,7 +21,7 @@ from swa_bench.data.random import random_numbers
 from swa_bench.errors import SwaBenchError
 from swa_bench.files import remove, remove_leftovers
 from swa_bench.results import finished
-from swa_bench.results.epochs import Row, epoch_columns, shared_with, write_epochs
+from swa_bench.results.epochs import Row, epoch_columns, read_epochs, shared_with, write_epochs
 from swa_bench.results.record import checkpoint_folder, run_folder
 from swa_bench.results.same_data import other_code
 from swa_bench.training import checkpoints
@@ -93,6 +93,9 @@ class Run:
         folder = checkpoint_folder(self.config)
         path = checkpoints.load_newest(folder, self.config.seed, keys, self.state)
         if path is None:
+            if read_epochs(run_folder(self.config) / "epochs.csv"):  # of a run that was killed
+                log.info("No checkpoint is left: from epoch 1")
+                self._write()
             return
         folder, seed = run_folder(self.config), self.config.seed
         shared = shared_with(folder, self.state.rows[-1])
