@@ -271,7 +271,7 @@ def test_a_run_with_frozen_statistics_keeps_them_and_its_record_says_so(
     weights |= {"bn1.running_mean": torch.full((6,), 0.1), "bn2.running_var": torch.full((8,), 0.5)}
     save_file(weights, tmp_path / "given.safetensors")
     net = ["model=own", "model._target_=odd_networks.Frozen", "model.name=frozen"]
-    outcome = swa_train(*net, *SHORT_RECIPE, "init=given.safetensors", "precision=fp32")
+    outcome = swa_train(*net, *SHORT_RECIPE, "budget=1", "init=given.safetensors", "precision=fp32")
     assert outcome.code == 0, outcome.err
     said = "Running statistics were not recomputed: bn1, bn2 (in evaluation mode)."
     assert (outcome.out + outcome.err).count(said) == 1

@@ -172,4 +172,4 @@ def test_wheels_install_beside_the_nodes_torch_without_a_registry(tmp_path: Path
     assert {own[name] for name in ("antlr4-python3-runtime", "omegaconf", "tabulate")} == {"True"}
     plan = [env / "bin" / "swa-train", "model=vgg16", "method=sgd", "dry_run=csv", "device=cpu"]
     done = subprocess.run(plan, cwd=work, capture_output=True, text=True, check=False)
-    assert "200,0.01," in done.stdout, done.stderr
+    assert "200,0.0005," in done.stdout, done.stderr

@@ -56,7 +56,7 @@ def test_versions(swa_train: SwaTrain, capfd: pytest.CaptureFixture[str]) -> Non
         "-m +experiment=quickstart --cfg job --package model.name": "preresnet20\n",
         "-m model=vgg19,vgg16 --cfg job --package model.name": "vgg19\n",
         "seed=3 --config-dir . model=vgg19 -c job batch_size=9 -p seed": "3\n",
-        "model=vgg19 --cfg job --resolve -p epochs": "200\n",
+        "model=vgg19 --cfg job --resolve -p epochs": "300\n",
         "--cfg job '+experiment=[quickstart,precision]' -p model.name": "preresnet20\n",
     }.items(),
 )
@@ -193,7 +193,7 @@ def test_an_experiment_is_a_sweep_by_itself(swa_train: SwaTrain, tmp_path: Path,
     swa = [f"swa-seed{seed} cell-{budget}" for seed in found for budget in ("1.25", "1.5", "1")]
     sgd = [f"sgd-seed{seed} cell-1" for seed in found]
     assert cells == sorted(sgd + swa)
-    assert "PreResNet20 [a]" in outcome.out
+    assert "│ PreResNet20 │ ours │" in outcome.out
     assert "model.swa_learning_rate.cifar10=0.05" in outcome.out
 
 

@@ -64,7 +64,7 @@ def test_what_cannot_be_exported_says_why(swa_train: SwaTrain, tmp_path: Path) -
     assert swa_train(*TINY, "method=sgd").code == 0
     path = cell("sgd")
     with pytest.raises(
-        SystemExit, match=r"swa-export: .*epoch 1 .*checkpoints.keep=cells or collected"
+        SystemExit, match=r"swa-export: .*epoch 1 .*checkpoints.keep=cells \(or =collected"
     ):
         export.swa_export([str(path), "net.safetensors", "--epoch", "1", "--trust"])
     with pytest.raises(SystemExit, match=r"swa-export: nowhere.json: no such file"):

@@ -25,7 +25,7 @@ class Net(TinyNet):
         return self.scale * super().forward(images)
 '''
 OWN = ["model=own", "model.name=mine", "model._target_=changing.Net"]
-OWN += ["model.swa_learning_rate.cifar10=0.01", "device=cpu", *SHORT_RECIPE]
+OWN += ["model.swa_learning_rate.cifar10=0.01", "device=cpu", *SHORT_RECIPE, "budget=1"]
 Write = Callable[[str], None]
 
 

@@ -83,7 +83,7 @@ def test_an_own_method_is_trained_and_shared_like_a_shipped_one(
     outcome = swa_train(*own, "method=sgd", "also_train=[late]")
     assert outcome.code == 0, outcome.err
     # T is 4 for SGD and swa_start=3 for the other: their decays begin after epochs 2 and 1.
-    assert outcome.err.count("Going on after epoch 2, from") == 2
+    assert outcome.err.count("Going on after epoch 2, shared with ") == 2
     records = records_below(tmp_path)
     assert [(one["method"], one["seed"]) for one in records] == [
         (method, seed) for method in ("late", "sgd") for seed in (0, 1)

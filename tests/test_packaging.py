@@ -49,4 +49,4 @@ def test_wheel_works_from_another_directory(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "6.36 ± 0.18 (n=3)" in done.stdout  # VGG16, SWA 1.5, published
-    assert "200,0.01," in done.stdout
+    assert "200,0.0005," in done.stdout

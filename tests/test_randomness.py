@@ -14,7 +14,7 @@ from swa_bench.commands.export import swa_evaluate, swa_export
 from swa_bench.data.random import RandomNumbers, random_numbers
 from swa_bench.training.averaging import WeightAverage
 
-NETWORK = ["model=own", "model._target_=odd_networks.Drawing", "model.name=drawing"]
+NETWORK = ["budget=1", "model=own", "model._target_=odd_networks.Drawing", "model.name=drawing"]
 NETWORK += [*SHORT_RECIPE, "precision=fp32", "checkpoints.keep=collected"]
 OWN = ["+method.predictors.noisy._target_=test_randomness.NoisyAverage"]
 

@@ -300,7 +300,7 @@ def test_hostile_text_stays_text_in_every_format(tmp_path: Path) -> None:
     write_record(tmp_path / "in", dataset="cifar10_mini", recipe_diff=recipe)
     swa_tables(["--records", str(tmp_path / "in"), "--out", str(tmp_path)])
     found = {kind: (tmp_path / f"cifar10_mini.{kind}").read_text() for kind in ("md", "csv", "tex")}
-    (note,) = [line for line in found["md"].splitlines() if line.startswith("- [a]")]
+    (note,) = [line for line in found["md"].splitlines() if line.startswith("All runs: ")]
     assert r"=x\|y=\<b>[a]\(javascript:1)\</b> \`$x$\`" in note
     assert ",'=x|y=" in found["csv"] or ",\"'=x|y=" in found["csv"]
     uncommented = [line for line in found["tex"].splitlines() if not line.startswith("%")]

@@ -256,3 +256,14 @@ def test_cyclical_swa_averages_at_the_ends_of_cycles(tmp_path: Path, swa_train: 
     assert list(rows["n_averaged"]) == [0, 0, 1, 1, 2]
     # At each epoch's last step: half a cycle, then a whole one.
     assert list(rows["learning_rate"]) == pytest.approx([0.1, 0.03, 0.01, 0.03, 0.01])
+
+
+def test_a_run_without_a_checkpoint_says_that_it_begins_again(
+    swa_train: SwaTrain, tmp_path: Path
+) -> None:
+    """As after a kill within the first minute, or where checkpoints were deleted."""
+    assert swa_train(*TINY, "method=sgd").code == 0
+    for path in [*tmp_path.rglob("cell-1.json"), *tmp_path.rglob("*.pt")]:
+        path.unlink()
+    assert "No checkpoint is left: from epoch 1" in swa_train(*TINY, "method=sgd").err
+    assert list(epochs_of(tmp_path, "sgd")["epoch"]) == [1, 2, 3, 4]

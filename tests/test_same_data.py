@@ -168,6 +168,16 @@ def test_seeds_of_other_code_are_never_averaged(tmp_path: Path, capsys: Any) -> 
     assert [f"[{name}] model.source_sha256={name * 12}" for name in "ab"] == lines[-4:-2]
 
 
+def test_one_recipe_is_one_row_whether_typed_or_from_a_file(tmp_path: Path, capsys: Any) -> None:
+    made = {"dataset": "mine", "model": "net", "method": "late"}
+    for seed, typed in enumerate(({"method.cycle_epochs": 2}, {})):
+        made["config"] = {"model": {"name": "net"}, "method": {"name": "late", "cycle_epochs": 2}}
+        write_record(tmp_path / "runs", seed=seed, error=10 + seed, recipe_diff=typed, **made)
+    swa_tables(["--records", str(tmp_path / "runs"), "--out", str(tmp_path / "tables")])
+    printed = capsys.readouterr().out
+    assert "10.50 ± 0.71 (n=2)" in printed and "cycle_epochs" not in printed
+
+
 def test_the_changed_image_is_the_only_difference() -> None:
     assert (FIRST.train_images != OTHER.train_images).sum() == 1
     assert np.array_equal(FIRST.test_images, OTHER.test_images)

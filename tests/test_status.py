@@ -35,7 +35,9 @@ def write_rows(folder: Path, epochs: int, seconds: float = 2.0) -> None:
 def begin(results: Path, epochs: int, *overrides: str) -> Path:
     """A run of 20 epochs that was begun, and has done so many."""
     recipe = ["dataset=cifar10_mini", "model=preresnet20", "model.budget_epochs=20"]
-    config = config_of(*recipe, "model.swa_start=16", f"results_dir={results}", *overrides)
+    config = config_of(
+        *recipe, "model.swa_start=16", "budget=1", f"results_dir={results}", *overrides
+    )
     folder = run_folder(config)
     differs = ["model.budget_epochs=20", *(one for one in overrides if one.startswith("model."))]
     write_options(folder, config, " ".join(differs))
@@ -91,7 +93,8 @@ def test_runs_of_every_state(tmp_path: Path) -> None:
         ["stopped", "7/20", running.name.replace("seed2", "seed1")],
         [],
         "1 running, 1 failed, 2 stopped".split(),
-        "A stopped run goes on when its command is typed again, without force=true:".split(),
+        "A stopped or failed run goes on when its command is typed again, without "
+        "force=true:".split(),
         r"xargs -a FOLDER/overrides.txt -d '\n' swa-train".split(),
     ]
     assert "  3 stopped" in show_runs(read_rows(tmp_path), 80).replace("failed, ", " ")

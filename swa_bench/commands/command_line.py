@@ -70,7 +70,7 @@ def checked(known: argparse.Namespace) -> list[str]:
     for i, word in enumerate(known.overrides):
         if "=" not in word and not word.startswith("~"):
             _refuse(f"{word}: options are written name=value{_meant(word)}")
-        override = OverridesParser.create().parse_override(word)
+        (override,) = OverridesParser.create().parse_overrides([word])
         value, name = override.value(), override.key_or_group
         if one_job and isinstance(value, ChoiceSweep | RangeSweep):  # the sweep's first job
             first = next(override.sweep_string_iterator())

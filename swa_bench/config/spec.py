@@ -188,7 +188,7 @@ def _resolved(cfg: DictConfig) -> dict[str, Any]:
             group = lacking[1].partition(".")[0]
             begins = f"a file of your own begins with its defaults, such as my/{group}/*.yaml with"
             examples = {"model": "own", "method": "swa", "dataset": "cifar10"}
-            if group in examples and "." in lacking[1]:
+            if group in examples and lacking[1].count(".") == 1:
                 expected = f"has no value; {begins} `defaults: [{examples[group]}]`"
                 raise ConfigError(lacking[1], "???", expected) from error
         raise ConfigError(field, "(unresolved)", message) from error

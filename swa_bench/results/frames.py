@@ -129,16 +129,15 @@ def _metrics(record: Record) -> dict[str, float]:
 def _told_apart(records: Sequence[Record]) -> list[str]:
     """The recipe of each record, with the options in which others of its row and method differ.
 
-    What was typed in one run may stand in a file of the user's by the next: records of one hash are
-    of one recipe, that of the fewest options.
+    What was typed in one run may stand in a file of the user's by the next: records of one hash and
+    the same options are of one recipe, that of the fewest differences.
     """
     fewest: dict[Any, dict[str, Any]] = {}
     for record in records:
-        run = (record.dataset, record.model, record.method, record.recipe_hash)
-        both = (fewest.get(run, record.recipe_diff), record.recipe_diff)
-        fewest[run] = min(both, key=lambda diff: (len(diff), recipe_text(diff)))
+        both = (fewest.get(_options_key(record), record.recipe_diff), record.recipe_diff)
+        fewest[_options_key(record)] = min(both, key=lambda diff: (len(diff), recipe_text(diff)))
     diffs = [
-        fewest[record.dataset, record.model, record.method, record.recipe_hash]
+        fewest[_options_key(record)] if "model" in record.config else record.recipe_diff
         for record in records
     ]
     lines = defaultdict(list)
@@ -174,6 +173,11 @@ def _options(record: Record) -> dict[str, Any]:
     """What shaped a run, by dotted names, but for later options that leave a run as it was."""
     options = flatten(shaping(record.config))
     return {name: value for name, value in options.items() if value not in LATER.get(name, ())}
+
+
+def _options_key(record: Record) -> tuple[str, ...]:
+    options = repr(sorted(_options(record).items()))
+    return (record.dataset, record.model, record.method, record.recipe_hash, options)
 
 
 def _with_code(records: Sequence[Record], recipes: Sequence[str]) -> list[str]:
