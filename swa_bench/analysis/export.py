@@ -129,7 +129,8 @@ def _read(path: Path) -> tuple[Exported, dict[str, Tensor]]:
     """
     try:
         if not path.is_file():
-            raise SwaBenchError(f"{path}: no such file")
+            what = "a folder, not a file that swa-export wrote" if path.is_dir() else "no such file"
+            raise SwaBenchError(f"{path}: {what}")
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
