@@ -5,6 +5,7 @@ import os
 # Before torch is imported: tests run side by side, and their threads would wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,11 @@ if os.environ.get("TEST_GPU") != "1":
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # what is tested is the same on every machine
 # Processes that tests start find the tiny network too.
 os.environ["PYTHONPATH"] = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
+
+# What nohup or a background job of a shell ignores would be ignored in what is tested too.
+for usual, number in ((signal.default_int_handler, signal.SIGINT), (signal.SIG_DFL, signal.SIGHUP)):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, usual)
 
 train.register()
 
