@@ -13,6 +13,7 @@ from record_helpers import write_record
 from training_helpers import TINY_NET, SwaTrain
 
 from swa_bench.analysis import landscape, restore
+from swa_bench.analysis import width as measuring
 from swa_bench.commands import width
 from swa_bench.errors import SwaBenchError
 from swa_bench.reporting import width_figures
@@ -309,3 +310,15 @@ def test_errors_are_one_line(
     message = str(stop.value)
     assert message.startswith(f"swa-width: {expected}") and "\n" not in message
     assert not (tmp_path / "results").exists() or not list(tmp_path.rglob("width.json"))
+
+
+def test_networks_of_one_method_are_told_apart_by_budget_or_seed(tmp_path: Path) -> None:
+
+    one, longer, other = (
+        write_record(tmp_path, budget=budget, seed=seed)
+        for budget, seed in ((1.0, 0), (1.5, 0), (1.0, 1))
+    )
+    swa = write_record(tmp_path, method="swa")
+    assert measuring._labels(one, swa) == ["SGD", "SWA"]
+    assert measuring._labels(one, longer) == ["SGD 1", "SGD 1.5"]
+    assert measuring._labels(one, other) == ["SGD 1, seed 0", "SGD 1, seed 1"]

@@ -68,11 +68,14 @@ def choose(options: Namespace) -> tuple[list[NetworkRef], list[NetworkRef]]:
 
 
 def _labels(*paths: Path) -> list[str]:
-    """What networks are called: by their method, or by its budget too where that is one."""
+    """What networks are called: by their method and, where that is one, by its budget and seed."""
     records = [_record(path) for path in paths]
     labels = [LABELS.get(record.method, record.method) for record in records]
     if len(set(labels)) == 1:
         labels = [column_label(record.method, record.budget) for record in records]
+    if len(set(labels)) == 1:
+        seeds = [record.seed for record in records]
+        labels = [f"{label}, seed {seed}" for label, seed in zip(labels, seeds, strict=True)]
     return labels
 
 

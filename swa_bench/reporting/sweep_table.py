@@ -90,7 +90,7 @@ def sweep_table(records: Iterable[Record], jobs: Sequence[Job]) -> Table:
     """
     records = list(records)
     names = [name for name in swept(jobs) if name not in IN_LAYOUT]
-    errors_of_jobs = {cell for job in jobs for cell in job.longest()}
+    shown = {cell for job in jobs for cell in job.longest()}
     errors: dict[Cell, dict[int, float]] = {}
     for record in records:
         errors.setdefault(cell_of(record), {})[record.seed] = record.result.test_error_pct
@@ -111,7 +111,7 @@ def sweep_table(records: Iterable[Record], jobs: Sequence[Job]) -> Table:
     frame = frame.drop(columns=shared)
     header = [broken(str(name)) for name in frame]
     notes = ["Mean ± sample standard deviation over n seeds."]
-    above = _shared(record for record in records if cell_of(record) in errors_of_jobs)
+    above = _shared(record for record in records if cell_of(record) in shown)
     return Table("sweep", what, header, frame.to_numpy().tolist(), notes, frame, above)
 
 

@@ -132,13 +132,14 @@ def _told_apart(records: Sequence[Record]) -> list[str]:
     What was typed in one run may stand in a file of the user's by the next: records of one hash and
     the same options are of one recipe, that of the fewest differences.
     """
+    keys = list(map(_options_key, records))
     fewest: dict[Any, dict[str, Any]] = {}
-    for record in records:
-        both = (fewest.get(_options_key(record), record.recipe_diff), record.recipe_diff)
-        fewest[_options_key(record)] = min(both, key=lambda diff: (len(diff), recipe_text(diff)))
+    for key, record in zip(keys, records, strict=True):
+        both = (fewest.get(key, record.recipe_diff), record.recipe_diff)
+        fewest[key] = min(both, key=lambda diff: (len(diff), recipe_text(diff)))
     diffs = [
-        fewest[_options_key(record)] if "model" in record.config else record.recipe_diff
-        for record in records
+        fewest[key] if "model" in record.config else record.recipe_diff
+        for key, record in zip(keys, records, strict=True)
     ]
     lines = defaultdict(list)
     for record, diff in zip(records, diffs, strict=True):
