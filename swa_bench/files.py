@@ -52,6 +52,22 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise SwaBenchError(f"{path} could not be written: {error.strerror}") from error
 
 
+def append(path: Path, content: bytes, sync: bool) -> None:
+    """Add to the end of a file, and flush it to the disk if `sync`.
+
+    Raises:
+        SwaBenchError: it could not be written; a part of the content may have been.
+    """
+    try:
+        with path.open("ab") as file:
+            file.write(content)
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
+    except OSError as error:
+        raise SwaBenchError(f"{path} could not be written: {error.strerror}") from error
+
+
 def write_over_own(path: Path, content: bytes, begins: bytes) -> None:
     """Write a file as `write_atomically` does, over nothing but an older one of its kind.
 

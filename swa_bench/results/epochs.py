@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from swa_bench.files import write_atomically
+from swa_bench.files import append, write_atomically
 from swa_bench.results.foreign import LARGEST_INTEGER, log_left_out, read_file, set_aside
 from swa_bench.text import check_printable
 
@@ -57,13 +57,31 @@ def tested_columns(columns: Iterable[object]) -> list[str]:
     return [name for name in map(str, columns) if name.endswith(TESTED)]
 
 
-def write_epochs(folder: Path, rows: list[Row], predictors: Iterable[str] = ()) -> None:
-    """Write epochs.csv.
+def write_epochs(
+    folder: Path,
+    rows: list[Row],
+    predictors: Iterable[str] = (),
+    before: int = -1,
+    sync: bool = True,
+) -> int:
+    """Write epochs.csv, or add the last row to it if the others are there already.
 
     Rows of later epochs that the file already holds stay: a shorter run, or one that is trained
     again, removes nothing from a longer one. A damaged file is moved aside.
+
+    Args:
+        before: what this function returned for the rows without the last one.
+        sync: whether a row that is added is flushed to the disk. One that is not survives the end
+            of the process, but not a power cut.
+
+    Returns:
+        The size of the file in bytes, if the last of these rows ends it, else -1.
     """
-    path = folder / "epochs.csv"
+    path, columns = folder / "epochs.csv", epoch_columns(predictors)
+    if path.exists() and path.stat().st_size == before:
+        content = _lines(columns, rows[-1:])
+        append(path, content, sync)
+        return before + len(content)
     later: list[Row] = []
     try:
         later = parse_epochs(path)[len(rows) :]
@@ -71,12 +89,16 @@ def write_epochs(folder: Path, rows: list[Row], predictors: Iterable[str] = ()) 
         pass
     except (OSError, ValueError) as error:
         set_aside(path, error)
+    header = dict(zip(columns, columns, strict=True))
+    content = _lines(columns, [header, *rows, *later])
+    write_atomically(path, content)
+    return -1 if later else len(content)
+
+
+def _lines(columns: list[str], rows: list[Row]) -> bytes:
     text = io.StringIO()
-    columns = epoch_columns(predictors)
-    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows([*rows, *later])
-    write_atomically(path, text.getvalue().encode())
+    csv.DictWriter(text, columns, "", "ignore", lineterminator="\n").writerows(rows)
+    return text.getvalue().encode()
 
 
 def read_epochs(path: Path) -> list[Row]:
@@ -114,13 +136,14 @@ def shared_with(folder: Path, row: Row) -> str:
 
 
 def parse_epochs(path: Path) -> list[Row]:
-    """The rows of an epochs.csv.
+    """The rows of an epochs.csv, without one of which only the beginning is there.
 
     Raises:
         ValueError: it is damaged.
         OSError: it is not there, or the system cannot read it.
     """
-    text = io.StringIO(read_file(path).decode(), newline="")
+    whole, newline, begun = read_file(path).decode().rpartition("\n")
+    text = io.StringIO(whole + newline, newline="")
     try:
         lines = [[value or None for value in line] for line in csv.reader(text, strict=True)]
     except csv.Error as error:
@@ -140,6 +163,9 @@ def parse_epochs(path: Path) -> list[Row]:
         raise ValueError(f"row {row + 1}{where}: {fault['msg']}") from None
     if [line[0] for line in found] != list(range(1, len(found) + 1)):
         raise ValueError("its epochs are not 1, 2, 3 and so on")
+    following = f"{len(found) + 1},"  # the row that is being written, or was when the power failed
+    if begun[: len(following)] != following[: len(begun)]:
+        raise ValueError("it ends with what is no row's beginning")
     empty = dict.fromkeys(columns)
     return [empty | dict(zip(header, line, strict=True)) for line in found]
 

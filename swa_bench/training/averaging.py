@@ -81,8 +81,10 @@ class WeightAverage(Predictor):
             self.kept = copy_weights(model)
             return
         share = 1.0 / self.n
-        for name, parameter in model.named_parameters():
-            self.kept[name].mul_(1.0 - share).add_(parameter.detach(), alpha=share)
+        averages = [self.kept[name] for name, _ in model.named_parameters()]
+        weights = [parameter.detach() for parameter in model.parameters()]
+        torch._foreach_mul_(averages, 1.0 - share)
+        torch._foreach_add_(averages, weights, alpha=share)
 
 
 class PredictionAverage(Predictor):

@@ -71,8 +71,10 @@ class Run:
         self.keys = plan.state_keys(fingerprint, initial)
         self.saved_at = time.monotonic()
         self.previous: Path | None = None  # the last checkpoint that was written here
+        self.folder = run_folder(config)  # whose name takes a millisecond to find
+        self.csv_bytes = -1  # of epochs.csv, if it ends with the last epoch done
         self.predictions: dict[str, Tensor] = {}  # of the state, as far as they were needed
-        for folder in (run_folder(config), checkpoint_folder(config)):
+        for folder in (self.folder, checkpoint_folder(config)):
             remove_leftovers(folder)
         self.end = config.epochs  # after which nothing is left to record
         if not config.force:
@@ -93,13 +95,12 @@ class Run:
         folder = checkpoint_folder(self.config)
         path = checkpoints.load_newest(folder, self.config.seed, keys, self.state)
         if path is None:
-            if read_epochs(run_folder(self.config) / "epochs.csv"):  # of a run that was killed
+            if read_epochs(self.folder / "epochs.csv"):  # of a run that was killed
                 log.info("No checkpoint is left: from epoch 1")
                 self._write()
             return
-        folder, seed = run_folder(self.config), self.config.seed
-        shared = shared_with(folder, self.state.rows[-1])
-        name = f"{shared}: {self.config.method.name} seed {seed}"
+        shared = shared_with(self.folder, self.state.rows[-1])
+        name = f"{shared}: {self.config.method.name} seed {self.config.seed}"
         log.info("Going on after epoch %d%s", self.state.epoch, name)
         self._warn(other_code(self.state.segments, self.state.epoch, self.config))
         self._evaluate()  # a run with other settings of evaluation may have left the state
@@ -121,7 +122,8 @@ class Run:
         before = state.segments[-1] if state.segments else {}
         if any(before.get(name) != value for name, value in here.items()):
             state.segments.append({"from_epoch": state.epoch + 1, **here})
-        rate, collects = self.plan.rates(state.epoch)[-1], self.plan.collects(state.epoch)
+        steps, collects = self.plan.steps_per_epoch, self.plan.collects(state.epoch)
+        rate = self.plan.schedule(state.epoch, steps - 1, steps)
         state.epoch += 1
         self.predictions.clear()
         self._check_finite("training loss", trained.loss)
@@ -136,7 +138,7 @@ class Run:
         row["seconds"] = train_seconds + time.perf_counter() - started
         row["train_seconds"] = train_seconds
         stored = self.store()  # first, so that no record is without its weights
-        self._write()
+        self._write(sync=stored)
         return stored
 
     def _collect(self) -> None:
@@ -205,11 +207,17 @@ class Run:
             f"model.learning_rate={model.learning_rate}): stopped.{stay}"
         )
 
-    def _write(self) -> None:
-        """Write epochs.csv, and the reports that are due after this epoch and not recorded yet."""
-        predictors = self.config.method.predictors
-        write_epochs(run_folder(self.config), self.state.rows, predictors)
+    def _write(self, sync: bool = True) -> None:
+        """Write epochs.csv, and the reports that are due after this epoch and not recorded yet.
+
+        Args:
+            sync: whether the epoch's row must be on the disk; a power cut costs no more epochs
+                than are trained again.
+        """
         due = self.plan.reports_at(self.state.epoch)
+        rows, predictors = self.state.rows, self.config.method.predictors
+        sync = sync or bool(due)
+        self.csv_bytes = write_epochs(self.folder, rows, predictors, self.csv_bytes, sync)
         missing = finished.missing(self.plan) if due and not self.config.force else due
         for report in due:
             if report in missing:
