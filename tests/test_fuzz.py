@@ -109,7 +109,7 @@ def mutated_csv(draw: st.DrawFn) -> bytes:
         line[place : place + draw(st.integers(0, 1))] = draw(
             st.lists(st.one_of(numbers.map(str), texts), max_size=1)
         )
-    return "\n".join(map(",".join, lines)).encode("utf-8", "surrogatepass")
+    return "".join(f"{','.join(line)}\n" for line in lines).encode("utf-8", "surrogatepass")
 
 
 def in_range(value: Any, name: str = "") -> bool:

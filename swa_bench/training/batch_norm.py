@@ -60,7 +60,7 @@ class RunningStatistics:
             for name, layer in self.layers.items()
             if _is_scripted(layer)
         }
-        self.tracked = {name: _tracked(layer) for name, layer in self.layers.items()}
+        self.tracked = _tracked(self.layers)
         self.others = self._other_buffers()
 
     def _other_buffers(self) -> dict[str, Tensor]:
@@ -90,10 +90,11 @@ class RunningStatistics:
         for name, scripted in self.scripted.items():
             self.seen[name] = scripted.finish()
         self.kept |= {name: NEVER_CALLED for name, seen in self.seen.items() if not seen}
+        counting = {name: one for name, one in eager.items() if isinstance(one, _BatchNorm)}
         self.kept |= {
             name: PAST_HOOKS
-            for name, layer in eager.items()
-            if isinstance(layer, _BatchNorm) and _tracked(layer) != self.tracked[name]
+            for name, tracked in _tracked(counting).items()
+            if tracked != self.tracked[name]
         }
         for name in self.changed_elsewhere():
             self.kept.setdefault(_owner(name), FOREIGN)
@@ -178,9 +179,10 @@ def _is_scripted(module: nn.Module) -> bool:
     return isinstance(module, torch.jit.ScriptModule)
 
 
-def _tracked(layer: Any) -> int:
-    """How many batches a layer has counted; instance norm counts none."""
-    return int(layer.num_batches_tracked)
+def _tracked(layers: dict[str, Any]) -> dict[str, int]:
+    """How many batches each layer has counted, read from the device at once."""
+    counts = [layer.num_batches_tracked for layer in layers.values()]
+    return dict(zip(layers, torch.stack(counts).tolist() if counts else [], strict=True))
 
 
 def _is_known(module: nn.Module) -> bool:
