@@ -12,6 +12,7 @@ from swa_bench.data.random import RandomNumbers
 from swa_bench.training import hardware
 from swa_bench.training.cuda_graphs import GraphedSteps
 from swa_bench.training.evaluation import Score
+from swa_bench.training.forward import TrainingPass
 from swa_bench.training.states import State
 
 
@@ -40,7 +41,7 @@ class Tally:
 
 
 def take_step(
-    model: nn.Module,
+    model: Callable[[Tensor], Tensor],
     optimizer: torch.optim.Optimizer,
     images: Tensor,
     labels: Tensor,
@@ -106,9 +107,10 @@ class TrainStep:
 
     def __init__(self, config: TrainConfig, state: State, data: DeviceImages) -> None:
         # There are two sizes of batches: the smaller last one is compiled on its own.
-        model = torch.compile(state.model, dynamic=False) if config.compile else state.model
-        assert isinstance(model, nn.Module)
-        self.model, self.plain_model, self.optimizer = model, state.model, state.optimizer
+        self.forward: Callable[[Tensor], Tensor] = TrainingPass(state.model)
+        if config.compile:
+            self.forward = torch.compile(state.model, dynamic=False)
+        self.model, self.optimizer = state.model, state.optimizer
         self.predictors = [one for one in state.predictors.values() if one.each_step]
         self.autocast = hardware.autocast(config)
         device, images = data.train_labels.device, len(data.train_labels)
@@ -157,10 +159,10 @@ class TrainStep:
 
     def _step(self, size: int) -> None:
         images, labels = self.inputs.next(size)
-        loss, logits = take_step(self.model, self.optimizer, images, labels, self.autocast)
+        loss, logits = take_step(self.forward, self.optimizer, images, labels, self.autocast)
         self.inputs.tally.add(loss, logits, labels)
         for predictor in self.predictors:
-            predictor.after_step(self.plain_model)
+            predictor.after_step(self.model)
 
     def score(self) -> Score:
         """Loss and error of the batches as they were trained on; waits for the device."""
