@@ -125,7 +125,7 @@ def test_a_step_asks_the_device_for_nothing(name: str) -> None:
             for field, value in vars(real).items()
             if isinstance(value, torch.Tensor)
         }
-        inputs = StaticInputs(dataclasses.replace(real, **tensors), steps=2)
+        inputs = StaticInputs(dataclasses.replace(real, **tensors), batch_size=32, steps=2)
         with pytest.raises(DataDependentOutputException):
             inputs.rate.item()
         model = build_model("vgg16_bn", 10)

@@ -32,7 +32,7 @@ class Tally:
 
     def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Add a batch's mean loss and its wrong answers; its images are counted on the host."""
-        self.loss += loss.detach().double() * len(labels)
+        self.loss.add_(loss.detach(), alpha=len(labels))
         self.wrong += (logits.detach().argmax(1) != labels).sum()
 
     def score(self) -> Score:
@@ -65,19 +65,18 @@ def take_step(
 class StaticInputs:
     """What the steps of an epoch read and write, all of it on the device.
 
-    A step finds its images and its rate by counters that it advances itself, so it needs nothing
+    A step finds its images and its rate by a counter that it advances itself, so it needs nothing
     of the host, waits for nothing, and can be recorded once and replayed.
     """
 
-    def __init__(self, data: DeviceImages, steps: int) -> None:
+    def __init__(self, data: DeviceImages, batch_size: int, steps: int) -> None:
         labels = data.train_labels
-        self.data = data
+        self.data, self.batch_size = data, batch_size
         self.places = torch.arange(len(labels), device=labels.device)
         self.draws = data.buffers()
         self.rates = torch.zeros(steps, device=labels.device)
         self.rate = torch.zeros((), device=labels.device)
-        self.images_done = torch.zeros(1, dtype=torch.int64, device=labels.device)
-        self.steps_done = torch.zeros_like(self.images_done)
+        self.steps_done = torch.zeros(1, dtype=torch.int64, device=labels.device)
         self.tally = Tally(labels.device)
 
     def begin(self, draws: EpochDraws, rates: list[float]) -> None:
@@ -85,17 +84,15 @@ class StaticInputs:
         self.draws.copy_(draws)
         # Waits for the copies above, so that the draws' memory may be used again afterwards.
         self.rates.copy_(torch.tensor(rates))
-        self.images_done.zero_()
         self.steps_done.zero_()
         self.tally.clear()
 
     def next(self, size: int) -> tuple[Tensor, Tensor]:
         """The next `size` images and labels; `rate` becomes that of their step."""
-        self.rate.copy_(self.rates.index_select(0, self.steps_done)[0])
-        batch = self.data.train_batch(self.draws.at(self.images_done + self.places[:size]))
-        self.images_done += size
+        torch.index_select(self.rates, 0, self.steps_done, out=self.rate.view(1))
+        places = torch.add(self.places[:size], self.steps_done, alpha=self.batch_size)
         self.steps_done += 1
-        return batch
+        return self.data.train_batch(self.draws.at(places))
 
 
 class TrainStep:
@@ -116,7 +113,7 @@ class TrainStep:
         device, images = data.train_labels.device, len(data.train_labels)
         starts = range(0, images, config.batch_size)
         self.sizes = [min(config.batch_size, images - start) for start in starts]
-        self.inputs = StaticInputs(data, len(self.sizes))
+        self.inputs = StaticInputs(data, config.batch_size, len(self.sizes))
         self.random = RandomNumbers(device)
         self.stream: torch.cuda.Stream | None = None
         self.advance: Callable[[int], None] = self._step
