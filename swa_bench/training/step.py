@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from swa_bench.config.schema import TrainConfig
@@ -72,7 +72,7 @@ class StaticInputs:
     def __init__(self, data: DeviceImages, batch_size: int, steps: int) -> None:
         labels = data.train_labels
         self.data, self.batch_size = data, batch_size
-        self.places = torch.arange(len(labels), device=labels.device)
+        self.places = torch.arange(batch_size, device=labels.device)
         self.draws = data.buffers()
         self.rates = torch.zeros(steps, device=labels.device)
         self.rate = torch.zeros((), device=labels.device)
@@ -124,7 +124,9 @@ class TrainStep:
             self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
             # A graph can neither fetch images from the host nor take rates from it.
             if config.cuda_graphs and not data.on_host and not self.host_rates:
-                self.advance = GraphedSteps(self._step, self.optimizer.zero_grad)
+                self.advance = GraphedSteps(
+                    self._step, len(self.sizes), self.optimizer.zero_grad, self.random
+                )
         if not self.host_rates:
             self._set_rate(self.inputs.rate)
 
