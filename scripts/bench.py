@@ -95,7 +95,8 @@ def measure_model(name: str, overrides: list[str], rounds: int, compiled: bool) 
     memory = peak_memory_gb(config)
     found = variants(config, steps, compiled)
     seconds: dict[str, list[float]] = {variant: [] for variant in found}
-    for round_number in range(rounds + 1):  # the first one warms up
+    warm_up = timing.WARM_UP[config.device]
+    for round_number in range(warm_up + rounds):
         for variant, (_, turn) in list(found.items()):
             try:
                 taken = turn()
@@ -103,7 +104,7 @@ def measure_model(name: str, overrides: list[str], rounds: int, compiled: bool) 
                 print(f"{name}, {variant}: left out, {str(error).splitlines()[0]}", flush=True)
                 del found[variant], turn
                 continue
-            if round_number:
+            if round_number >= warm_up:
                 seconds[variant].append(taken)
     batch = config.batch_size
     flops = 3 * forward_flops(config) * batch  # backward costs twice forward
@@ -133,7 +134,9 @@ def composed(model: str, overrides: list[str]) -> TrainConfig:
 
 def peak_memory_gb(config: TrainConfig) -> float:
     """Of a few steps of training: the GPU's, or the whole process's on a CPU."""
-    timing.epoch_seconds([timing.step_on_noise(config, 5 if config.device == "cuda" else 1)])
+    steps = [timing.step_on_noise(config, 5 if config.device == "cuda" else 1)]
+    for _ in range(timing.WARM_UP[config.device]):
+        timing.epoch_seconds(steps)
     if config.device == "cuda":
         return torch.cuda.max_memory_allocated() / 1e9
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from training_helpers import SHORT_RECIPE, SwaTrain, records_of
+from training_helpers import DROPOUT, SHORT_RECIPE, SwaTrain, TinyNet, records_of
 
 from swa_bench.analysis import export
 from swa_bench.analysis.restore import User
@@ -14,7 +14,6 @@ from swa_bench.config.spec import compose_spec
 from swa_bench.data.batches import to_device
 from swa_bench.data.images import load_images
 from swa_bench.training import hardware, timing
-from swa_bench.training.cuda_graphs import STEPS_BEFORE_GRAPH
 from swa_bench.training.network import fresh_model, fresh_optimizer
 from swa_bench.training.step import take_step
 
@@ -23,7 +22,7 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device: see make test-gpu"),
 ]
 
-# Steps on a size of batch are recorded after three, so that most of these are replayed.
+# Steps are recorded in the second epoch of a process, so that most of these are replayed.
 # VGG16 has dropout, PreResNet20 has batch norm.
 VGG16 = ["model=vgg16", *SHORT_RECIPE, "model.budget_epochs=2", "model.swa_start=1", "budget=4"]
 VGG16 += ["dataset.train_images=64", "dataset.test_images=20", "batch_size=24"]
@@ -81,17 +80,43 @@ def test_what_is_kept_after_every_step_is_kept_in_graphs_too(
     assert len(found) == 1 and found == expected
 
 
+class Unrecordable(TinyNet):
+    """Reads a value on the host in its forward pass, which a CUDA graph cannot record."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """As its base."""
+        logits = super().forward(images)
+        assert logits.sum().item() is not None
+        return logits
+
+
+def test_steps_that_cannot_be_recorded_are_taken_to_the_same_bits(
+    tmp_path: Path, swa_train: SwaTrain
+) -> None:
+    """It draws for its dropout before and after the recording fails."""
+    arguments = [*DROPOUT, f"model._target_={__name__}.Unrecordable", "budget=2"]
+    arguments += ["device=cuda", "deterministic=true"]
+    said = {}
+    for graphs in ("true", "false"):
+        outcome = swa_train(*arguments, f"cuda_graphs={graphs}", f"results_dir={graphs}")
+        assert outcome.code == 0, outcome.err
+        said[graphs] = outcome.err.count("Going on without CUDA graphs")
+    assert said == {"true": 1, "false": 0}
+    assert weights(tmp_path / "true") == weights(tmp_path / "false")
+
+
 def test_no_step_waits_for_the_host() -> None:
     """Eager, recorded and replayed ones."""
     config = config_of("model=vgg16_bn", "precision=bf16")
     one = timing.step_on_noise(config, steps=8)
-    one.begin_epoch(one.inputs.data.draw(0, 0, "train"), [0.1] * 8, seed=0, epoch=0)
-    for step, size in enumerate(one.sizes):
-        # The recording of a graph synchronises on purpose, once.
-        recording = step == STEPS_BEFORE_GRAPH
-        torch.cuda.set_sync_debug_mode("default" if recording else "error")
-        one.step(size)
-    torch.cuda.set_sync_debug_mode("default")
+    for epoch in range(2):
+        one.begin_epoch(one.inputs.data.draw(0, epoch, "train"), [0.1] * 8, seed=0, epoch=epoch)
+        for step, size in enumerate(one.sizes):
+            # The recording of a graph synchronises on purpose, once.
+            recording = (epoch, step) == (1, 0)
+            torch.cuda.set_sync_debug_mode("default" if recording else "error")
+            one.step(size)
+        torch.cuda.set_sync_debug_mode("default")
     assert one.score().loss > 0
 
 
@@ -100,7 +125,9 @@ def test_vgg16_trains_in_two_gigabytes() -> None:
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()  # such as workspaces of other tests' streams
-    timing.epoch_seconds([timing.step_on_noise(config, steps=391)])
+    steps = [timing.step_on_noise(config, steps=391)]
+    for _ in range(2):  # the second with graphs
+        timing.epoch_seconds(steps)
     assert torch.cuda.max_memory_allocated() - before < 2e9
 
 

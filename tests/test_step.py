@@ -1,22 +1,32 @@
 """One step's numbers, the optimiser's arithmetic, evaluation, exact batch-norm statistics."""
 
+import contextlib
 import dataclasses
 import math
+from collections import Counter
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 from training_helpers import TINY, config_of
 
 from swa_bench.data.batches import to_device
 from swa_bench.data.images import load_images
 from swa_bench.models import build_model
+from swa_bench.models.preresnet import PreResNet
+from swa_bench.models.wide_resnet import WideResNet
 from swa_bench.training import hardware
 from swa_bench.training.averaging import WeightAverage, load_weights
 from swa_bench.training.batch_norm import recompute_batch_norm
+from swa_bench.training.cuda_graphs import GraphedSteps
 from swa_bench.training.evaluation import evaluate
+from swa_bench.training.forward import TrainingPass
 from swa_bench.training.network import fresh_model, fresh_optimizer
 from swa_bench.training.states import fresh_state
 from swa_bench.training.step import StaticInputs, TrainStep, take_step
@@ -24,6 +34,18 @@ from swa_bench.training.timing import random_images
 
 PLAIN = torch.autocast("cpu", enabled=False)
 PINNED_LOSSES = [2.356574, 2.321708, 2.330406]
+
+
+class Operations(TorchDispatchMode):
+    """Counts operations, each a kernel or a few on a GPU, by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.found[func.overloadpacket.__name__] += 1
+        return func(*args, **(kwargs or {}))
 
 
 def test_first_steps_are_pinned() -> None:
@@ -125,7 +147,7 @@ def test_a_step_asks_the_device_for_nothing(name: str) -> None:
             for field, value in vars(real).items()
             if isinstance(value, torch.Tensor)
         }
-        inputs = StaticInputs(dataclasses.replace(real, **tensors), steps=2)
+        inputs = StaticInputs(dataclasses.replace(real, **tensors), batch_size=32, steps=2)
         with pytest.raises(DataDependentOutputException):
             inputs.rate.item()
         model = build_model("vgg16_bn", 10)
@@ -171,3 +193,79 @@ def test_an_epoch_is_its_steps_by_hand() -> None:
         assert torch.equal(ours, theirs)
     assert score.loss == pytest.approx(losses / 48, rel=1e-6)
     assert score.error_pct == pytest.approx(100 * wrong / 48)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", ["vgg16_bn", "preresnet20", "wrn28_10"])
+def test_casts_and_counts_for_all_layers_at_once_change_no_bit(name: str, precision: str) -> None:
+    """Against the network called as it is: logits, gradients, statistics and counters."""
+    found = []
+    autocast = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
+    for wrapped in (False, True):
+        torch.manual_seed(0)
+        kind = {"num_classes": 10, "depth": 10, "widen_factor": 1}
+        model = WideResNet(**kind) if name == "wrn28_10" else build_model(name, 10)
+        model.train().to(memory_format=torch.channels_last)
+        call = TrainingPass(model) if wrapped else model
+        for _ in range(2):
+            with autocast:
+                logits = call(torch.randn(2, 3, 32, 32))
+            F.cross_entropy(logits.float(), torch.tensor([3, 5])).backward()
+        gradients = {f"{name} grad": p.grad for name, p in model.named_parameters()}
+        found.append({"logits": logits, **gradients, **model.state_dict()})
+    ours, theirs = found
+    assert ours.keys() == theirs.keys()
+    for key, value in ours.items():
+        assert torch.equal(value, theirs[key]) and value.dtype == theirs[key].dtype, key
+    assert {int(value) for key, value in ours.items() if key.endswith("tracked")} == {2}
+
+
+def test_casts_and_counts_do_not_grow_with_depth() -> None:
+    """Two batch norms, two weights and their gradients a block: 18 more for three blocks."""
+
+    def operations(depth: int) -> int:
+        call = TrainingPass(PreResNet(10, depth, bottleneck=False).train())
+        with torch.autocast("cpu", torch.bfloat16), Operations() as counter:
+            call(torch.randn(2, 3, 32, 32)).float().sum().backward()
+        return sum(counter.found[name] for name in ("_to_copy", "add_", "_foreach_copy_"))
+
+    assert operations(8) == operations(14) > 0
+
+
+def test_steps_go_on_without_graphs_where_one_cannot_be_recorded(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An epoch of batches of 3 and 2 as they are; then 3 is recorded, and with 2 it fails."""
+    done: list[Any] = []
+    recording = False
+
+    def step(size: int) -> None:
+        if not recording:
+            done.append(size)
+        elif size == 2:
+            raise ValueError("cannot be recorded")
+
+    @contextlib.contextmanager
+    def record(*_: object, capture_error_mode: str) -> Iterator[None]:
+        nonlocal recording
+        recording = True
+        try:
+            yield
+        except ValueError:
+            raise RuntimeError("a previous error") from None
+        finally:
+            recording = False
+
+    graph = SimpleNamespace(replay=lambda: done.append("replayed"))
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: graph)
+    monkeypatch.setattr(torch.cuda, "graph", record)
+    for name in ("graph_pool_handle", "current_stream"):
+        monkeypatch.setattr(torch.cuda, name, lambda: None)
+    random: Any = SimpleNamespace(leave_graphs=lambda: done.append("left"))
+    take = GraphedSteps(step, 2, lambda: done.append("forgotten"), random)
+    for size in (3, 2, 3, 3, 2, 3, 2):
+        take(size)
+    assert done[:5] == [3, 2, "forgotten", "replayed", "replayed"]
+    assert done[5:] == ["forgotten", "forgotten", "left", 2, 3, 2]
+    (line,) = caplog.messages
+    assert line.endswith("since a step cannot be recorded: cannot be recorded")

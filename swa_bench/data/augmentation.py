@@ -92,9 +92,8 @@ class CropAndFlip:
 
     def apply(self, images: Tensor, choices: Mapping[str, Tensor]) -> Tensor:
         """The windows (B, S, S, 3)."""
-        index, steps = (
-            torch.arange(count, device=images.device) for count in (len(images), self.image_size)
-        )
+        numbers = torch.arange(max(len(images), self.image_size), device=images.device)
+        index, steps = numbers[: len(images)], numbers[: self.image_size]
         mirrored = torch.where(choices["flip"][:, None], self.image_size - 1 - steps, steps)
         rows = choices["row"][:, None] + steps
         columns = choices["column"][:, None] + mirrored

@@ -72,6 +72,15 @@ class RandomNumbers:
             if self.gpu is not None:
                 self.gpu.graphsafe_set_state(gpu_before)
 
+    def leave_graphs(self) -> None:
+        """Go on, while lent, without the GPU's state that CUDA graphs were recorded with.
+
+        After a recording that failed, that state may refuse to be drawn from. It has not moved.
+        """
+        if self.gpu is not None:
+            self.on_gpu = self.on_gpu.clone_state()
+            self.gpu.graphsafe_set_state(self.on_gpu)
+
 
 @contextlib.contextmanager
 def random_numbers(

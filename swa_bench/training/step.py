@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from swa_bench.config.schema import TrainConfig
@@ -12,6 +12,7 @@ from swa_bench.data.random import RandomNumbers
 from swa_bench.training import hardware
 from swa_bench.training.cuda_graphs import GraphedSteps
 from swa_bench.training.evaluation import Score
+from swa_bench.training.forward import TrainingPass
 from swa_bench.training.states import State
 
 
@@ -31,7 +32,7 @@ class Tally:
 
     def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Add a batch's mean loss and its wrong answers; its images are counted on the host."""
-        self.loss += loss.detach().double() * len(labels)
+        self.loss.add_(loss.detach(), alpha=len(labels))
         self.wrong += (logits.detach().argmax(1) != labels).sum()
 
     def score(self) -> Score:
@@ -40,7 +41,7 @@ class Tally:
 
 
 def take_step(
-    model: nn.Module,
+    model: Callable[[Tensor], Tensor],
     optimizer: torch.optim.Optimizer,
     images: Tensor,
     labels: Tensor,
@@ -64,19 +65,18 @@ def take_step(
 class StaticInputs:
     """What the steps of an epoch read and write, all of it on the device.
 
-    A step finds its images and its rate by counters that it advances itself, so it needs nothing
+    A step finds its images and its rate by a counter that it advances itself, so it needs nothing
     of the host, waits for nothing, and can be recorded once and replayed.
     """
 
-    def __init__(self, data: DeviceImages, steps: int) -> None:
+    def __init__(self, data: DeviceImages, batch_size: int, steps: int) -> None:
         labels = data.train_labels
-        self.data = data
-        self.places = torch.arange(len(labels), device=labels.device)
+        self.data, self.batch_size = data, batch_size
+        self.places = torch.arange(batch_size, device=labels.device)
         self.draws = data.buffers()
         self.rates = torch.zeros(steps, device=labels.device)
         self.rate = torch.zeros((), device=labels.device)
-        self.images_done = torch.zeros(1, dtype=torch.int64, device=labels.device)
-        self.steps_done = torch.zeros_like(self.images_done)
+        self.steps_done = torch.zeros(1, dtype=torch.int64, device=labels.device)
         self.tally = Tally(labels.device)
 
     def begin(self, draws: EpochDraws, rates: list[float]) -> None:
@@ -84,17 +84,15 @@ class StaticInputs:
         self.draws.copy_(draws)
         # Waits for the copies above, so that the draws' memory may be used again afterwards.
         self.rates.copy_(torch.tensor(rates))
-        self.images_done.zero_()
         self.steps_done.zero_()
         self.tally.clear()
 
     def next(self, size: int) -> tuple[Tensor, Tensor]:
         """The next `size` images and labels; `rate` becomes that of their step."""
-        self.rate.copy_(self.rates.index_select(0, self.steps_done)[0])
-        batch = self.data.train_batch(self.draws.at(self.images_done + self.places[:size]))
-        self.images_done += size
+        torch.index_select(self.rates, 0, self.steps_done, out=self.rate.view(1))
+        places = torch.add(self.places[:size], self.steps_done, alpha=self.batch_size)
         self.steps_done += 1
-        return batch
+        return self.data.train_batch(self.draws.at(places))
 
 
 class TrainStep:
@@ -106,15 +104,16 @@ class TrainStep:
 
     def __init__(self, config: TrainConfig, state: State, data: DeviceImages) -> None:
         # There are two sizes of batches: the smaller last one is compiled on its own.
-        model = torch.compile(state.model, dynamic=False) if config.compile else state.model
-        assert isinstance(model, nn.Module)
-        self.model, self.plain_model, self.optimizer = model, state.model, state.optimizer
+        self.forward: Callable[[Tensor], Tensor] = TrainingPass(state.model)
+        if config.compile:
+            self.forward = torch.compile(state.model, dynamic=False)
+        self.model, self.optimizer = state.model, state.optimizer
         self.predictors = [one for one in state.predictors.values() if one.each_step]
         self.autocast = hardware.autocast(config)
         device, images = data.train_labels.device, len(data.train_labels)
         starts = range(0, images, config.batch_size)
         self.sizes = [min(config.batch_size, images - start) for start in starts]
-        self.inputs = StaticInputs(data, len(self.sizes))
+        self.inputs = StaticInputs(data, config.batch_size, len(self.sizes))
         self.random = RandomNumbers(device)
         self.stream: torch.cuda.Stream | None = None
         self.advance: Callable[[int], None] = self._step
@@ -125,7 +124,9 @@ class TrainStep:
             self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
             # A graph can neither fetch images from the host nor take rates from it.
             if config.cuda_graphs and not data.on_host and not self.host_rates:
-                self.advance = GraphedSteps(self._step, self.optimizer.zero_grad)
+                self.advance = GraphedSteps(
+                    self._step, len(self.sizes), self.optimizer.zero_grad, self.random
+                )
         if not self.host_rates:
             self._set_rate(self.inputs.rate)
 
@@ -157,10 +158,10 @@ class TrainStep:
 
     def _step(self, size: int) -> None:
         images, labels = self.inputs.next(size)
-        loss, logits = take_step(self.model, self.optimizer, images, labels, self.autocast)
+        loss, logits = take_step(self.forward, self.optimizer, images, labels, self.autocast)
         self.inputs.tally.add(loss, logits, labels)
         for predictor in self.predictors:
-            predictor.after_step(self.plain_model)
+            predictor.after_step(self.model)
 
     def score(self) -> Score:
         """Loss and error of the batches as they were trained on; waits for the device."""
