@@ -7,10 +7,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from training_helpers import SHORT_RECIPE, SwaTrain, checkpoint_of, records_of
+from training_helpers import SHORT_RECIPE, SwaTrain, checkpoint_of, config_of, records_of
 
 from swa_bench.commands.export import swa_export
+from swa_bench.data.batches import to_device
+from swa_bench.data.images import load_images
+from swa_bench.data.random import random_numbers
 from swa_bench.training.batch_norm import describe_kept, recompute_batch_norm
+from swa_bench.training.network import copy_of, fresh_model
+from swa_bench.training.recorded_pass import RecordedPass
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*jit.script:FutureWarning")
 PLAIN = torch.autocast("cpu", enabled=False)
@@ -131,6 +136,27 @@ def test_scripted_layers_get_the_statistics_of_the_same_layers_unscripted(
         for other in values[1:]:
             torch.testing.assert_close(other, values[0], rtol=2e-6, atol=1e-6)
     assert found[1][4] == 3  # num_batches_tracked
+
+
+@pytest.mark.parametrize("images", [100, 96, 20])
+def test_a_pass_of_equal_steps_gives_the_same_statistics(images: int) -> None:
+    """Four batches of 24 and a smaller one or none, or just the smaller one, with dropout; twice.
+
+    Eager, as the pass is on a GPU without CUDA graphs.
+    """
+    options = ["batch_size=24", f"dataset.train_images={images}", "precision=fp32"]
+    config = config_of("model=vgg16_bn", "dataset=cifar10_mini", *options)
+    data = to_device(load_images(config.dataset), config, torch.device("cpu"))
+    model = fresh_model(config, data.device)
+    steps, draws = RecordedPass(copy_of(model, config), config, data), data.draw(0, 3, "recompute")
+    with random_numbers(0, 3, "recompute_dropout"):
+        recompute_batch_norm(model, data.train_batches(draws, 24), PLAIN)
+    for _ in range(2):
+        steps.recompute(draws, seed=0, epoch=3)
+        for name, found in steps.model.named_buffers():
+            expected = model.get_buffer(name)
+            torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    assert {layer.momentum for layer in steps.layers} == {0.1}
 
 
 class Unused(nn.Module):

@@ -15,6 +15,7 @@ from swa_bench.data.batches import to_device
 from swa_bench.data.images import load_images
 from swa_bench.training import hardware, timing
 from swa_bench.training.network import fresh_model, fresh_optimizer
+from swa_bench.training.recorded_pass import RecordedPass
 from swa_bench.training.step import take_step
 
 pytestmark = [
@@ -34,11 +35,16 @@ def config_of(*overrides: str) -> TrainConfig:
     return hardware.resolve(compose_spec(*overrides, "device=cuda")).config
 
 
-def weights(results: Path) -> dict[str, str]:
-    """{seed and budget: digest of the weights}; folders' names differ in the options only."""
+def weights(results: Path) -> dict[str, tuple[str, float]]:
+    """{seed and budget: digest of the weights, test loss}; only options differ in folders' names.
+
+    The loss also depends on the recomputed batch-norm statistics.
+    """
     found = {}
     for name, record in records_of(results).items():
-        found[f"seed {record['seed']} {name.split('/')[1]}"] = record["result"]["weights_sha256"]
+        result = record["result"]
+        bits = result["weights_sha256"], result["test_loss"]
+        found[f"seed {record['seed']} {name.split('/')[1]}"] = bits
     return found
 
 
@@ -118,6 +124,21 @@ def test_no_step_waits_for_the_host() -> None:
             one.step(size)
         torch.cuda.set_sync_debug_mode("default")
     assert one.score().loss > 0
+
+
+@pytest.mark.parametrize("graphs", ["true", "false"])
+def test_a_recomputation_pass_waits_for_nothing(graphs: str) -> None:
+    """Eight whole batches and a smaller one; the first pass records the graph."""
+    options = ["dataset=cifar10_mini", "dataset.train_images=200", "batch_size=24"]
+    config = config_of("model=preresnet20", f"cuda_graphs={graphs}", *options)
+    data = to_device(load_images(config.dataset), config, torch.device("cuda"))
+    one = RecordedPass(fresh_model(config, data.device), config, data)
+    for epoch in range(3):
+        draws = data.draw(0, epoch, "recompute")
+        torch.cuda.set_sync_debug_mode("error" if epoch else "default")
+        one.recompute(draws, seed=0, epoch=epoch)
+        torch.cuda.set_sync_debug_mode("default")
+    assert all(value.isfinite().all() for value in one.sums)
 
 
 def test_vgg16_trains_in_two_gigabytes() -> None:

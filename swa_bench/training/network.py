@@ -15,6 +15,7 @@ from torch.nn.parameter import is_lazy
 from swa_bench.config.schema import TrainConfig
 from swa_bench.data.random import random_numbers
 from swa_bench.errors import ConfigError, SwaBenchError
+from swa_bench.training.recorded_pass import RecordedPass
 
 
 def fresh_model(config: TrainConfig, device: torch.device, fetch: bool = True) -> nn.Module:
@@ -68,6 +69,7 @@ class Spare:
 
     def __init__(self, config: TrainConfig, model: nn.Module | None = None) -> None:
         self.config, self.model = config, model
+        self.recorded: RecordedPass | None = None  # of the spare network, if it has one
 
     def like(self, model: nn.Module) -> nn.Module:
         """The spare network, with the whole state of a model; it is the same object every time."""

@@ -15,6 +15,7 @@ from swa_bench.training import hardware
 from swa_bench.training.averaging import Predictor, Weights, load_weights, make_predictors
 from swa_bench.training.batch_norm import recompute_batch_norm
 from swa_bench.training.network import Spare, fresh_model, fresh_optimizer
+from swa_bench.training.recorded_pass import RecordedPass
 
 
 @dataclass
@@ -69,6 +70,10 @@ def with_weights(
     model = spare.like(state.model)
     load_weights(model, weights)
     draws = data.draw(config.seed, state.epoch, "recompute")
+    if data.device.type == "cuda" and type(model).__module__.startswith("swa_bench.models."):
+        spare.recorded = spare.recorded or RecordedPass(model, config, data)
+        spare.recorded.recompute(draws, config.seed, state.epoch)
+        return model, {}
     batches = data.train_batches(draws, config.batch_size)
     with random_numbers(config.seed, state.epoch, "recompute_dropout", data.device):
         kept = recompute_batch_norm(model, batches, hardware.autocast(config))
