@@ -30,8 +30,6 @@ from swa_bench.training.hardware import versions
 
 ROOT = Path(__file__).resolve().parent.parent
 STOCK = ("torch", "torchvision", "numpy")
-# These need torch, which pip would fetch with all of CUDA: so alone, and what else they need.
-TORCH_USERS = {"torchmetrics": ("lightning-utilities", "packaging")}
 # A new virtual environment's old setuptools hides the node's own; torch's versions need these.
 HIDDEN = ("setuptools>=77.0.3,<82",)
 SDISTS = ("antlr4-python3-runtime==4.9.*",)  # has no wheel in the registry; this is Hydra's version
@@ -43,13 +41,10 @@ OLDEST_NUMPY = {"3.11": "1.26.4", "3.12": "1.26.4", "3.13": "2.1.0"}
 MIB = 2**20
 
 
-def requirements() -> tuple[list[str], list[str]]:
-    """The project's dependencies without those that the node has, and those to download alone."""
+def requirements() -> list[str]:
+    """The project's dependencies without those that the node has."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = [line for line in project["dependencies"] if _distribution(line) not in STOCK]
-    alone = [line for line in wanted if _distribution(line) in TORCH_USERS]
-    needs = [need for line in alone for need in TORCH_USERS[_distribution(line)]]
-    return [line for line in wanted if line not in alone] + needs, alone
+    return [line for line in project["dependencies"] if _distribution(line) not in STOCK]
 
 
 def _distribution(name: str) -> str:
@@ -78,9 +73,7 @@ def make_wheels(folder: Path, python_version: str, machine: str) -> None:
     platforms = [f"--platform=manylinux{glibc}_{machine}" for glibc in glibcs]
     download = ["download", "--only-binary=:all:", f"--python-version={python_version}", *platforms]
     download += [f"--find-links={folder}", f"--constraint={constraints}", f"--dest={folder}"]
-    wanted, alone = requirements()
-    _pip(*download, *HIDDEN, *wanted)
-    _pip(*download, "--no-deps", *alone)
+    _pip(*download, *HIDDEN, *requirements())
     constraints.unlink()
     for wheel in folder.iterdir():
         if _distribution(wheel.name) in STOCK:

@@ -183,6 +183,16 @@ def test_metrics_by_hand() -> None:
     assert found == pytest.approx(100 * expected, abs=1e-4)
 
 
+def test_twenty_members_that_are_certain_and_right_are_calibrated() -> None:
+    """The logarithm of their mean is a rounding error above 0. The other image's gap is 0.4."""
+    total, one = None, torch.tensor([[0.0, -2000.0], [math.log(0.6), math.log(0.4)]])
+    for _ in range(20):
+        total = add_member(total, one)
+    mean = mean_of_sum(total, 20)
+    assert mean[0, 0] > 0
+    assert calibration_error_pct(mean, torch.tensor([0, 0])) == pytest.approx(100 * 0.4 / 2)
+
+
 def test_certain_members_leave_a_finite_mean() -> None:
     """Probabilities that no float holds: e^-2000 and 1 average to 1/2."""
     total = add_member(None, torch.tensor([[-2000.0, 0.0]]))
