@@ -156,7 +156,6 @@ def test_a_pass_of_equal_steps_gives_the_same_statistics(images: int) -> None:
         for name, found in steps.model.named_buffers():
             expected = model.get_buffer(name)
             torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
-    assert {layer.momentum for layer in steps.layers} == {0.1}
 
 
 class Unused(nn.Module):

@@ -70,7 +70,6 @@ class RecordedPass:
         if not self.layers:
             return
         self.model.train()
-        momenta = [layer.momentum for layer in self.layers]
         self.random.start(seed, epoch, "recompute_dropout")
         if self.stream is not None:
             self.stream.wait_stream(torch.cuda.current_stream())
@@ -78,8 +77,6 @@ class RecordedPass:
             self._recompute(draws)
         if self.stream is not None:
             torch.cuda.current_stream().wait_stream(self.stream)
-        for layer, momentum in zip(self.layers, momenta, strict=True):
-            layer.momentum = momentum
 
     def _recompute(self, draws: EpochDraws) -> None:
         batches, rest = divmod(len(draws.order), self.batch_size)
