@@ -71,7 +71,7 @@ def figures(results: Path) -> pd.DataFrame:
 def test_rows_survive_a_kill_and_a_torn_one_is_written_again(
     tmp_path: Path, swa_train: SwaTrain, undisturbed: Path
 ) -> None:
-    """Killed in epoch 3, without a checkpoint; the power fails after epoch 4, with one of 2."""
+    """Killed in epoch 3, without a checkpoint; later a power cut leaves two rows and a half."""
     never = [*RUN, "checkpoints.every_s=1000"]
     killed = subprocess.run(
         signalled(signal.SIGKILL, 7, *never), cwd=tmp_path, capture_output=True, check=False
