@@ -49,11 +49,11 @@ def test_the_average_is_that_of_the_weights_after_every_step(
     def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
         return {name: p.detach().double().clone() for name, p in model.named_parameters()}
 
-    def watched(model: torch.nn.Module, *rest: Any) -> Any:
+    def watched(call: Any, *rest: Any) -> Any:
         if not seen:
-            seen.append(weights(model))
-        found = take_step(model, *rest)
-        seen.append(weights(model))
+            seen.append(weights(call.model))
+        found = take_step(call, *rest)
+        seen.append(weights(call.model))
         return found
 
     monkeypatch.setattr(step, "take_step", watched)
