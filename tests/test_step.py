@@ -232,6 +232,26 @@ def test_casts_and_counts_do_not_grow_with_depth() -> None:
     assert operations(8) == operations(14) > 0
 
 
+def test_blocks_of_one_kind_are_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PreResNet20: the blocks of the first stage are alike, the first of the others are not."""
+    compile_ = torch.compile
+    monkeypatch.setattr(
+        torch, "compile", lambda f, **_: compile_(f, dynamic=False, backend="eager")
+    )
+    torch._dynamo.reset()
+    stats = torch._dynamo.utils.counters["stats"]
+    before = stats["unique_graphs"]
+    losses, images = [], torch.randn(2, 3, 32, 32)
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        model = build_model("preresnet20", 10).train()
+        call = TrainingPass(model, compiled)
+        losses += [call(images).sum().item(), model.eval()(images).sum().item()]
+    assert losses[:2] == losses[2:]
+    assert stats["unique_graphs"] - before == 5
+    assert "forward" not in vars(model.stages[0][0])
+
+
 def test_steps_go_on_without_graphs_where_one_cannot_be_recorded(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -22,7 +22,12 @@ from swa_bench.config.schema import TrainConfig, shaping, to_dict
 
 STATE_FORMAT = 2
 # (name, whether it concerns a run) of each change of the code that moved bits.
-REVISIONS: tuple[tuple[str, Callable[[TrainConfig], bool]], ...] = ()
+REVISIONS: tuple[tuple[str, Callable[[TrainConfig], bool]], ...] = (
+    (
+        "compiled by blocks",
+        lambda c: c.compile and c.model._target_.startswith("swa_bench.models."),
+    ),
+)
 
 
 @dataclass(frozen=True)

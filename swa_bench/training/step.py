@@ -104,9 +104,7 @@ class TrainStep:
 
     def __init__(self, config: TrainConfig, state: State, data: DeviceImages) -> None:
         # There are two sizes of batches: the smaller last one is compiled on its own.
-        self.forward: Callable[[Tensor], Tensor] = TrainingPass(state.model)
-        if config.compile:
-            self.forward = torch.compile(state.model, dynamic=False)
+        self.forward = TrainingPass(state.model, config.compile)
         self.model, self.optimizer = state.model, state.optimizer
         self.predictors = [one for one in state.predictors.values() if one.each_step]
         self.autocast = hardware.autocast(config)
