@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import uuid
@@ -18,7 +19,7 @@ from omegaconf import DictConfig, flag_override
 from swa_bench.config.identity import recipe_hash
 from swa_bench.config.plan import Plan
 from swa_bench.config.schema import TrainConfig
-from swa_bench.errors import SwaBenchError, without_frames
+from swa_bench.errors import SwaBenchError, Terminated, without_frames
 from swa_bench.files import write_atomically
 from swa_bench.labels import counted
 from swa_bench.results.record import read_records
@@ -76,6 +77,8 @@ class SweepReport(Callback):
         if config.dry_run:  # no cluster is asked to plan
             with flag_override(config, ["readonly", "struct"], [False, False]):
                 config.hydra.launcher = {"_target_": HERE}
+        elif _has_workers(config):
+            signal.signal(signal.SIGTERM, _end)  # by default it would leave the workers behind
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Called before every job; a process of a launcher may have started in another folder."""
@@ -83,6 +86,9 @@ class SweepReport(Callback):
         _plans.clear()
         if self.config is not None and self not in _sweeps:
             os.chdir(self.folder)
+            if _has_workers(config):
+                signal.signal(signal.SIGINT, signal.SIG_IGN)  # the sweep's process ends its workers
+                os.environ["TTY_INTERACTIVE"] = "0"  # several bars on one terminal would fight
             if self.scratch is not None:  # Hydra has made it anew, on another machine
                 with contextlib.suppress(OSError):  # on this one it is not empty
                     self.scratch.rmdir()
@@ -151,6 +157,15 @@ class SweepReport(Callback):
             print(sweep_summary(jobs, self.plans))
 
 
+def _has_workers(config: DictConfig) -> bool:
+    """Whether the jobs of a sweep are done by processes that this one has started, by joblib."""
+    return "joblib" in config.hydra.launcher._target_
+
+
+def _end(number: int, frame: object) -> None:
+    raise Terminated(number)
+
+
 def note_runs(reports: Sequence[TrainConfig]) -> None:
     """Note what the job that is running reports, for the end of its sweep."""
     _cells[:] = map(_cell, reports)
@@ -197,6 +212,9 @@ def report_failed() -> bool:
 def end() -> None:
     """Delete what the sweeps of this process needed while they ran."""
     while _sweeps:
-        if scratch := _sweeps.pop().scratch:
-            shutil.rmtree(scratch, ignore_errors=True)
+        ended = _sweeps.pop()
+        for folder in filter(None, (ended.scratch, ended.notes)):
+            shutil.rmtree(folder, ignore_errors=True)
+    if signal.getsignal(signal.SIGTERM) is _end:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.environ.pop(SCRATCH, None)

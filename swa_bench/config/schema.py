@@ -12,6 +12,7 @@ from pydantic import (
     AfterValidator,
     ConfigDict,
     Field,
+    PlainValidator,
     Strict,
     StrictBool,
     TypeAdapter,
@@ -46,6 +47,15 @@ FolderName = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
 FilePath = Annotated[str, AfterValidator(expanded)]
 Precision = Literal["auto", "fp32", "tf32", "bf16"]
 Device = Literal["auto", "cpu", "cuda"]
+
+
+def _auto_or_count(value: object) -> object:
+    if value == "auto" or (type(value) is int and value >= 1):
+        return value
+    raise ValueError("must be auto, or an integer of 1 or more")
+
+
+AutoOrCount = Annotated[Literal["auto"] | int, PlainValidator(_auto_or_count)]
 
 KNOWN_ONLY = ConfigDict(extra="forbid")
 
@@ -154,7 +164,8 @@ class TrainConfig:
     also_train: Annotated[list[str], NOT_SHAPING]
     dry_run: Annotated[Literal[False, True, "csv"], NOT_SHAPING]
     force: Annotated[StrictBool, NOT_SHAPING]
-    # Records that were written before it lack it.
+    # Records that were written before these lack them.
+    threads: Annotated[AutoOrCount, NOT_SHAPING] = "auto"
     metrics: Annotated[dict[FolderName, Values], NOT_SHAPING] = dataclasses.field(
         default_factory=dict
     )

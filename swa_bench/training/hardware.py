@@ -79,6 +79,13 @@ def autocast(config: TrainConfig) -> torch.autocast:
 
 def device_name(device: torch.device) -> str:
     """A name for records, such as 'NVIDIA H100 80GB HBM3' or 'AMD EPYC, 2 threads'."""
+    name = model_name(device)
+    on_cpu = device.type == "cpu"
+    return f"{name}, {counted(torch.get_num_threads(), 'thread')}" if on_cpu else name
+
+
+def model_name(device: torch.device) -> str:
+    """The name of the GPU or processor, such as 'NVIDIA H100 80GB HBM3' or 'AMD EPYC'."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     name = platform.processor() or platform.machine()
@@ -87,7 +94,7 @@ def device_name(device: torch.device) -> str:
             if line.startswith("model name"):
                 name = line.split(":", 1)[1].strip()
                 break
-    return f"{name}, {counted(torch.get_num_threads(), 'thread')}"
+    return name
 
 
 def versions() -> dict[str, Any]:

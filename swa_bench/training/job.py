@@ -22,7 +22,7 @@ from swa_bench.results import locks, run_files
 from swa_bench.results.finished import missing
 from swa_bench.results.record import run_folder
 from swa_bench.results.same_data import check_run
-from swa_bench.training import checkpoints, hardware
+from swa_bench.training import checkpoints, hardware, threads
 from swa_bench.training.averaging import check_predictors
 from swa_bench.training.evaluation import Score
 from swa_bench.training.loggers import check_installed, open_logger
@@ -70,6 +70,7 @@ def train_missing(spec: RunSpec, with_predictions: bool = False) -> list[TrainCo
         return finished()
     if not done:
         check_writable("results_dir", Path(config.results_dir))
+    threads.begin(config)
     # What cannot be trained is refused before its images are decoded.
     summary = "" if done else describe(list(plans.values()) if config.force else to_do)
     images = load_images(config.dataset)
@@ -131,7 +132,7 @@ def describe(plans: list[Plan]) -> str:
     """Two lines on what is about to run, with what `auto` stands for, after a rehearsal."""
     config = plans[0].config
     seeds = ", ".join(str(plan.config.seed) for plan in plans)
-    name = hardware.device_name(hardware.prepare(config))
+    name = hardware.model_name(hardware.prepare(config))
     return (
         f"{config.model.name} ({rehearse(config).parameters:,} parameters) on "
         f"{config.dataset.name}, {config.method.name}, seed {seeds}: {config.epochs} epochs, "
@@ -148,7 +149,6 @@ def _train(spec: RunSpec, plans: list[Plan], images: ImageSet, recipe_diff: dict
     provenance: dict[str, Any] = {
         "recipe_diff": recipe_diff,
         "data_sha256": fingerprint,
-        "device": hardware.device_name(device),
         "versions": hardware.versions(),
     }
     if code := own_code(config):

@@ -47,7 +47,7 @@ class Progress:
             TextColumn("{task.fields[status]}", markup=False),
             console=self.console,
             expand=True,
-            disable=not self.console.is_terminal,
+            disable=not self.console.is_interactive,  # a job beside others has no bar
         )
         self.task = self.bar.add_task(self.name, total=end, status="")
         self.streams: dict[Any, Any] = {}  # of the handlers that print the log
@@ -60,7 +60,7 @@ class Progress:
                 handler.addFilter(_is_other)  # our own lines are printed here
                 self.streams[handler] = handler.stream
                 stream = handler.stream
-                if self.console.is_terminal and not stream.closed and stream.isatty():
+                if not self.bar.disable and not stream.closed and stream.isatty():
                     handler.stream = sys.stderr  # rich's, which prints above the bar
 
     def __exit__(
@@ -84,8 +84,7 @@ class Progress:
         self.images += images
         self.in_epoch += images
         self._show()
-        terminal = self.console.is_terminal
-        if not terminal and time.monotonic() - self.printed > LINE_EVERY_S:
+        if self.bar.disable and time.monotonic() - self.printed > LINE_EVERY_S:
             self._print([(0, self.name), (0, self._epoch()), *self._pace()])
 
     def epoch_done(self, seed: int, row: Row) -> None:
@@ -101,7 +100,7 @@ class Progress:
                 line.append((rank, f"{CALLED.get(name, name.rstrip('_'))} {error:.2f} %"))
         full = [*line, *self._pace()[1:]]
         log.info("%s", "  ".join(part for _, part in full))
-        self._print(line if self.console.is_terminal else full)
+        self._print(full if self.bar.disable else line)
 
     def images_per_s(self) -> float:
         """Images trained on a second since the run was started, evaluation included."""
@@ -120,7 +119,7 @@ class Progress:
         return [(0, f"{1 - left / self.end:4.0%}"), (8, speed), (4, time_left)]
 
     def _show(self) -> None:
-        if not self.console.is_terminal:
+        if self.bar.disable:
             return
         what, pace = f"{self.name}  {self._epoch()}", self._pace()
         status = _fitted(pace, min(WIDTH, self.console.width) - len(what) - SHORTEST_BAR - 2)

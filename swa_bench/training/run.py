@@ -24,7 +24,7 @@ from swa_bench.results import finished
 from swa_bench.results.epochs import Row, epoch_columns, read_epochs, shared_with, write_epochs
 from swa_bench.results.record import checkpoint_folder, run_folder
 from swa_bench.results.same_data import other_code
-from swa_bench.training import checkpoints
+from swa_bench.training import checkpoints, hardware, threads
 from swa_bench.training.batch_norm import describe_kept
 from swa_bench.training.evaluation import (
     Score,
@@ -75,7 +75,9 @@ class Run:
         for folder in (run_folder(config), checkpoint_folder(config)):
             remove_leftovers(folder)
         self.end = config.epochs  # after which nothing is left to record
-        if not config.force:
+        if config.force:
+            self._choose_threads()
+        else:
             missing = [report.epochs for report in finished.missing(plan)]
             self.end = max(missing, default=0)
             self._resume(min(missing, default=0))
@@ -92,6 +94,7 @@ class Run:
         keys = self.keys[: first_missing + 1]
         folder = checkpoint_folder(self.config)
         path = checkpoints.load_newest(folder, self.config.seed, keys, self.state)
+        self._choose_threads()
         if path is None:
             if read_epochs(run_folder(self.config) / "epochs.csv"):  # of a run that was killed
                 log.info("No checkpoint is left: from epoch 1")
@@ -104,6 +107,10 @@ class Run:
         self._warn(other_code(self.state.segments, self.state.epoch, self.config))
         self._evaluate()  # a run with other settings of evaluation may have left the state
         self._write()
+
+    def _choose_threads(self) -> None:
+        threads.choose(self.config, self.state.segments)
+        self.provenance["device"] = hardware.device_name(self.data.device)
 
     def end_epoch(self, trained: Score, train_seconds: float) -> bool:
         """Collect, evaluate and record after an epoch's steps; say if a checkpoint was written.
