@@ -115,18 +115,20 @@ class SweepReport(Callback):
             job_return.return_value = failure
             print(note["failed"], file=sys.stderr)
 
-    def _take(self, note: dict[str, Any]) -> None:
+    def _take(self, note: dict[str, Any], said: bool = False) -> None:
         self.jobs.append(note)
         if note["failed"]:
             self.failures += 1
-            print(note["failed"], file=sys.stderr)
+            if not said:
+                print(note["failed"], file=sys.stderr)
 
     def collect_notes(self) -> None:
         """Take what jobs in other processes noted."""
         if self.notes is None:
             return
         for path in sorted(self.notes.glob("*.json"), key=lambda path: int(path.stem)):
-            self._take(json.loads(path.read_bytes()))
+            said = self.config is not None and _has_workers(self.config)  # on the same terminal
+            self._take(json.loads(path.read_bytes()), said)
         shutil.rmtree(self.notes, ignore_errors=True)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:

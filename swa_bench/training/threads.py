@@ -22,6 +22,7 @@ from swa_bench.config.schema import TrainConfig
 from swa_bench.data.random import random_numbers
 from swa_bench.labels import counted
 from swa_bench.training import timing
+from swa_bench.training.step import TrainStep
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ def choose(config: TrainConfig, segments: list[dict[str, Any]]) -> None:
     if count is None:
         key = recipe_hash(config)
         if key not in _measured:
-            _measured[key] = _measure(config)
+            _measured[key] = measure_threads(config)
         count, why = _measured[key]
     torch.set_num_threads(count)
     log.info("Computing with %s: %s", counted(count, "thread"), why)
@@ -78,7 +79,7 @@ class _TooSlowError(Exception):
     """Several threads have taken longer than one already."""
 
 
-def _measure(config: TrainConfig) -> tuple[int, str]:
+def measure_threads(config: TrainConfig) -> tuple[int, str]:
     """One or all threads, and why: by a few steps on noise, of as few images as take a moment."""
     several = min(AT_START, joblib.cpu_count())  # of an affinity, or a container's quota
     if several == 1:
@@ -106,6 +107,6 @@ def _measure(config: TrainConfig) -> tuple[int, str]:
     return several if ratio >= BETTER else 1, f"{several} are {ratio:.1f} times as fast as one here"
 
 
-def _seconds(step: timing.TrainStep) -> float:
+def _seconds(step: TrainStep) -> float:
     timing.epoch_seconds([step])  # warms up
     return statistics.median(timing.epoch_seconds([step]) for _ in range(STEPS))
