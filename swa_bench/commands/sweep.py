@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, flag_override
+from omegaconf import DictConfig, OmegaConf, flag_override
 
 from swa_bench.config.identity import recipe_hash
 from swa_bench.config.plan import Plan
@@ -161,7 +161,7 @@ class SweepReport(Callback):
 
 def _has_workers(config: DictConfig) -> bool:
     """Whether the jobs of a sweep are done by processes that this one has started, by joblib."""
-    return "joblib" in config.hydra.launcher._target_
+    return "joblib" in OmegaConf.select(config, "hydra.launcher._target_", default="")
 
 
 def _end(number: int, frame: object) -> None:
