@@ -9,7 +9,7 @@ from torch import Tensor
 from training_helpers import SHORT_RECIPE, TINY, SwaTrain, TinyNet, records_of
 
 from swa_bench.commands import export
-from swa_bench.training import faults, hardware
+from swa_bench.training import faults, hardware, job
 
 SMALL = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 7.79 GiB of "
 SMALL += "which 512.00 MiB is free. Process 1 has 7.00 GiB memory in use."
@@ -57,6 +57,19 @@ def test_the_other_jobs_of_a_sweep_go_on(swa_train: SwaTrain, tmp_path: Path, er
     assert len(records_of(tmp_path)) == 2
     (traceback,) = tmp_path.rglob("traceback.txt")
     assert "in forward" in traceback.read_text()
+
+
+def test_images_that_memory_does_not_hold(
+    swa_train: SwaTrain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(dataset: Any) -> None:
+        raise ERRORS["host"]
+
+    monkeypatch.setattr(job, "load_images", fail)
+    outcome = swa_train(*TINY)
+    assert outcome.code == 1 and "Traceback" not in outcome.err
+    expected = "swa-train: this machine's memory is too small: Unable to allocate 7.11 PiB"
+    assert outcome.err.splitlines()[-1].startswith(expected)
 
 
 def test_a_gpu_that_is_lost_ends_the_sweep(

@@ -82,10 +82,13 @@ def _runs_on(code: str, capability: tuple[int, int]) -> bool:
 
 
 def _try_kernels() -> None:
-    """A product and a convolution: cuBLAS and cuDNN support fewer GPUs than torch itself."""
+    """A convolution, since cuDNN supports fewer GPUs than torch itself.
+
+    No product: earlier versions of torch look for CUBLAS_WORKSPACE_CONFIG in the first one, and
+    deterministic=true sets it later.
+    """
     ones = torch.ones(2, 3, 8, 8, device="cuda")
-    convolved = torch.nn.functional.conv2d(ones, ones).flatten(1)  # (2, 2)
-    (convolved @ convolved).sum().item()
+    torch.nn.functional.conv2d(ones, ones).sum().item()
 
 
 def output_of(command: list[str]) -> str | None:

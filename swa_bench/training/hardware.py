@@ -17,7 +17,8 @@ from swa_bench.config.schema import Device, Precision, TrainConfig
 from swa_bench.config.spec import RunSpec
 from swa_bench.errors import ConfigError
 from swa_bench.labels import counted
-from swa_bench.training.cuda_fault import cuda_fault, output_of
+from swa_bench.training.cuda_fault import cuda_fault as cuda_fault
+from swa_bench.training.cuda_fault import output_of
 
 log = logging.getLogger(__name__)
 
