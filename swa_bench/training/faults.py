@@ -27,7 +27,7 @@ class FaultError(Exception):
 
 
 # What torch's errors of a GPU and its libraries contain, and those of them that are of memory.
-ON_GPU = re.compile(r"CUDA error|CUDA out of memory|HIP |cuDNN error|(CUDNN|CUBLAS|MIOPEN)_?STATUS")
+ON_GPU = re.compile(r"(CUDA|HIP) (error|out of memory)|cuDNN error|(CUDNN|CUBLAS)_STATUS")
 SMALL_MEMORY = re.compile(r"t allocate mem|out of memory|STATUS_(ALLOC_FAILED|NOT_INITIALIZED)")
 
 
@@ -86,10 +86,12 @@ def device_faults(helps: str) -> Iterator[None]:
 
 def less_memory(config: TrainConfig) -> str:
     """What lets a run train in less memory, as a clause."""
+    data = config.dataset
+    small_data = 3 * data.resize**2 * data.train_images < 1e9  # bytes
     options = {
         "precision=bf16": config.precision == "bf16",
         "seeds_together=1": config.seeds_together == 1,
-        "dataset.memory=host": config.dataset.memory == "host",
+        "dataset.memory=host": data.memory == "host" or small_data,
     }
     open_ones = " or ".join(option for option, chosen in options.items() if not chosen)
     helps = f"{open_ones} helps; " if open_ones else ""
