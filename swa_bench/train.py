@@ -1,7 +1,6 @@
 """swa-train: compose, check, plan, train, record, and print results beside the published ones."""
 
 import contextlib
-import gc
 import os
 import signal
 import sys
@@ -21,7 +20,14 @@ from swa_bench.config.composing import check_own_code, check_own_files, methods
 from swa_bench.config.schema import TrainConfig
 from swa_bench.config.spec import RunSpec, import_from_here, register_resolvers
 from swa_bench.data import folder
-from swa_bench.errors import ConfigError, SwaBenchError, Terminated, in_a_line, without_frames
+from swa_bench.errors import (
+    ConfigError,
+    DeviceLostError,
+    SwaBenchError,
+    Terminated,
+    in_a_line,
+    without_frames,
+)
 from swa_bench.results.record import read_record, record_path
 
 
@@ -44,6 +50,8 @@ def train(spec: RunSpec) -> None:
     for one in runs:
         with _noted(failures):
             done += train_one(one)
+        if failures and failures[-1].exit_code == DeviceLostError.exit_code:
+            break
     print_results(done)
     sweep.note_runs(done)
     if HydraConfig.get().mode is not RunMode.MULTIRUN and done:
@@ -80,9 +88,6 @@ def _noted(failures: list[SwaBenchError]) -> Iterator[None]:
         if in_a_line(error) is None or _wants_traceback:
             traceback.print_exception(error)
         failures.append(without_frames(error))
-    else:
-        return
-    gc.collect()  # the network that failed is gone before the next is built
 
 
 def train_one(spec: RunSpec) -> list[TrainConfig]:

@@ -1,5 +1,7 @@
 """What only a GPU can show; `make test-gpu` runs these, and `make test` leaves the GPU alone."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,8 +15,10 @@ from swa_bench.config.schema import TrainConfig
 from swa_bench.config.spec import compose_spec
 from swa_bench.data.batches import to_device
 from swa_bench.data.images import load_images
+from swa_bench.errors import SwaBenchError
 from swa_bench.training import hardware, timing
 from swa_bench.training.cuda_graphs import STEPS_BEFORE_GRAPH
+from swa_bench.training.faults import device_faults
 from swa_bench.training.network import fresh_model, fresh_optimizer
 from swa_bench.training.step import take_step
 
@@ -31,8 +35,32 @@ PRERESNET20 = ["model=preresnet20", *SHORT_RECIPE]
 NETS = {"vgg16": VGG16, "preresnet20": [*PRERESNET20, "budget=1.5"]}
 
 
+# A device-side assertion, after which every later call fails; then what is made of it.
+LOSES_THE_GPU = """
+import torch
+from swa_bench.training.faults import device_faults
+with device_faults("less"):
+    torch.zeros(3, device="cuda")[torch.tensor([7], device="cuda")].sum().item()
+"""
+
+
 def config_of(*overrides: str) -> TrainConfig:
     return hardware.resolve(compose_spec(*overrides, "device=cuda")).config
+
+
+def test_this_gpu_can_be_used() -> None:
+    assert hardware.cuda_fault() is None
+    assert hardware.decide_device("auto") == "cuda"
+
+
+def test_small_memory_and_a_lost_gpu_are_told_apart() -> None:
+    line = r"memory is too small \([\d.]+ \w+ asked for, [\d.]+ \w+ of [\d.]+ \w+ free\): less$"
+    with pytest.raises(SwaBenchError, match=line), device_faults("less"):
+        torch.empty(1 << 50, dtype=torch.uint8, device="cuda")
+    assert torch.ones(3, device="cuda").sum().item() == 3
+    command = [sys.executable, "-c", LOSES_THE_GPU]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "DeviceLostError: the GPU is lost for this process (CUDA error: dev" in done.stderr
 
 
 def weights(results: Path) -> dict[str, str]:

@@ -88,7 +88,7 @@ FAULTS = {
         "evaluation.batch_size=50: the last batch is of 1 image, with which the network makes ",
         "(10,) of one image instead of logits (1, 10) in evaluation mode: 51 leaves no such batch",
     ),
-    "TooLarge": ("batch_size=50: fails on images", "memory is too small (CUDA out of memory"),
+    "TooLarge": ("batch_size=50: fails on images", "memory is too small (9 GiB asked for): pre"),
     "EvenBatches dataset.train_images=87": (
         "batch_size=50: the last batch is of 37 images, wi",
         "even",

@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf, flag_override
 from swa_bench.config.identity import recipe_hash
 from swa_bench.config.plan import Plan
 from swa_bench.config.schema import TrainConfig
-from swa_bench.errors import SwaBenchError, Terminated, without_frames
+from swa_bench.errors import DeviceLostError, SwaBenchError, Terminated, without_frames
 from swa_bench.files import write_atomically
 from swa_bench.labels import counted
 from swa_bench.results.record import read_records
@@ -106,6 +106,10 @@ class SweepReport(Callback):
         if self in _sweeps:
             self._take(note)
             self.plans.append([*_plans])
+            if getattr(error, "exit_code", None) == DeviceLostError.exit_code:
+                self.report()
+                print("swa-train: the sweep ends here, without the jobs after it", file=sys.stderr)
+                sys.exit(DeviceLostError.exit_code)  # Hydra would go on after an Exception
             return
         write_atomically(self.notes / f"{config.hydra.job.num}.json", json.dumps(note).encode())
         if note["failed"]:

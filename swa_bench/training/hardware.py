@@ -1,10 +1,12 @@
 """Device and precision of a run, and the versions that its figures depend on."""
 
 import contextlib
+import functools
+import gc
 import importlib.metadata
+import logging
 import os
 import platform
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,10 @@ from swa_bench.config.schema import Device, Precision, TrainConfig
 from swa_bench.config.spec import RunSpec
 from swa_bench.errors import ConfigError
 from swa_bench.labels import counted
+from swa_bench.training.cuda_fault import cuda_fault as cuda_fault
+from swa_bench.training.cuda_fault import output_of
+
+log = logging.getLogger(__name__)
 
 
 def resolve(spec: RunSpec) -> RunSpec:
@@ -27,12 +33,15 @@ def resolve(spec: RunSpec) -> RunSpec:
     return spec.replace(device=device, precision=precision)
 
 
+@functools.cache
+def say_once(text: str) -> None:
+    """Log a warning, unless this process has said it already."""
+    log.warning("%s", text)
+
+
 def decide(device: Device, precision: Precision) -> tuple[Device, Precision]:
     """What `auto` stands for on this machine; see `resolve`."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device", "cuda", "torch sees no CUDA GPU here; choose cpu or auto")
+    device = decide_device(device)
     native = native_precisions(device)
     if precision == "auto":
         precision = "bf16" if "bf16" in native else "fp32"
@@ -42,9 +51,52 @@ def decide(device: Device, precision: Precision) -> tuple[Device, Precision]:
     return device, precision
 
 
+def decide_device(device: Device) -> Device:
+    """What `auto` stands for; says why a GPU that is there is not used.
+
+    Raises:
+        ConfigError: there is no GPU that was asked for, or one that torch cannot use.
+    """
+    if device == "cpu":
+        return "cpu"
+    # Weeks on a CPU without a word are the worst that can happen.
+    if fault := cuda_fault():
+        raise ConfigError("device", device, f"{fault}; device=cpu computes without it")
+    if torch.cuda.is_available():
+        if torch.version.hip:
+            say_once(f"ROCm {torch.version.hip} is untried: no CUDA graphs and no tf32")
+        return "cuda"
+    if device == "cuda":
+        raise ConfigError("device", "cuda", "torch sees no CUDA GPU here; choose cpu or auto")
+    others = {"Apple": torch.backends.mps.is_available(), "Intel": torch.xpu.is_available()}
+    for maker in (name for name, there in others.items() if there):
+        say_once(f"device=cpu: this {maker} GPU is not used, only those of NVIDIA are (by CUDA)")
+    return "cpu"
+
+
+def graphs_possible() -> bool:
+    """Whether CUDA graphs may be used: on ROCm, which calls itself CUDA, they are untried."""
+    return torch.cuda.is_available() and torch.version.hip is None
+
+
+def recorded_precision(device: Device, precision: Precision) -> Precision:
+    """In what a record of some precision is computed on a device that may lack its arithmetic.
+
+    bf16 is emulated anywhere, and the weights of tf32 are fp32.
+    """
+    if precision == "auto" or precision in native_precisions(device):
+        return decide(device, precision)[1]
+    used: Precision = "fp32" if precision == "tf32" else precision
+    how = "emulated" if used == precision else f"computed in {used}"
+    say_once(f"precision={precision} is {how} on this {device}: figures differ in rounding")
+    return used
+
+
 def native_precisions(device: Device) -> list[Precision]:
     """What the device computes in hardware, fp32 first."""
     if device == "cuda":
+        if torch.version.hip:
+            return ["fp32", "bf16"]
         ampere = torch.cuda.get_device_capability() >= (8, 0)
         return ["fp32", "tf32", "bf16"] if ampere else ["fp32"]
     features = torch.backends.cpu.get_cpu_capability()
@@ -67,9 +119,18 @@ def prepare(config: TrainConfig) -> torch.device:
         # As the authors: shapes do not change, so cuDNN may try which of its kernels is fastest.
         torch.backends.cudnn.benchmark = not config.deterministic
         torch.use_deterministic_algorithms(config.deterministic)
+        # It would write NaN into every new tensor; all are written to before they are read.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         if config.deterministic and torch.__version__ < "2.11":  # later ones need no such workspace
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     return torch.device(config.device)
+
+
+def free_memory() -> None:
+    """Give back what earlier runs of this process left on the GPU: graphs, networks, data sets."""
+    gc.collect()
+    with contextlib.suppress(RuntimeError):  # of a GPU that is lost
+        torch.cuda.empty_cache()
 
 
 def autocast(config: TrainConfig) -> torch.autocast:
@@ -100,7 +161,9 @@ def model_name(device: torch.device) -> str:
 def versions() -> dict[str, Any]:
     """Versions that a figure depends on; the git commit ends in '+' if the checkout was changed."""
     found: dict[str, Any] = {"python": platform.python_version(), "torch": str(torch.__version__)}
-    if torch.version.cuda and torch.cuda.is_available():
+    if torch.cuda.is_available() and torch.version.hip:
+        found["hip"] = torch.version.hip
+    elif torch.cuda.is_available():
         found["cuda"] = torch.version.cuda
         found["cudnn"] = str(torch.backends.cudnn.version())  # type: ignore[no-untyped-call]
     found["platform"] = f"{os.uname().sysname} {platform.machine()}"
@@ -112,14 +175,6 @@ def _commit(checkout: Path) -> str | None:
     if not (checkout / ".git").exists():
         return None
     git = ["git", "-C", str(checkout)]
-    head = _output([*git, "rev-parse", "HEAD"])
-    changed = _output([*git, "status", "--porcelain", "--untracked-files=no"])
+    head = output_of([*git, "rev-parse", "HEAD"])
+    changed = output_of([*git, "status", "--porcelain", "--untracked-files=no"])
     return head and head + ("+" if changed else "")
-
-
-def _output(command: list[str]) -> str | None:
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()

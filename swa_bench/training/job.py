@@ -25,6 +25,7 @@ from swa_bench.results.same_data import check_run
 from swa_bench.training import checkpoints, hardware, threads
 from swa_bench.training.averaging import check_predictors
 from swa_bench.training.evaluation import Score
+from swa_bench.training.faults import device_faults, less_memory
 from swa_bench.training.loggers import check_installed, open_logger
 from swa_bench.training.metrics import check_metrics
 from swa_bench.training.progress import Progress
@@ -69,6 +70,7 @@ def train_missing(spec: RunSpec, with_predictions: bool = False) -> list[TrainCo
     if done and is_published(config.dataset):
         return finished()
     if not done:
+        hardware.free_memory()
         check_writable("results_dir", Path(config.results_dir))
     threads.begin(config)
     # What cannot be trained is refused before its images are decoded.
@@ -86,7 +88,7 @@ def train_missing(spec: RunSpec, with_predictions: bool = False) -> list[TrainCo
         return [run_folder(plan.config) for plan in unfinished()]
 
     recipe_diff = spec.recipe_diff()
-    with locks.alone_in(folders):
+    with device_faults(less_memory(config)), locks.alone_in(folders):
         _check_records(to_do)
         with locks.failures_noted(folders, unfinished_folders):
             # While this one waited, another process may have finished some.
@@ -191,7 +193,8 @@ def train_runs(runs: list[Run], progress: Progress) -> None:
         while going := [run for run in runs if not run.done and run not in failures]:
             epoch = min(run.state.epoch for run in going)
             together = [run for run in going if run.state.epoch == epoch]
-            progress.epoch_starts(epoch, len(together))
+            streams = [stream for run in together if (stream := steps[run].stream)]
+            progress.epoch_starts(epoch, len(together), streams)
             stored = False
             try:
                 scores, seconds = _train_epoch(together, steps, progress)

@@ -69,6 +69,7 @@ def with_weights(
     model = spare.like(state.model)
     load_weights(model, weights)
     draws = data.draw(config.seed, state.epoch, "recompute")
+    # Whatever memory there is: the statistics are means over these batches.
     batches = data.train_batches(draws, config.batch_size)
     with random_numbers(config.seed, state.epoch, "recompute_dropout", data.device):
         kept = recompute_batch_norm(model, batches, hardware.autocast(config))
