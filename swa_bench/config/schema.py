@@ -12,6 +12,7 @@ from pydantic import (
     AfterValidator,
     ConfigDict,
     Field,
+    PlainValidator,
     Strict,
     StrictBool,
     TypeAdapter,
@@ -44,6 +45,15 @@ Values = dict[str, Any]  # `_target_` and its keyword arguments, or what else a 
 FolderName = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
 # The path of a file or folder; ~ stands for the user's home folder.
 FilePath = Annotated[str, AfterValidator(expanded)]
+
+
+def _auto_or_count(value: object) -> object:
+    if value != "auto" and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+        raise ValueError("must be auto, 1, 2, 3, ...")
+    return value
+
+
+AutoOrCount = Annotated[Literal["auto"] | int, PlainValidator(_auto_or_count)]
 Precision = Literal["auto", "fp32", "tf32", "bf16"]
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -144,8 +154,8 @@ class TrainConfig:
     channels_last: StrictBool
     compile: StrictBool
     deterministic: StrictBool
-    cuda_graphs: Annotated[StrictBool, NOT_SHAPING]
-    seeds_together: Annotated[Count, NOT_SHAPING]
+    cuda_graphs: Annotated[Literal["auto", True, False], NOT_SHAPING]
+    seeds_together: Annotated[AutoOrCount, NOT_SHAPING]
     device: Annotated[Device, NOT_SHAPING]
     evaluation: Annotated[EvaluationConfig, NOT_SHAPING]
     checkpoints: Annotated[CheckpointsConfig, NOT_SHAPING]

@@ -20,12 +20,15 @@ from swa_bench.results.record import Part
 FORMAT = 1
 FOLDER = ".checks"
 LARGEST_BYTES = 2**20
+# What a check is about: an option that its failure decides, or nothing but what it measures.
+Topic = Literal["device", "cuda_graphs", "compile", "seeds_together", ""]
 
 
 class Check(Part):
     """The outcome of one check, and what was measured or why it was skipped."""
 
     name: str
+    topic: Topic
     outcome: Literal["ok", "not ok", "skipped"]
     measured: str
 

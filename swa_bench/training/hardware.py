@@ -5,6 +5,7 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +13,89 @@ import torch
 
 import swa_bench
 from swa_bench.config.schema import Device, Precision, TrainConfig
-from swa_bench.config.spec import RunSpec
+from swa_bench.config.spec import RunSpec, seed_block
 from swa_bench.errors import ConfigError
 from swa_bench.labels import counted
+from swa_bench.results.verdicts import Verdict, verdict_on
 
 
-def resolve(spec: RunSpec) -> RunSpec:
-    """The spec with what this machine has instead of `auto` in device and precision.
+def resolve(spec: RunSpec, swept: Container[int] = ()) -> RunSpec:
+    """The spec with what this machine has instead of `auto`.
+
+    Args:
+        swept: the seeds of the sweep whose jobs are done here one after the other.
 
     Raises:
         ConfigError: what was asked for cannot be had here.
     """
-    device, precision = decide(spec.config.device, spec.config.precision)
-    return spec.replace(device=device, precision=precision)
+    config = spec.config
+    device, precision = decide(config.device, config.precision)
+    verdict = _verdict(config, device)
+    if config.compile and verdict and verdict.compile is False:
+        reason = verdict.because.get("compile", "it fails here")
+        raise ConfigError("compile", True, f"swa-check found: {reason}; run it again when mended")
+    graphs, together = config.cuda_graphs, config.seeds_together
+    if graphs == "auto":
+        lose = verdict is not None and verdict.cuda_graphs is False
+        graphs = device == "cuda" and not torch.version.hip and is_shipped(config) and not lose
+    if together == "auto":
+        together = verdict.seeds_together if verdict else 1
+        asked_for = all(seed in swept for seed in seed_block(config.seed, together))
+        if not asked_for or spec.is_ensemble_of_runs:  # whose runs are of other seeds too
+            together = 1
+    return spec.replace(
+        device=device, precision=precision, cuda_graphs=graphs, seeds_together=together
+    )
+
+
+def is_shipped(config: TrainConfig) -> bool:
+    """Whether all that a step runs is torch's or this project's.
+
+    A graph would freeze what other code keeps or draws in Python.
+    """
+    parts = [vars(config.model), config.augmentation, *config.method.predictors.values()]
+    shipped = all(str(part.get("_target_")).startswith("swa_bench.") for part in parts)
+    return shipped and config.optimizer.get("_target_") == "torch.optim.SGD"
+
+
+def _verdict(config: TrainConfig, device: Device) -> Verdict | None:
+    """What swa-check said about the GPU, with this driver and torch; None for a CPU."""
+    if device != "cuda":
+        return None
+    name, version = device_name(torch.device(device)), str(torch.__version__)
+    return verdict_on(Path(config.results_dir), name, driver_version(), version)
+
+
+def driver_version() -> str:
+    """The version of NVIDIA's driver, such as 550.54.15; empty if it is unknown."""
+    with contextlib.suppress(OSError):
+        return Path("/sys/module/nvidia/version").read_text().strip()
+    return ""
+
+
+def cuda_fault() -> str | None:
+    """Why torch cannot use the NVIDIA GPU of this machine; None if it can, or there is none."""
+    if not torch.cuda.is_available():
+        there = Path("/proc/driver/nvidia/version").exists()
+        needs = f"torch {torch.__version__} is for CUDA {torch.version.cuda}"
+        return f"torch cannot use driver {driver_version()} ({needs})" if there else None
+    major, minor = torch.cuda.get_device_capability()
+    known = torch.cuda.get_arch_list()
+    if not any(_runs_on(arch, major, minor) for arch in known):
+        built = f"torch {torch.__version__} was built for {' '.join(known)}"
+        return f"the GPU has capability {major}.{minor}; {built}"
+    try:
+        torch.ones(2, device="cuda").sum().item()
+    except RuntimeError as error:
+        return f"its first kernel fails: {str(error).splitlines()[0]}"
+    return None
+
+
+def _runs_on(arch: str, major: int, minor: int) -> bool:
+    """Whether code for sm_86 runs here: on the same major, any later minor; compute_80 on later."""
+    kind, _, number = arch.partition("_")
+    of = divmod(int("".join(filter(str.isdigit, number))), 10)
+    return of <= (major, minor) if kind == "compute" else of[0] == major and of[1] <= minor
 
 
 def decide(device: Device, precision: Precision) -> tuple[Device, Precision]:

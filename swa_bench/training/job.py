@@ -118,7 +118,9 @@ def check(config: TrainConfig) -> None:
 
 def block_specs(spec: RunSpec) -> list[RunSpec]:
     """The specs of the seeds that train together with this one's, itself among them."""
-    block = seed_block(spec.config.seed, spec.config.seeds_together)
+    size = spec.config.seeds_together
+    assert size != "auto"  # resolved
+    block = seed_block(spec.config.seed, size)
     return [spec.replace(seed=seed) for seed in block]
 
 

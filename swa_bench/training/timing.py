@@ -22,7 +22,7 @@ from swa_bench.training.step import TrainStep, train_epoch
 
 # A pass without gradients costs about a third of a training pass.
 FORWARD_SHARE = 1 / 3
-TRAINS_ALIKE = "batch_size precision device channels_last compile cuda_graphs".split()
+TRAINS_ALIKE = "batch_size precision device channels_last compile".split()
 ENOUGH_S = 1.0  # of a timed step on a CPU
 BY_STEPS = "by timing a few steps"
 
@@ -83,6 +83,7 @@ def _alike(values: dict[str, Any]) -> dict[str, Any]:
     """What the time of a step depends on, of the options of a run or record."""
     groups = {name: values.get(name) or {} for name in ("model", "dataset", "optimizer")}
     return {name: values.get(name) for name in (*TRAINS_ALIKE, "augmentation")} | {
+        "cuda_graphs": values.get("device") == "cuda" and values.get("cuda_graphs"),
         "model": [groups["model"].get(name) for name in ("_target_", "arguments")],
         "dataset": [groups["dataset"].get(name) for name in ("resize", "image_size")],
         "optimizer": groups["optimizer"].get("_target_"),
