@@ -17,7 +17,7 @@ from swa_bench.results.verdicts import FORMAT, Verdict, write_verdict
 from swa_bench.training.self_check import Outcome, Trial, outcomes
 
 CHECKS = "swa_bench.training.checks.all_checks"
-TIMES_FOR_S = 40  # after which no further network is timed
+TIMES_FOR_S = 45  # after which no further network is timed
 # How long steps may take at most, compared with what, so that they pay; less gain is noise.
 GAINS = {
     "cuda_graphs": (1.0, "recorded steps take {:.2f} times as long as eager ones"),
@@ -108,7 +108,9 @@ def conclusion(verdict: Verdict) -> tuple[str, int]:
     """What a user does about a verdict, and the exit code."""
     because = verdict.because
     if not verdict.usable:
-        return f"use device=cpu because {because['device']}", 2
+        is_cpu = verdict.device and not verdict.driver
+        advice = "do not train here" if is_cpu else "use device=cpu"
+        return f"{advice} because {because['device']}", 2
     said = ["as configured"]
     if verdict.cuda_graphs is False:
         said = [f"graphs off because {because['cuda_graphs']}"]

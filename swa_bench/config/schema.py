@@ -274,7 +274,8 @@ def _expected(error: ErrorDetails, name: str) -> str:
         .replace("List should", "must")
     )
     said = said.replace(" after validation", "")
-    said = said.replace("a valid boolean", "true or false").replace("False, True", "false, true")
+    said = said.replace("a valid boolean", "true or false")
+    said = said.replace("False", "false").replace("True", "true")
     return said.replace("a valid integer", "an integer").replace("a valid", "a")
 
 

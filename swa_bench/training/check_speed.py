@@ -23,7 +23,7 @@ from swa_bench.training.step import TrainStep, train_epoch
 
 # The networks that are timed by default.
 MODELS = {
-    "cuda": ("vgg16", "preresnet110", "preresnet164", "wrn28_10"),
+    "cuda": ("vgg16", "preresnet110", "wrn28_10", "preresnet164"),
     "cpu": ("preresnet20", "vgg16"),
 }
 
@@ -31,7 +31,7 @@ MODELS = {
 def memory(trial: Trial) -> Measured:
     """Memory after epochs 3 and 6, with a recomputation and a test pass after each epoch."""
     device = trial.device
-    images = 100 if device == "cpu" else 1024  # batches of one size: a graph of another takes some
+    images = 64 if device == "cpu" else 1024  # batches of one size: a graph of another takes some
     small = [f"dataset.train_images={images}", f"dataset.test_images={images // 2}"]
     spec = compose_spec("model=preresnet20", "dataset=cifar10_mini", f"device={device}", *small)
     config = hardware.resolve(spec).config
@@ -77,6 +77,8 @@ def compiles(trial: Trial) -> Measured:
     """A small network compiled, forward and backward; only whether it works."""
     if trial.device == "cpu":
         raise SkippedError("on a GPU only; on a CPU it takes a minute and gains little")
+    if time.monotonic() > trial.until:
+        raise SkippedError("no time left")
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten())
     model = nn.Sequential(model, nn.Linear(8 * 30 * 30, 10)).cuda()
     started = time.perf_counter()
@@ -115,7 +117,8 @@ def step_time(model: str, trial: Trial) -> Measured:
     found: dict[str, Any] = {"image_s": {model: images_s}}
     texts, steps = [], 20 if on_gpu else 1
     size = [] if on_gpu else ["batch_size=64"]  # as in the demonstrations that a CPU is for
-    for precision in hardware.native_precisions(trial.device):
+    native = hardware.native_precisions(trial.device)
+    for precision in native:
         if precision == "tf32":
             continue
         options = [f"model={model}", f"device={trial.device}", f"precision={precision}", *size]
@@ -123,7 +126,7 @@ def step_time(model: str, trial: Trial) -> Measured:
         seconds = _step_seconds([config], steps)
         images_s[precision] = seconds / config.batch_size
         text = f"{precision} {1e3 * seconds:,.2f} ms a step"
-        if on_gpu and precision == "bf16" and config.cuda_graphs:
+        if on_gpu and precision == native[-1]:
             eager = _step_seconds([dataclasses.replace(config, cuda_graphs=False)], steps)
             three = _three_seeds(config, steps)
             shares = {"cuda_graphs": [seconds / eager], "seeds_together": [three / seconds]}

@@ -67,10 +67,10 @@ def _verdict(config: TrainConfig, device: Device) -> Verdict | None:
 
 
 def driver_version() -> str:
-    """The version of NVIDIA's driver, such as 550.54.15; empty if it is unknown."""
+    """The version of NVIDIA's driver, such as 550.54.15."""
     with contextlib.suppress(OSError):
         return Path("/sys/module/nvidia/version").read_text().strip()
-    return ""
+    return "unknown"
 
 
 def cuda_fault() -> str | None:
