@@ -37,7 +37,8 @@ def resolve(spec: RunSpec, swept: Container[int] = ()) -> RunSpec:
     graphs, together = config.cuda_graphs, config.seeds_together
     if graphs == "auto":
         lose = verdict is not None and verdict.cuda_graphs is False
-        graphs = device == "cuda" and not torch.version.hip and is_shipped(config) and not lose
+        nvidia = device == "cuda" and not torch.version.hip
+        graphs = nvidia and config.dataset.memory == "device" and is_shipped(config) and not lose
     if together == "auto":
         together = verdict.seeds_together if verdict else 1
         asked_for = all(seed in swept for seed in seed_block(config.seed, together))
