@@ -22,6 +22,12 @@ from swa_bench.training import checks, hardware
 from swa_bench.training.self_check import NotOkError, Outcome, Trial, outcomes, perform
 
 
+def verdict(**values: Any) -> Verdict:
+    common: dict[str, Any] = {"format": 1, "date": "2026-01-31", "usable": True}
+    common |= {"cuda_graphs": True, "compile": True, "seeds_together": 3, "because": {}}
+    return Verdict(**{**common, **FOUND, "image_s": {}, "checks": [], **values})
+
+
 @dataclasses.dataclass
 class Checked:
     out: str
@@ -31,14 +37,16 @@ class Checked:
 
 @pytest.fixture(scope="module")
 def on_cpu(tmp_path_factory: pytest.TempPathFactory) -> Checked:
-    """The command, once, on this CPU."""
+    """The command, once, on this CPU, for which there is a verdict already."""
     results, out = tmp_path_factory.mktemp("check") / "runs", io.StringIO()
+    cpu = {"device": hardware.device_name(torch.device("cpu")), "torch": str(torch.__version__)}
+    write_verdict(results, verdict(**cpu, driver="", image_s={"vgg16": {"fp32": 0.5}}))
     with contextlib.redirect_stdout(out):
         check.swa_check(
             ["--device", "cpu", "--models", "preresnet20", "--results-dir", str(results)]
         )
-    (verdict,) = read_verdicts(results)
-    return Checked(out.getvalue(), results, verdict)
+    (found,) = read_verdicts(results)
+    return Checked(out.getvalue(), results, found)
 
 
 def test_a_cpu_is_checked_in_a_line_each(on_cpu: Checked) -> None:
@@ -49,17 +57,18 @@ def test_a_cpu_is_checked_in_a_line_each(on_cpu: Checked) -> None:
     outcome = {one.name: one.outcome for one in on_cpu.verdict.checks}
     skipped = {name for name, said in outcome.items() if said == "skipped"}
     assert skipped == {"steps as on the CPU", "CUDA graphs", "no waiting", "compile"}
-    for name in ("arithmetic", "stopped, resumed", "seeds together", "memory", "rates, dropout"):
+    for name in ("arithmetic", "stopped, resumed", "seeds together", "memory"):
         assert outcome[name] == "ok"
 
 
 def test_the_verdict_on_a_cpu_says_how_fast_it_is(on_cpu: Checked) -> None:
-    verdict = on_cpu.verdict
-    assert verdict.device == hardware.device_name(torch.device("cpu"))
-    assert verdict.torch == torch.__version__
-    assert 0 < verdict.image_s["preresnet20"]["fp32"] < 1
-    assert (verdict.usable, verdict.cuda_graphs, verdict.compile) == (True, None, None)
-    assert verdict.seeds_together == 1 and verdict.because == {}
+    found = on_cpu.verdict
+    assert found.device == hardware.device_name(torch.device("cpu"))
+    assert found.torch == torch.__version__
+    assert 0 < found.image_s["preresnet20"]["fp32"] < 1
+    assert found.image_s["vgg16"] == {"fp32": 0.5}  # it was not timed this time
+    assert (found.usable, found.cuda_graphs, found.compile) == (True, None, None)
+    assert found.seeds_together == 1 and found.because == {}
     assert read_records([on_cpu.results]) == []
 
 
@@ -105,9 +114,9 @@ def test_graphs_that_fail_are_off_and_the_other_checks_go_on(
 ) -> None:
     found = found_on(machine, tmp_path)
     assert said(found) == [("device", "ok"), ("graphs", "not ok"), ("a", "ok")]
-    verdict = check.verdict_of(found)
-    assert verdict.usable and verdict.cuda_graphs is False
-    text, code = check.conclusion(verdict)
+    its = check.verdict_of(found)
+    assert its.usable and its.cuda_graphs is False
+    text, code = check.conclusion(its)
     assert text.startswith(f"graphs off because {reason}") and code == 0
 
 
@@ -133,10 +142,10 @@ def test_a_hang_is_an_outcome(tmp_path: Path) -> None:
 
 
 def test_graphs_that_lose_are_off_and_seeds_that_gain_are_on(tmp_path: Path) -> None:
-    verdict = check.verdict_of(found_on("graphs_lose", tmp_path))
-    assert verdict.cuda_graphs is False and verdict.seeds_together == 3
-    assert verdict.image_s == {"vgg16": {"bf16": 1e-4}}
-    text, code = check.conclusion(verdict)
+    its = check.verdict_of(found_on("graphs_lose", tmp_path))
+    assert its.cuda_graphs is False and its.seeds_together == 3
+    assert its.image_s == {"vgg16": {"bf16": 1e-4}}
+    text, code = check.conclusion(its)
     assert "recorded steps take 1.20 times as long as eager ones" in text and code == 0
 
 
@@ -165,12 +174,6 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(hardware, "driver_version", lambda: FOUND["driver"])
     monkeypatch.setattr(torch, "__version__", FOUND["torch"])
     yield
-
-
-def verdict(**values: Any) -> Verdict:
-    common: dict[str, Any] = {"format": 1, "date": "2026-01-31", "usable": True}
-    common |= {"cuda_graphs": True, "compile": True, "seeds_together": 3, "because": {}}
-    return Verdict(**{**common, **FOUND, "image_s": {}, "checks": [], **values})
 
 
 def resolved(results: Path, *options: str, swept: set[int] | None = None) -> tuple[object, object]:
@@ -254,8 +257,8 @@ def test_a_sweep_over_seeds_trains_them_together(
 
 def test_what_is_neither_auto_nor_a_number_is_refused(swa_train: SwaTrain) -> None:
     for option, right in (
-        ("seeds_together=all", "must be auto, 1, 2, 3, ..."),
-        ("seeds_together=0", "must be auto, 1, 2, 3, ..."),
+        ("seeds_together=all", "must be auto, or an integer of 1 or more"),
+        ("seeds_together=0", "must be auto, or an integer of 1 or more"),
         ("cuda_graphs=maybe", "must be 'auto', true or false"),
     ):
         outcome = swa_train("model=vgg16", option, "dry_run=true")

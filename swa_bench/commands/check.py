@@ -10,10 +10,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from swa_bench.commands.command_line import groups
 from swa_bench.commands.export import device_option
 from swa_bench.commands.terminal import CommandParser, command, path
 from swa_bench.files import check_writable
-from swa_bench.results.verdicts import FORMAT, Verdict, write_verdict
+from swa_bench.results.verdicts import FORMAT, Verdict, verdict_on, write_verdict
 from swa_bench.training.self_check import Outcome, Trial, outcomes
 
 CHECKS = "swa_bench.training.checks.all_checks"
@@ -42,9 +43,17 @@ def swa_check(arguments: Sequence[str] | None = None) -> None:
         said, code = conclusion(verdict)
         print(textwrap.fill(said, WIDTH))
         if verdict.device:  # else nothing would find it
-            print(f"Verdict: {write_verdict(options.results_dir, verdict)}")
+            print(f"Verdict: {_write(options.results_dir, verdict)}")
         if code:
             sys.exit(code)
+
+
+def _write(results_dir: Path, verdict: Verdict) -> Path:
+    """Write a verdict; networks that were not timed keep the times of the one before."""
+    before = verdict_on(results_dir, verdict.device, verdict.driver, verdict.torch)
+    known = before.image_s if before else {}
+    image_s = {"image_s": known | verdict.image_s}
+    return write_verdict(results_dir, verdict.model_copy(update=image_s))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -56,7 +65,10 @@ def _parser() -> argparse.ArgumentParser:
     where = "that of swa-train; the verdict goes below it (%(default)s)"
     parser.add_argument("--results-dir", type=path, default=Path("results/runs"), help=where)
     models = "networks whose steps are timed, however long it takes"
-    parser.add_argument("--models", nargs="+", default=[], metavar="MODEL", help=models)
+    names = [name for name in groups()["model"] if name != "own"]
+    parser.add_argument(
+        "--models", nargs="+", default=[], metavar="MODEL", choices=names, help=models
+    )
     device_option(parser)
     return parser
 

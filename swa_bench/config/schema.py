@@ -45,17 +45,17 @@ Values = dict[str, Any]  # `_target_` and its keyword arguments, or what else a 
 FolderName = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
 # The path of a file or folder; ~ stands for the user's home folder.
 FilePath = Annotated[str, AfterValidator(expanded)]
+Precision = Literal["auto", "fp32", "tf32", "bf16"]
+Device = Literal["auto", "cpu", "cuda"]
 
 
 def _auto_or_count(value: object) -> object:
-    if value != "auto" and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-        raise ValueError("must be auto, 1, 2, 3, ...")
-    return value
+    if value == "auto" or (type(value) is int and value >= 1):
+        return value
+    raise ValueError("must be auto, or an integer of 1 or more")
 
 
 AutoOrCount = Annotated[Literal["auto"] | int, PlainValidator(_auto_or_count)]
-Precision = Literal["auto", "fp32", "tf32", "bf16"]
-Device = Literal["auto", "cpu", "cuda"]
 
 KNOWN_ONLY = ConfigDict(extra="forbid")
 

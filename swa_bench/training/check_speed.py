@@ -26,6 +26,7 @@ MODELS = {
     "cuda": ("vgg16", "preresnet110", "wrn28_10", "preresnet164"),
     "cpu": ("preresnet20", "vgg16"),
 }
+STEPS = {"cuda": 20, "cpu": 1}  # of an epoch that is timed
 
 
 def memory(trial: Trial) -> Measured:
@@ -115,13 +116,14 @@ def step_time(model: str, trial: Trial) -> Measured:
         raise SkippedError(f"no time left: swa-check --models {model}")
     images_s: dict[str, float] = {}
     found: dict[str, Any] = {"image_s": {model: images_s}}
-    texts, steps = [], 20 if on_gpu else 1
+    texts, steps = [], STEPS[trial.device]
     size = [] if on_gpu else ["batch_size=64"]  # as in the demonstrations that a CPU is for
     native = hardware.native_precisions(trial.device)
     for precision in native:
         if precision == "tf32":
             continue
         options = [f"model={model}", f"device={trial.device}", f"precision={precision}", *size]
+        options += [f"cuda_graphs={trial.graphs}"]
         config = hardware.resolve(compose_spec(*options)).config
         seconds = _step_seconds([config], steps)
         images_s[precision] = seconds / config.batch_size
@@ -145,8 +147,7 @@ def _three_seeds(config: TrainConfig, steps: int) -> float:
 
 
 def _step_seconds(configs: list[TrainConfig], steps: int) -> float:
-    """Seconds of a step of one network, of several that train together; the first do not count."""
+    """Seconds of a step of networks that train together, for each; the first half warms up."""
     trained = [timing.step_on_noise(config, steps) for config in configs]
-    timing.epoch_seconds(trained)
-    counted = [timing.epoch_seconds(trained) for _ in range(2)]
-    return statistics.median(counted) / (steps * len(configs))
+    seconds = [timing.epoch_seconds(trained) for _ in range(4 if steps > 1 else 2)]
+    return statistics.median(seconds[len(seconds) // 2 :]) / (steps * len(configs))

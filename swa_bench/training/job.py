@@ -119,8 +119,7 @@ def check(config: TrainConfig) -> None:
 def block_specs(spec: RunSpec) -> list[RunSpec]:
     """The specs of the seeds that train together with this one's, itself among them."""
     size = spec.config.seeds_together
-    assert size != "auto"  # resolved
-    block = seed_block(spec.config.seed, size)
+    block = seed_block(spec.config.seed, 1 if size == "auto" else size)
     return [spec.replace(seed=seed) for seed in block]
 
 

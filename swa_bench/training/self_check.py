@@ -10,7 +10,7 @@ import pkgutil
 import signal
 import textwrap
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal
@@ -39,12 +39,14 @@ class Trial:
         models: networks whose steps are timed; none: those that the device is for.
         folder: of their own, for runs and what they print.
         until: of time.monotonic, after which nothing more is timed.
+        graphs: whether steps are recorded: not after that has crashed.
     """
 
     device: Device
     models: tuple[str, ...]
     folder: str
     until: float
+    graphs: bool = True
 
 
 @dataclass(frozen=True)
@@ -82,8 +84,10 @@ def outcomes(checks: str, trial: Trial, hangs_after_s: float = HANGS_AFTER_S) ->
                 if outcome is not None:
                     done.add(outcome.check.name)
                     yield outcome
-                    if outcome.check.topic == "device" and outcome.check.outcome == "not ok":
+                    failed = outcome.check.topic if outcome.check.outcome == "not ok" else ""
+                    if failed == "device":
                         return
+                    trial = replace(trial, graphs=trial.graphs and failed != "cuda_graphs")
         finally:
             child.kill()
             child.join()

@@ -83,7 +83,6 @@ def _alike(values: dict[str, Any]) -> dict[str, Any]:
     """What the time of a step depends on, of the options of a run or record."""
     groups = {name: values.get(name) or {} for name in ("model", "dataset", "optimizer")}
     return {name: values.get(name) for name in (*TRAINS_ALIKE, "augmentation")} | {
-        "cuda_graphs": values.get("device") == "cuda" and values.get("cuda_graphs"),
         "model": [groups["model"].get(name) for name in ("_target_", "arguments")],
         "dataset": [groups["dataset"].get(name) for name in ("resize", "image_size")],
         "optimizer": groups["optimizer"].get("_target_"),
