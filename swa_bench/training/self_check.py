@@ -18,7 +18,7 @@ from typing import Any, Literal
 from swa_bench.config.schema import Device
 from swa_bench.results.verdicts import Check, Topic
 
-HANGS_AFTER_S = 120  # far more than any check takes
+HANGS_AFTER_S = 300  # far more than any check takes, on a busy machine too
 STDERR = "stderr.txt"
 
 
