@@ -135,9 +135,9 @@ def test_a_device_that_fails_ends_the_checks(tmp_path: Path, machine: str, reaso
 
 
 def test_a_hang_is_an_outcome(tmp_path: Path) -> None:
-    found = found_on("hang_in_memory", tmp_path, hangs_after_s=8)
+    found = found_on("hang_in_memory", tmp_path, hangs_after_s=3)
     assert said(found) == [("device", "ok"), ("memory", "not ok"), ("a", "ok")]
-    assert found[1].check.measured == "did not end within 8 s"
+    assert found[1].check.measured == "did not end within 3 s"
     assert check.conclusion(check.verdict_of(found))[0].endswith("see what is not ok above")
 
 

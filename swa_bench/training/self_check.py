@@ -99,16 +99,17 @@ def _received(
     """What a process sends, None when it has done all; and the check that it did not survive."""
     name, busy = "start", True  # before the first check
     topic: Topic = "device"
+    limit_s: float = HANGS_AFTER_S  # for the imports
     try:
-        while connection.poll(hangs_after_s):
-            message = connection.recv()
+        while connection.poll(limit_s):
+            message, limit_s = connection.recv(), hangs_after_s
             if busy := not (message is None or isinstance(message, Outcome)):
                 name, topic = message
             else:
                 yield message
             if message is None:
                 return
-        reason = f"did not end within {hangs_after_s:g} s"
+        reason = f"did not end within {limit_s:g} s"
     except EOFError:
         if not busy:
             return
