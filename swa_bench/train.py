@@ -94,7 +94,7 @@ def train_one(spec: RunSpec) -> list[TrainConfig]:
     """Train what is missing of a run; return what it reports."""
     from swa_bench.training import ensembles, hardware, job, metrics
 
-    spec = hardware.resolve(spec)
+    spec = hardware.resolve(spec, sweep.seeds())
     ensemble = spec.is_ensemble_of_runs
     reports = ensembles.train_members(spec) if ensemble else job.train_missing(spec)
     metrics.measure_finished(reports)
@@ -106,7 +106,7 @@ def print_plan(runs: list[RunSpec]) -> None:
     from swa_bench.commands import dry_run
     from swa_bench.training import hardware
 
-    runs = [hardware.resolve(one) for one in runs]
+    runs = [hardware.resolve(one, sweep.seeds()) for one in runs]
     if runs[0].config.dry_run == "csv":
         for one in runs:
             dry_run.print_curve(one)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, flag_override
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 # Where Hydra keeps the options of a sweep, as conf/train.yaml has it.
 SCRATCH = "SWA_TRAIN_SCRATCH"
+GRID = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 HERE = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"  # jobs in this process
 
 
@@ -46,6 +48,7 @@ _sweeps: list["SweepReport"] = []
 # What the job that is running here reports, as (dataset, model, method, recipe_hash, budget).
 _cells: list[list[Any]] = []
 _plans: list[Plan] = []  # and, if nothing is trained, what there is to train
+_seeds: set[int] = set()  # of the jobs that follow one another in this process
 
 
 class SweepReport(Callback):
@@ -79,6 +82,7 @@ class SweepReport(Callback):
                 config.hydra.launcher = {"_target_": HERE}
         elif _has_workers(config):
             signal.signal(signal.SIGTERM, _end)  # by default it would leave the workers behind
+        _seeds.update(_swept_seeds(config))
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Called before every job; a process of a launcher may have started in another folder."""
@@ -172,6 +176,26 @@ def _end(number: int, frame: object) -> None:
     raise Terminated(number)
 
 
+def _swept_seeds(config: DictConfig) -> set[int]:
+    """The seeds of a sweep; none if a launcher does its jobs elsewhere, or side by side."""
+    settings = config.hydra
+    if settings.launcher._target_ != HERE or settings.sweeper._target_ != GRID:
+        return set()
+    words = [f"{name}={values}" for name, values in (settings.sweeper.params or {}).items()]
+    words += settings.overrides.task
+    for override in reversed(OverridesParser.create().parse_overrides(words)):
+        if override.key_or_group == "seed":  # the last one holds
+            values = override.sweep_string_iterator() if override.is_sweep_override() else ()
+            with contextlib.suppress(ValueError):  # its job says what is wrong
+                return set(map(int, values))
+    return set()
+
+
+def seeds() -> set[int]:
+    """The seeds of the sweep whose jobs are done in this process, one after the other."""
+    return _seeds
+
+
 def note_runs(reports: Sequence[TrainConfig]) -> None:
     """Note what the job that is running reports, for the end of its sweep."""
     _cells[:] = map(_cell, reports)
@@ -224,3 +248,4 @@ def end() -> None:
     if signal.getsignal(signal.SIGTERM) is _end:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.environ.pop(SCRATCH, None)
+    _seeds.clear()

@@ -154,8 +154,8 @@ class TrainConfig:
     channels_last: StrictBool
     compile: StrictBool
     deterministic: StrictBool
-    cuda_graphs: Annotated[StrictBool, NOT_SHAPING]
-    seeds_together: Annotated[Count, NOT_SHAPING]
+    cuda_graphs: Annotated[Literal["auto", True, False], NOT_SHAPING]
+    seeds_together: Annotated[AutoOrCount, NOT_SHAPING]
     device: Annotated[Device, NOT_SHAPING]
     evaluation: Annotated[EvaluationConfig, NOT_SHAPING]
     checkpoints: Annotated[CheckpointsConfig, NOT_SHAPING]
@@ -275,7 +275,8 @@ def _expected(error: ErrorDetails, name: str) -> str:
         .replace("List should", "must")
     )
     said = said.replace(" after validation", "")
-    said = said.replace("a valid boolean", "true or false").replace("False, True", "false, true")
+    said = said.replace("a valid boolean", "true or false")
+    said = said.replace("False", "false").replace("True", "true")
     return said.replace("a valid integer", "an integer").replace("a valid", "a")
 
 

@@ -7,6 +7,7 @@ import importlib.metadata
 import logging
 import os
 import platform
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +15,69 @@ import torch
 
 import swa_bench
 from swa_bench.config.schema import Device, Precision, TrainConfig
-from swa_bench.config.spec import RunSpec
+from swa_bench.config.spec import RunSpec, seed_block
 from swa_bench.errors import ConfigError
 from swa_bench.labels import counted
+from swa_bench.results.verdicts import Verdict, verdict_on
 from swa_bench.training.cuda_fault import cuda_fault as cuda_fault
 from swa_bench.training.cuda_fault import output_of
 
 log = logging.getLogger(__name__)
 
 
-def resolve(spec: RunSpec) -> RunSpec:
-    """The spec with what this machine has instead of `auto` in device and precision.
+def resolve(spec: RunSpec, swept: Container[int] = ()) -> RunSpec:
+    """The spec with what this machine has instead of `auto`.
+
+    Args:
+        swept: the seeds of the sweep whose jobs are done here one after the other.
 
     Raises:
         ConfigError: what was asked for cannot be had here.
     """
-    device, precision = decide(spec.config.device, spec.config.precision)
-    return spec.replace(device=device, precision=precision)
+    config = spec.config
+    device, precision = decide(config.device, config.precision)
+    verdict = _verdict(config, device)
+    if config.compile and verdict and verdict.compile is False:
+        reason = verdict.because.get("compile", "it fails here")
+        raise ConfigError("compile", True, f"swa-check found: {reason}; run it again when mended")
+    graphs, together = config.cuda_graphs, config.seeds_together
+    if graphs == "auto":
+        lose = verdict is not None and verdict.cuda_graphs is False
+        here = device == "cuda" and graphs_possible()
+        graphs = here and config.dataset.memory == "device" and is_shipped(config) and not lose
+    if together == "auto":
+        together = verdict.seeds_together if verdict else 1
+        asked_for = all(seed in swept for seed in seed_block(config.seed, together))
+        if not asked_for or spec.is_ensemble_of_runs:  # whose runs are of other seeds too
+            together = 1
+    return spec.replace(
+        device=device, precision=precision, cuda_graphs=graphs, seeds_together=together
+    )
+
+
+def is_shipped(config: TrainConfig) -> bool:
+    """Whether all that a step runs is torch's or this project's.
+
+    A graph would freeze what other code keeps or draws in Python.
+    """
+    parts = [vars(config.model), config.augmentation, *config.method.predictors.values()]
+    shipped = all(str(part.get("_target_")).startswith("swa_bench.") for part in parts)
+    return shipped and config.optimizer.get("_target_") == "torch.optim.SGD"
+
+
+def _verdict(config: TrainConfig, device: Device) -> Verdict | None:
+    """What swa-check said about the GPU, with this driver and torch; None for a CPU."""
+    if device != "cuda":
+        return None
+    name, version = device_name(torch.device(device)), str(torch.__version__)
+    return verdict_on(Path(config.results_dir), name, driver_version(), version)
+
+
+def driver_version() -> str:
+    """The version of NVIDIA's driver, such as 550.54.15."""
+    with contextlib.suppress(OSError):
+        return Path("/sys/module/nvidia/version").read_text().strip()
+    return "unknown"
 
 
 @functools.cache

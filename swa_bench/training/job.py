@@ -121,7 +121,8 @@ def check(config: TrainConfig) -> None:
 
 def block_specs(spec: RunSpec) -> list[RunSpec]:
     """The specs of the seeds that train together with this one's, itself among them."""
-    block = seed_block(spec.config.seed, spec.config.seeds_together)
+    size = spec.config.seeds_together
+    block = seed_block(spec.config.seed, 1 if size == "auto" else size)
     return [spec.replace(seed=seed) for seed in block]
 
 

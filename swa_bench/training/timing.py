@@ -22,7 +22,7 @@ from swa_bench.training.step import TrainStep, train_epoch
 
 # A pass without gradients costs about a third of a training pass.
 FORWARD_SHARE = 1 / 3
-TRAINS_ALIKE = "batch_size precision device channels_last compile cuda_graphs".split()
+TRAINS_ALIKE = "batch_size precision device channels_last compile".split()
 ENOUGH_S = 1.0  # of a timed step on a CPU
 BY_STEPS = "by timing a few steps"
 
