@@ -15,6 +15,8 @@ from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -278,6 +280,19 @@ def write_captioned(
     kind, _, details = what.partition("; ")
     title = recipes.title(row) if recipes else row.title
     add_caption(figure, f"{title}: {kind}", caption(row, details))
-    picture = io.BytesIO()
-    figure.savefig(picture, dpi=120)
-    write_atomically(path, picture.getvalue())
+    write_atomically(path, saved(figure, "png", 120))
+
+
+def saved(figure: Figure, kind: str, dpi: float = 72) -> bytes:
+    """A figure as PNG or SVG, the same bytes on every day.
+
+    It is drawn once; `Figure.savefig` draws what has a layout twice.
+    """
+    content = io.BytesIO()
+    figure.set_dpi(dpi)
+    if kind == "png":
+        FigureCanvasAgg(figure).print_png(content)
+    else:
+        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        FigureCanvasSVG(figure).print_svg(content, metadata=nothing)
+    return content.getvalue()
