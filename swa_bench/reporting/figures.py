@@ -44,7 +44,6 @@ STYLES = (
     ("#8C564B", (0, (2, 1)), ">"),
 )
 Style = tuple[str, Any, str]
-TITLES = {"learning-curves": "learning curves", "collected": "collected models"}
 INK = "#1B1D21"  # of all that is neither a series nor a grid
 LOG_FROM = 4  # an axis that spans more than this factor is logarithmic
 ALL_COUNTED = 12  # up to so many collected models, each has a tick
@@ -253,17 +252,16 @@ def write_figures(records: Iterable[Record], folder: Path) -> list[Path]:
     recipes = recipes_of(cells)
     written: list[Path] = []
     for row in rows(cells, epochs_frame(cells)):
-        drawings = {
-            "learning-curves": (draw_learning_curves, row.epochs),
-            "collected": (draw_collected, collected_frame(row.epochs)),
-        }
-        for name, (draw, of) in drawings.items():
+        drawings = [
+            ("learning-curves", "learning curves", draw_learning_curves, row.epochs),
+            ("collected", "collected models", draw_collected, collected_frame(row.epochs)),
+        ]
+        for name, title, draw, of in drawings:
             if len(of):
                 figure = Figure(figsize=(8, 6), layout="constrained")
                 draw(figure, row)
                 path = folder / f"{stem(row, name, [path.stem for path in written])}.png"
-                what = f"{TITLES[name]}; {spread(of)}"
-                write_captioned(figure, row, what, path, recipes)
+                write_captioned(figure, row, f"{title}; {spread(of)}", path, recipes)
                 written.append(path)
     return written
 
@@ -290,9 +288,9 @@ def saved(figure: Figure, kind: str, dpi: float = 72) -> bytes:
     """
     content = io.BytesIO()
     figure.set_dpi(dpi)
+    canvas: Any = FigureCanvasAgg(figure) if kind == "png" else FigureCanvasSVG(figure)
     if kind == "png":
-        FigureCanvasAgg(figure).print_png(content)
+        canvas.print_png(content)
     else:
-        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        FigureCanvasSVG(figure).print_svg(content, metadata=nothing)
+        canvas.print_svg(content, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     return content.getvalue()

@@ -211,7 +211,8 @@ def _write_picture(drawing: Drawing, row: Row, title: str, said: list[str], path
             patch.set_facecolor("white")
         figures.add_caption(figure, title, said, CAPTION_SIZE)
         for kind in ("svg", "png"):
-            write_atomically(path.with_name(f"{path.name}.{kind}"), figures.saved(figure, kind, 200))
+            content = figures.saved(figure, kind, dpi=200)
+            write_atomically(path.with_name(f"{path.name}.{kind}"), content)
     return inline
 
 

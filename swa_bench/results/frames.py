@@ -227,7 +227,8 @@ def epochs_frame(cells: pd.DataFrame) -> pd.DataFrame:
         seed, budget, predictor, ensemble and epochs.
     """
     runs = longest_cells(cells)
-    read = defaultdict(list)  # of the runs whose epochs.csv have the same columns
+    # By the columns of their epochs.csv.
+    read: dict[tuple[str, ...], list[np.ndarray]] = defaultdict(list)
     for run, folder in zip(runs.index, runs["folder"], strict=True):
         if found := read_epochs(folder / "epochs.csv"):
             lines = np.array([[run, *row.values()] for row in found], float)

@@ -6,7 +6,9 @@ The verdict is Welch's t-test: `compare`.
 import functools
 import importlib.resources
 import math
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -109,6 +111,11 @@ def summarise(cells: pd.DataFrame) -> pd.DataFrame:
     found = mean_and_std(cells, CELL, ["error"]).rename(columns={"error_count": "n"})
     compared = compare(found.merge(_published_frame(), "left", COMPARED))
     return compared[[*CELL, "error_mean", "error_std", "n", *COMPARISON]]
+
+
+def estimate(cell: Mapping[Hashable, Any]) -> Estimate:
+    """The estimate that a line of `summarise` holds."""
+    return Estimate(cell["error_mean"], cell["error_std"], cell["n"])
 
 
 def compare(frame: pd.DataFrame) -> pd.DataFrame:
