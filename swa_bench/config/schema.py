@@ -4,6 +4,7 @@ Values are in conf/*.yaml only. Hydra composes them, and pydantic checks them he
 """
 
 import dataclasses
+import functools
 import math
 from decimal import Decimal
 from typing import Annotated, Any, Literal, get_type_hints
@@ -285,12 +286,17 @@ def to_dict(config: TrainConfig) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
+@functools.cache
+def _hints(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind, include_extras=True)
+
+
 def shaping(values: dict[str, Any], kind: Any = TrainConfig) -> dict[str, Any]:
     """The part of plain values that shapes a run: all that is not marked NOT_SHAPING.
 
     So an option is part of a run's identity unless its author says that it is not.
     """
-    kept, hints = {}, get_type_hints(kind, include_extras=True)
+    kept, hints = {}, _hints(kind)
     for name, value in values.items():
         hint = hints.get(name)
         if NOT_SHAPING not in getattr(hint, "__metadata__", ()):
