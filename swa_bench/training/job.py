@@ -10,7 +10,7 @@ from typing import Any
 from swa_bench.config.own_code import own_code
 from swa_bench.config.plan import Plan, fork_epochs, make_plan
 from swa_bench.config.schema import Device, Precision, TrainConfig
-from swa_bench.config.spec import RunSpec, seed_block
+from swa_bench.config.spec import RunSpec
 from swa_bench.data.augmentation import load_augmentation
 from swa_bench.data.batches import to_device
 from swa_bench.data.images import ImageSet, find_loader, is_published, load_images
@@ -50,7 +50,7 @@ def train_missing(spec: RunSpec, with_predictions: bool = False) -> list[TrainCo
     config = spec.config
     plans = {
         plan.config.seed: dataclasses.replace(plan, with_predictions=with_predictions)
-        for plan in map(make_plan, block_specs(spec))
+        for plan in map(make_plan, spec.block())
     }
 
     def unfinished() -> list[Plan]:
@@ -114,12 +114,6 @@ def check(config: TrainConfig) -> None:
     check_predictors(config)
     check_metrics(config)
     check_installed(config.logger)
-
-
-def block_specs(spec: RunSpec) -> list[RunSpec]:
-    """The specs of the seeds that train together with this one's, itself among them."""
-    block = seed_block(spec.config.seed, spec.config.seeds_together)
-    return [spec.replace(seed=seed) for seed in block]
 
 
 def _check_records(plans: list[Plan]) -> None:
