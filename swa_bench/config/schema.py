@@ -4,6 +4,7 @@ Values are in conf/*.yaml only. Hydra composes them, and pydantic checks them he
 """
 
 import dataclasses
+import functools
 import math
 from decimal import Decimal
 from typing import Annotated, Any, Literal, get_type_hints
@@ -83,6 +84,11 @@ class DatasetConfig:
     root: Annotated[FilePath, NOT_SHAPING]
     source: Annotated[Literal["auto", "official", "npm", "local"], NOT_SHAPING]
     memory: Annotated[Literal["device", "host"], NOT_SHAPING]
+
+    @property
+    def is_published(self) -> bool:
+        """Whether its images, as many as are used, are known without loading them."""
+        return self._target_.startswith("swa_bench.data.cifar.")  # which takes no others
 
     def __post_init__(self) -> None:
         expected = f"must be at least dataset.image_size={self.image_size}"
@@ -273,12 +279,17 @@ def to_dict(config: TrainConfig) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
+@functools.cache  # it takes longer than all else here
+def _hints(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind, include_extras=True)
+
+
 def shaping(values: dict[str, Any], kind: Any = TrainConfig) -> dict[str, Any]:
     """The part of plain values that shapes a run: all that is not marked NOT_SHAPING.
 
     So an option is part of a run's identity unless its author says that it is not.
     """
-    kept, hints = {}, get_type_hints(kind, include_extras=True)
+    kept, hints = {}, _hints(kind)
     for name, value in values.items():
         hint = hints.get(name)
         if NOT_SHAPING not in getattr(hint, "__metadata__", ()):
