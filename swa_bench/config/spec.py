@@ -85,8 +85,9 @@ class RunSpec:
 
     def block(self) -> list["RunSpec"]:
         """The specs of the seeds that train together with this one's, itself among them."""
-        block = seed_block(self.config.seed, self.config.seeds_together)
-        return [self.replace(seed=seed) for seed in block]
+        own = self.config.seed
+        block = seed_block(own, self.config.seeds_together)
+        return [self if seed == own else self.replace(seed=seed) for seed in block]
 
     def recipe_diff(self) -> dict[str, Any]:
         """How the recipe differs from the published one, as {option: value}; {} if it does not.
