@@ -6,7 +6,7 @@ import json
 import math
 import pkgutil
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from swa_bench.config import identity
@@ -90,26 +90,34 @@ def load_schedule(config: TrainConfig) -> "array[float]":
     Raises:
         ConfigError: no such function, it does not take these values, or a rate is not a number.
     """
-    steps = steps_per_epoch(config)
-    return _rates(json.dumps(config.schedule), steps, config.epochs, config.method.name)
+    values = dict(config.schedule)
+    target = values.pop("_target_", None)
+    try:
+        function = pkgutil.resolve_name(str(target))
+        steps = steps_per_epoch(config)
+        table, wrong = _rates(function, json.dumps(values), steps, config.epochs)
+    except Exception as error:  # whatever a user's own function raises is a fault of the setting
+        null = [name for name, value in values.items() if value is None]
+        reason = f"{', '.join(null)} is null with method={config.method.name}" if null else error
+        raise ConfigError("schedule", target, f"cannot be used: {reason}") from error
+    if wrong:
+        raise ConfigError("schedule", target, wrong)
+    return table
 
 
 @functools.lru_cache(maxsize=8)  # seeds have one in common
-def _rates(options: str, steps: int, epochs: int, method: str) -> "array[float]":
-    values = json.loads(options)
-    target = values.pop("_target_", None)
-    try:
-        function = functools.partial(pkgutil.resolve_name(str(target)), **values)
-        rates = [function(e, step, steps) for e in range(epochs) for step in range(steps)]
-    except Exception as error:  # whatever a user's own function raises is a fault of the setting
-        null = [name for name, value in values.items() if value is None]
-        reason = f"{', '.join(null)} is null with method={method}" if null else error
-        raise ConfigError("schedule", target, f"cannot be used: {reason}") from error
-    for index, rate in enumerate(rates):
-        if not isinstance(rate, int | float) or not 0 <= rate < math.inf:
-            epoch = index // steps + 1
-            raise ConfigError("schedule", target, f"gave the rate {rate!r} in epoch {epoch}")
-    return array("d", rates)
+def _rates(
+    function: Callable[..., float], values: str, steps: int, epochs: int
+) -> "tuple[array[float], str]":
+    """The rate of every step up to the first that is none, and what is wrong with that."""
+    schedule, table = functools.partial(function, **json.loads(values)), array("d")
+    for epoch in range(epochs):
+        for step in range(steps):
+            rate = schedule(epoch, step, steps)
+            if not isinstance(rate, int | float) or not 0 <= rate < math.inf:
+                return table, f"gave the rate {rate!r} in epoch {epoch + 1}"
+            table.append(rate)
+    return table, ""
 
 
 def steps_per_epoch(config: TrainConfig) -> int:

@@ -34,7 +34,7 @@ def _device() -> Device:
 def _best_precision(device: Device) -> Precision:
     if device == "cpu":
         overridden = "ATEN_CPU_CAPABILITY" in os.environ  # torch's own view of the processor
-        return "auto" if overridden else "bf16" if _cpu_has_bf16() else "fp32"
+        return "auto" if overridden else "bf16" if cpu_has_bf16() else "fp32"
     known = _nvidia_smi("compute_cap") if device == "cuda" else []
     if not known or len(set(known)) > 1:
         return "auto"
@@ -59,7 +59,8 @@ def cpu_name() -> str:
     return found[1].strip() if found else platform.processor() or platform.machine()
 
 
-def _cpu_has_bf16() -> bool:
+def cpu_has_bf16() -> bool:
+    """Whether the processor computes bf16, by its flags."""
     found = re.search(r"^flags\s*: (.*)$", _cpu_info(), re.MULTILINE)
     return found is not None and not BF16.isdisjoint(found[1].split())
 

@@ -15,6 +15,7 @@ from swa_bench.config.schema import Device, Precision, TrainConfig
 from swa_bench.config.spec import RunSpec
 from swa_bench.errors import ConfigError
 from swa_bench.labels import counted
+from swa_bench.results.machine import cpu_has_bf16
 
 
 def resolve(spec: RunSpec) -> RunSpec:
@@ -48,14 +49,7 @@ def native_precisions(device: Device) -> list[Precision]:
         ampere = torch.cuda.get_device_capability() >= (8, 0)
         return ["fp32", "tf32", "bf16"] if ampere else ["fp32"]
     features = torch.backends.cpu.get_cpu_capability()
-    return ["fp32", "bf16"] if "AVX512" in features and _cpu_has_bf16() else ["fp32"]
-
-
-def _cpu_has_bf16() -> bool:
-    with contextlib.suppress(OSError):
-        flags = Path("/proc/cpuinfo").read_text()
-        return "avx512_bf16" in flags or "amx_bf16" in flags
-    return False
+    return ["fp32", "bf16"] if "AVX512" in features and cpu_has_bf16() else ["fp32"]
 
 
 def prepare(config: TrainConfig) -> torch.device:
