@@ -17,8 +17,9 @@ from swa_bench.commands import command_line, completion, sweep
 from swa_bench.commands.explain import SETTINGS, explain
 from swa_bench.commands.terminal import safe_output, usual_interrupt, version
 from swa_bench.config.composing import check_own_code, check_own_files, methods
+from swa_bench.config.resolvers import register_resolvers
 from swa_bench.config.schema import TrainConfig
-from swa_bench.config.spec import RunSpec, import_from_here, register_resolvers
+from swa_bench.config.spec import RunSpec, import_from_here
 from swa_bench.data import folder
 from swa_bench.errors import (
     ConfigError,
@@ -28,6 +29,8 @@ from swa_bench.errors import (
     in_a_line,
     without_frames,
 )
+from swa_bench.results import machine
+from swa_bench.results.finished import finished_reports
 from swa_bench.results.record import read_record, record_path
 
 
@@ -39,17 +42,19 @@ def train(spec: RunSpec) -> None:
     """
     check_methods(spec.config)
     runs = [spec, *(spec.with_method(method) for method in spec.config.also_train)]
-    from swa_bench.training.job import check  # torch takes seconds to import
-
-    for one in runs:  # what cannot be done is refused before anything is trained
-        check(one.config)
     if spec.config.dry_run:
-        return print_plan(runs)
+        return print_plan(list(map(machine.guess, runs)))
+    known = [finished_reports(machine.guess(one)) for one in runs]
+    for one, reports in zip(runs, known, strict=True):
+        if reports is None:  # what cannot be done is refused before anything is trained
+            from swa_bench.training.job import check  # torch takes seconds to import
+
+            check(one.config)
     failures: list[SwaBenchError] = []
     done: list[TrainConfig] = []
-    for one in runs:
+    for one, reports in zip(runs, known, strict=True):
         with _noted(failures):
-            done += train_one(one)
+            done += train_one(one) if reports is None else reports
         if failures and failures[-1].exit_code == DeviceLostError.exit_code:
             break
     print_results(done)
@@ -104,9 +109,7 @@ def train_one(spec: RunSpec) -> list[TrainConfig]:
 def print_plan(runs: list[RunSpec]) -> None:
     """What there is to do for the runs of a job; nothing is trained or written."""
     from swa_bench.commands import dry_run
-    from swa_bench.training import hardware
 
-    runs = [hardware.resolve(one, sweep.seeds()) for one in runs]
     if runs[0].config.dry_run == "csv":
         for one in runs:
             dry_run.print_curve(one)

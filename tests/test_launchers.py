@@ -19,7 +19,7 @@ import pytest
 from launcher_helpers import Engine
 from training_helpers import SwaTrain, records_of
 
-from swa_bench.config.spec import gpu_count
+from swa_bench.config.resolvers import gpu_count
 from swa_bench.errors import ConfigError, needs_extra
 
 HAS_RAY = importlib.util.find_spec("ray")

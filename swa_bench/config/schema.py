@@ -95,6 +95,11 @@ class DatasetConfig:
     source: Annotated[Literal["auto", "official", "npm", "local"], NOT_SHAPING]
     memory: Annotated[Literal["device", "host"], NOT_SHAPING]
 
+    @property
+    def is_published(self) -> bool:
+        """Whether its images, as many as are used, are known without loading them."""
+        return self._target_.startswith("swa_bench.data.cifar.")  # which takes no others
+
     def __post_init__(self) -> None:
         expected = f"must be at least dataset.image_size={self.image_size}"
         require("dataset.resize", self.resize, self.resize >= self.image_size, expected)
@@ -286,7 +291,7 @@ def to_dict(config: TrainConfig) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
-@functools.cache
+@functools.cache  # it takes longer than all else here
 def _hints(kind: Any) -> dict[str, Any]:
     return get_type_hints(kind, include_extras=True)
 

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from swa_bench.config.resolvers import register_resolvers
 from swa_bench.config.schema import TrainConfig
-from swa_bench.config.spec import RunSpec, compose_spec, register_resolvers
+from swa_bench.config.spec import RunSpec, compose_spec
 from swa_bench.data.batches import to_device
 from swa_bench.data.images import load_images
 from swa_bench.errors import SwaBenchError

@@ -18,6 +18,7 @@ from swa_bench.config.schema import Device, Precision, TrainConfig
 from swa_bench.config.spec import RunSpec, seed_block
 from swa_bench.errors import ConfigError
 from swa_bench.labels import counted
+from swa_bench.results.machine import cpu_has_bf16, cpu_name
 from swa_bench.results.verdicts import Verdict, verdict_on
 from swa_bench.training.cuda_fault import cuda_fault as cuda_fault
 from swa_bench.training.cuda_fault import output_of
@@ -147,14 +148,7 @@ def native_precisions(device: Device) -> list[Precision]:
         ampere = torch.cuda.get_device_capability() >= (8, 0)
         return ["fp32", "tf32", "bf16"] if ampere else ["fp32"]
     features = torch.backends.cpu.get_cpu_capability()
-    return ["fp32", "bf16"] if "AVX512" in features and _cpu_has_bf16() else ["fp32"]
-
-
-def _cpu_has_bf16() -> bool:
-    with contextlib.suppress(OSError):
-        flags = Path("/proc/cpuinfo").read_text()
-        return "avx512_bf16" in flags or "amx_bf16" in flags
-    return False
+    return ["fp32", "bf16"] if "AVX512" in features and cpu_has_bf16() else ["fp32"]
 
 
 def prepare(config: TrainConfig) -> torch.device:
@@ -194,15 +188,7 @@ def device_name(device: torch.device) -> str:
 
 def model_name(device: torch.device) -> str:
     """The name of the GPU or processor, such as 'NVIDIA H100 80GB HBM3' or 'AMD EPYC'."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    name = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                name = line.split(":", 1)[1].strip()
-                break
-    return name
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
 
 
 def versions() -> dict[str, Any]:

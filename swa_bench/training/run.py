@@ -24,6 +24,7 @@ from swa_bench.results import finished
 from swa_bench.results.epochs import Row, epoch_columns, read_epochs, shared_with, write_epochs
 from swa_bench.results.record import checkpoint_folder, run_folder
 from swa_bench.results.same_data import other_code
+from swa_bench.results.stored import find_all
 from swa_bench.training import checkpoints, hardware, threads
 from swa_bench.training.batch_norm import describe_kept
 from swa_bench.training.evaluation import (
@@ -204,7 +205,7 @@ class Run:
         if math.isfinite(value):
             return
         model, folder = self.config.model, checkpoint_folder(self.config)
-        kept = checkpoints.find_all(folder, self.config.seed, dict(enumerate(self.keys)))
+        kept = find_all(folder, self.config.seed, dict(enumerate(self.keys)))
         stay = f" Earlier checkpoints stay in {folder}." if kept else ""
         raise NotFiniteError(
             f"The {what} of epoch {self.state.epoch} is {value} ({model.name}, "
@@ -281,7 +282,7 @@ class Run:
         epochs = [epoch for epoch in range(1, self.state.epoch) if not self._stays(epoch)]
         passed = {epoch: self.keys[epoch] for epoch in epochs}
         folder = checkpoint_folder(self.config)
-        for path in checkpoints.find_all(folder, self.config.seed, passed):
+        for path in find_all(folder, self.config.seed, passed):
             if path != keeping:
                 remove(path)
 
