@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test test-gpu test-engines tables figures report bench reproduce-tables status bundle clean
+.PHONY: quickstart test test-gpu test-engines tables figures report bench check reproduce-tables status bundle clean
 
 quickstart: .venv/installed
 	$(BIN)/swa-train +experiment=quickstart
@@ -34,6 +34,10 @@ figures: .venv/installed
 
 report: .venv/installed
 	@$(BIN)/swa-report
+
+# Whether this machine trains as it should, in about a minute: make check ARGS="--models vgg16"
+check: .venv/installed
+	@$(BIN)/swa-check $(ARGS)
 
 # ARGS may name networks and options: make bench ARGS="--models vgg16"
 bench: .venv/installed

@@ -1,39 +1,46 @@
 """How fast training is on this device, beside a loop like the authors', in one run.
 
-Run by `make bench`. All variants of a network take turns, so that whatever slows the machine slows
-them all; figures are medians over the rounds. Random images are used: they take the same time.
-Prints a table and writes results/speed/<device>.json.
+Run by `make bench`. Figures are medians over rounds. Random images are used: they take the same
+time. On a CPU the first network is also timed beside a busy process. Prints tables and writes
+results/speed/<device>.json.
 """
 
 import argparse
+import contextlib
 import datetime
+import itertools
 import json
 import multiprocessing
 import re
 import resource
 import statistics
 import time
+import timeit
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
+from concurrent.futures import Executor, ProcessPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import joblib
 import torch
+from contention import contention, contention_table
+from operations import forward_flops, step_bytes
 from reference_loop import Turn, reference
 from tabulate import tabulate
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
 
 from swa_bench.config.schema import TrainConfig
 from swa_bench.config.spec import compose_spec
+from swa_bench.data.batches import to_device
 from swa_bench.files import write_atomically
-from swa_bench.models import build_model
 from swa_bench.training import hardware, timing
+from swa_bench.training.states import fresh_state
+from swa_bench.training.step import TrainStep
 
+Result = TypeVar("Result")
 EPOCH_IMAGES = 50_000
+WARM_UP_S = 0.5
 # The networks that are measured by default, and how many steps a turn takes: on a CPU only those
 # that take minutes.
 STEPS = {
@@ -42,88 +49,115 @@ STEPS = {
 }
 
 
-def ours(config: TrainConfig, steps: int, fused: bool = False, seeds: int = 1) -> Turn:
-    """The steps of swa-train; those of several seeds count as one."""
-    trained = [timing.step_on_noise(replace(config, seed=seed), steps) for seed in range(seeds)]
-    if config.device == "cuda" and not fused:
+@dataclass(frozen=True)
+class Variant:
+    """One way to train; the steps of several seeds count as one."""
+
+    config: TrainConfig
+    fused: bool = False
+    seeds: int = 1
+    is_reference: bool = False
+
+
+def ours(variant: Variant, steps: int) -> Turn:
+    """The steps of swa-train."""
+    config = variant.config
+    seeds = [replace(config, seed=seed) for seed in range(variant.seeds)]
+    trained = [timing.step_on_noise(one, steps) for one in seeds]
+    if config.device == "cuda" and not variant.fused:
         for one in trained:
             # Without the fused kernel a rate on the device would be read back at every step.
             one.optimizer.param_groups[0] |= {"fused": False, "foreach": True, "lr": 1e-6}
-
-    def turn() -> float:
-        hardware.prepare(config)
-        return timing.epoch_seconds(trained) / steps
-
-    return turn
+    return lambda: timing.epoch_seconds(trained) / steps
 
 
-def variants(config: TrainConfig, steps: int, compiled: bool) -> dict[str, tuple[int, Turn]]:
-    """{name: (how many networks it trains, its turn)}.
+_turns: dict[str, Turn] = {}  # of this process
 
-    Each option is measured alone, on top of data on the device; then all of them together.
-    """
+
+def take_turn(name: str, variant: Variant, steps: int) -> float:
+    """Seconds of a step of a variant, which stays in this process for its next turn."""
+    if name not in _turns:
+        is_reference, config = variant.is_reference, variant.config
+        _turns[name] = reference(config, steps) if is_reference else ours(variant, steps)
+    return _turns[name]()
+
+
+def variants(config: TrainConfig, compiled: bool) -> dict[str, Variant]:
+    """Each option is measured alone, on top of data on the device; then all of them together."""
     plain = replace(config, precision="fp32", channels_last=False, compile=False, cuda_graphs=False)
     best = replace(config, channels_last=True, compile=False, cuda_graphs=True)
     on_gpu = config.device == "cuda"
     found = {
-        "reference loop": (1, reference(plain, steps)),
-        "data on the device": (1, ours(plain, steps)),
-        "+ channels_last": (1, ours(replace(plain, channels_last=True), steps)),
-        f"+ {config.precision}": (1, ours(replace(plain, precision=config.precision), steps)),
+        "reference loop": Variant(plain, is_reference=True),
+        "data on the device": Variant(plain),
+        "+ channels_last": Variant(replace(plain, channels_last=True)),
+        f"+ {config.precision}": Variant(replace(plain, precision=config.precision)),
     }
     if on_gpu:
-        found["+ fused SGD"] = (1, ours(plain, steps, fused=True))
-        found["+ fused SGD, graphs"] = (1, ours(replace(plain, cuda_graphs=True), steps, True))
+        found["+ fused SGD"] = Variant(plain, fused=True)
+        found["+ fused SGD, graphs"] = Variant(replace(plain, cuda_graphs=True), fused=True)
     if compiled:
-        found["+ compile"] = (1, ours(replace(plain, compile=True), steps))
-    found["all but compile"] = (1, ours(best, steps, fused=True))
-    found["the same, 3 seeds"] = (3, ours(best, steps, fused=True, seeds=3))
+        found["+ compile"] = Variant(replace(plain, compile=True))
+    found["all but compile"] = Variant(best, fused=True)
+    found["the same, 3 seeds"] = Variant(best, fused=True, seeds=3)
     if on_gpu:
-        deterministic = replace(best, deterministic=True)
-        found["the same, deterministic"] = (1, ours(deterministic, steps, fused=True))
+        found["the same, deterministic"] = Variant(replace(best, deterministic=True), fused=True)
     if compiled:
         whole = replace(best, compile=True)
-        found["all"] = (1, ours(whole, steps, fused=True))
-        found["all, 3 seeds"] = (3, ours(whole, steps, fused=True, seeds=3))
+        found["all"] = Variant(whole, fused=True)
+        found["all, 3 seeds"] = Variant(whole, fused=True, seeds=3)
     return found
 
 
 def measure_model(name: str, overrides: list[str], rounds: int, compiled: bool) -> dict[str, Any]:
-    """All variants of one network, in a process of its own."""
+    """All variants of one network, each in a process of its own.
+
+    On a CPU they take turns, so that whatever slows the machine slows them all. On a GPU, whose
+    memory would not hold them all, one begins after another has ended.
+    """
     config = composed(name, overrides)
     steps = STEPS[config.device].get(name, 1)
-    memory = peak_memory_gb(config)
-    found = variants(config, steps, compiled)
-    seconds: dict[str, list[float]] = {variant: [] for variant in found}
-    warm_up = timing.WARM_UP[config.device]
-    for round_number in range(warm_up + rounds):
-        for variant, (_, turn) in list(found.items()):
-            try:
-                taken = turn()
-            except RuntimeError as error:  # such as no memory left beside the others, no compiler
-                print(f"{name}, {variant}: left out, {str(error).splitlines()[0]}", flush=True)
-                del found[variant], turn
-                continue
-            if round_number >= warm_up:
-                seconds[variant].append(taken)
+    found = variants(config, compiled)
+    seconds: dict[str, list[float]] = {}
+    for group in [[*found]] if config.device == "cpu" else [[one] for one in found]:
+        seconds |= _in_turn({one: found[one] for one in group}, steps, rounds)
     batch = config.batch_size
     flops = 3 * forward_flops(config) * batch  # backward costs twice forward
     return {
         "model": name,
         "batch_size": batch,
         "precision": config.precision,
-        "peak_memory_gb": memory,
+        "peak_memory_gb": in_a_process(peak_memory_gb, config),
         "flops_a_step": flops,
-        "bytes_a_step": step_bytes(config),
+        "bytes_a_step": in_a_process(step_bytes, config),
         "variants": {
             variant: {
-                "networks": networks,
-                "seconds_a_step": seconds[variant],
-                "ms_a_step": 1e3 * statistics.median(seconds[variant]) / networks,
+                "networks": found[variant].seeds,
+                "seconds_a_step": taken,
+                "ms_a_step": 1e3 * statistics.median(taken) / found[variant].seeds,
             }
-            for variant, (networks, _) in found.items()
+            for variant, taken in seconds.items()
         },
     }
+
+
+def _in_turn(found: dict[str, Variant], steps: int, rounds: int) -> dict[str, list[float]]:
+    seconds: dict[str, list[float]] = {name: [] for name in found}
+    with contextlib.ExitStack() as stack:
+        processes = {name: stack.enter_context(own_process()) for name in found}
+        warm_up = timing.WARM_UP[next(iter(found.values())).config.device]
+        for round_number in range(warm_up + rounds):
+            for name in list(seconds):
+                try:
+                    turn = processes[name].submit(take_turn, name, found[name], steps)
+                    taken = turn.result()
+                except RuntimeError as error:  # such as no memory left, no compiler
+                    print(f"{name}: left out, {str(error).splitlines()[0]}", flush=True)
+                    del seconds[name]
+                    continue
+                if round_number >= warm_up:
+                    seconds[name].append(taken)
+    return seconds
 
 
 def composed(model: str, overrides: list[str]) -> TrainConfig:
@@ -133,52 +167,16 @@ def composed(model: str, overrides: list[str]) -> TrainConfig:
 
 
 def peak_memory_gb(config: TrainConfig) -> float:
-    """Of a few steps of training: the GPU's, or the whole process's on a CPU."""
-    steps = [timing.step_on_noise(config, 5 if config.device == "cuda" else 1)]
-    for _ in range(timing.WARM_UP[config.device]):
-        timing.epoch_seconds(steps)
-    if config.device == "cuda":
-        return torch.cuda.max_memory_allocated() / 1e9
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
-
-
-def forward_flops(config: TrainConfig) -> int:
-    """Floating-point operations of one image's forward pass, counted on a net without weights."""
-    with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        build_model(config.model.name, config.dataset.classes)(torch.empty(1, 3, 32, 32))
-    return int(counter.get_total_flops())
-
-
-class ByteCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Bytes that the operations under it move: every input read once, every output written once."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.moved = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Count one operation; views and new memory move nothing."""
-        result = func(*args, **(kwargs or {}))
-        if not func.is_view and "empty" not in func.name():
-            arguments = zip(func._schema.arguments, args, strict=False)
-            changed = [value for argument, value in arguments if argument.is_write]
-            made = [] if changed else result
-            tensors = [
-                x for x in tree_leaves((args, kwargs, changed, made)) if isinstance(x, Tensor)
-            ]
-            self.moved += sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-        return result
-
-
-def step_bytes(config: TrainConfig) -> int:
-    """Bytes that one step moves if every operation is a pass over memory of its own."""
-    eager = replace(config, cuda_graphs=False, compile=False)
-    one = timing.step_on_noise(eager, steps=1)
-    one.begin_epoch(one.inputs.data.draw(0, 0, "train"), [1e-6], seed=0, epoch=0)
-    with ByteCounter() as counter:
-        one.step(config.batch_size)
-    moved: int = counter.moved
-    return moved
+    """Of an epoch on a GPU, as torch has reserved it; of the whole process in a step on a CPU."""
+    if config.device == "cpu":
+        timing.epoch_seconds([timing.step_on_noise(config, 1)])
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    images = timing.random_images(config, config.dataset.train_images)
+    data = to_device(images, config, hardware.prepare(config))
+    step = TrainStep(config, fresh_state(config, data), data)
+    for _ in range(timing.WARM_UP["cuda"]):  # with the graphs that the second one records
+        timing.epoch_seconds([step])
+    return torch.cuda.max_memory_reserved() / 1e9
 
 
 def measure_device(overrides: list[str]) -> dict[str, Any]:
@@ -200,16 +198,20 @@ def measure_device(overrides: list[str]) -> dict[str, Any]:
 
 
 def timed(work: Callable[[], Tensor]) -> float:
-    """Median seconds of one call, by the host's clock, after waiting for the device."""
-
-    def once() -> float:
-        started = time.perf_counter()
-        result = work()
-        if result.is_cuda:
-            torch.cuda.synchronize()
-        return time.perf_counter() - started
-
-    return statistics.median([once() for _ in range(4)][1:])
+    """Median seconds of one call: of 20 by the GPU's events, after half a second; of 3 on a CPU."""
+    warm = time.perf_counter() + WARM_UP_S
+    while (result := work()).is_cuda and time.perf_counter() < warm:
+        torch.cuda.synchronize()
+    if not result.is_cuda:
+        return statistics.median(timeit.repeat(work, repeat=3, number=1))
+    marks = [torch.cuda.Event(enable_timing=True) for _ in range(21)]  # type: ignore[no-untyped-call]
+    for mark in marks[:-1]:
+        mark.record()
+        work()
+    marks[-1].record()
+    torch.cuda.synchronize()
+    taken: list[float] = [a.elapsed_time(b) for a, b in itertools.pairwise(marks)]
+    return statistics.median(taken) / 1e3
 
 
 def table(ceilings: dict[str, Any], measured: dict[str, Any]) -> str:
@@ -240,9 +242,14 @@ def table(ceilings: dict[str, Any], measured: dict[str, Any]) -> str:
     return f"{measured['model']}, {measured['precision']}, {memory}\n{body}\n"
 
 
-def in_a_process(work: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
-    """Call a function in a fresh process, so that its memory and choice of kernels are its own."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+def own_process() -> Executor:
+    """A fresh process, whose memory and choice of kernels are its own."""
+    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+
+
+def in_a_process(work: Callable[..., Result], *arguments: Any) -> Result:
+    """Call a function in a fresh process."""
+    with own_process() as pool:
         return pool.submit(work, *arguments).result()
 
 
@@ -268,9 +275,16 @@ def main() -> None:
     report = {**ceilings, "models": []}
     path = options.out / f"{re.sub('[^a-z0-9]+', '-', ceilings['device'].lower())}.json"
     for model in options.models or STEPS[kind]:
-        measured = in_a_process(measure_model, model, options.overrides, options.rounds, compiled)
+        measured = measure_model(model, options.overrides, options.rounds, compiled)
         report["models"].append(measured)
         print(table(ceilings, measured), flush=True)
+        write_atomically(path, (json.dumps(report, indent=1) + "\n").encode())
+    if kind == "cpu" and (cores := joblib.cpu_count()) > 1:
+        model = (options.models or [*STEPS[kind]])[0]
+        config, steps = composed(model, options.overrides), STEPS[kind].get(model, 1)
+        rows = [in_a_process(contention, config, steps, count) for count in (1, cores)]
+        report["contention"] = {"model": model, "rows": rows}
+        print(contention_table(**report["contention"]), flush=True)
         write_atomically(path, (json.dumps(report, indent=1) + "\n").encode())
     print(f"Written to {path}")
 

@@ -11,7 +11,6 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from hydra.errors import HydraException
 from tabulate import tabulate
 
@@ -23,9 +22,10 @@ from swa_bench.config.spec import compose_spec
 from swa_bench.data.images import load_images
 from swa_bench.errors import ConfigError, SwaBenchError
 from swa_bench.labels import duration
+from swa_bench.results import machine
+from swa_bench.results.outlook import Outlook, look_ahead, seconds_of, total
 from swa_bench.results.status import read_row
-from swa_bench.training import checkpoints, hardware
-from swa_bench.training.outlook import Outlook, look_ahead, total
+from swa_bench.results.stored import limit_size
 
 
 @dataclass
@@ -51,15 +51,13 @@ def plan_grid(overrides: list[str]) -> list[Row]:
     for dataset in PAPER_DATASETS:
         for model in PAPER_MODELS:
             choice = ["experiment=paper_tables", f"dataset={dataset}", f"model={model}", *own]
-            specs = {
-                m: hardware.resolve(compose_spec(*choice, f"method={m}")) for m in PAPER_METHODS
-            }
+            specs = {m: machine.guess(compose_spec(*choice, f"method={m}")) for m in PAPER_METHODS}
             plans = [
                 make_plan(specs[method].replace(seed=seed))
                 for seed in PAPER_SEEDS
                 for method in PAPER_METHODS
             ]
-            rows.append(Row(dataset, model, plans[0].config, look_ahead(plans, set())))
+            rows.append(Row(dataset, model, plans[0].config, look_ahead(plans)))
     return rows
 
 
@@ -71,13 +69,12 @@ def show(rows: list[Row], elsewhere: bool) -> None:
     """
     lines = []
     for row in rows:
-        epochs, cost = sum(len(run.epochs) for run in row.missing), "-"
-        if row.missing and elsewhere:
+        epochs, seconds = sum(len(run.epochs) for run in row.missing), seconds_of(row.missing)
+        if elsewhere:
             results = Path(row.config.results_dir)
             a_epoch = read_row(results, row.dataset, row.model).epoch_seconds()
-            cost = "unknown" if a_epoch is None else duration(epochs * a_epoch)
-        elif row.missing:
-            cost = duration(sum(run.seconds for run in row.missing))
+            seconds = None if a_epoch is None else epochs * a_epoch
+        cost = "-" if not row.missing else "unknown" if seconds is None else duration(seconds)
         counts = [len(row.runs) - len(row.missing), len(row.missing)]
         saved = sum(run.shared for run in row.missing)
         lines.append([row.dataset, row.model, *counts, epochs, saved, cost])
@@ -105,12 +102,11 @@ def main(overrides: list[str]) -> int:
     rows = plan_grid(overrides)
     elsewhere = any(override.startswith("hydra/launcher=") for override in overrides)
     show(rows, elsewhere)
-    torch.cuda.empty_cache()  # leave the memory to swa-train
     lacking = [row for row in rows if row.missing]
     if not lacking:
         return _call("swa-tables")
     config = lacking[0].config
-    size = checkpoints.limit_size(Path(config.results_dir), math.inf, ()) / 1e9
+    size = limit_size(Path(config.results_dir), math.inf, ()) / 1e9
     limit = f"at most checkpoints.max_gb={config.checkpoints.max_gb:g}"
     print(f"Checkpoints: {size:.2f} GB below {config.results_dir}, {limit}.")
     if not elsewhere and config.device == "cpu" and os.environ.get("ALLOW_CPU") != "1":

@@ -25,6 +25,12 @@ class ConfigError(SwaBenchError):
         super().__init__(printable(f"{field}={value}: ") + expected)
 
 
+class DeviceLostError(SwaBenchError):
+    """The GPU fails every later call of this process, so no sweep goes on in it. Exit code 3."""
+
+    exit_code = 3
+
+
 class Terminated(BaseException):
     """The process got a signal to end, and has stored its state; no sweep goes on after it."""
 
@@ -48,6 +54,8 @@ def in_a_line(error: BaseException) -> str | None:
         return str(error)
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
+    if isinstance(error, MemoryError):
+        return f"this machine's memory is too small: {error or 'no reason given'}"
     return None
 
 

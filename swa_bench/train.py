@@ -1,7 +1,6 @@
 """swa-train: compose, check, plan, train, record, and print results beside the published ones."""
 
 import contextlib
-import gc
 import os
 import signal
 import sys
@@ -18,10 +17,20 @@ from swa_bench.commands import command_line, completion, sweep
 from swa_bench.commands.explain import SETTINGS, explain
 from swa_bench.commands.terminal import safe_output, usual_interrupt, version
 from swa_bench.config.composing import check_own_code, check_own_files, methods
+from swa_bench.config.resolvers import register_resolvers
 from swa_bench.config.schema import TrainConfig
-from swa_bench.config.spec import RunSpec, import_from_here, register_resolvers
+from swa_bench.config.spec import RunSpec, import_from_here
 from swa_bench.data import folder
-from swa_bench.errors import ConfigError, SwaBenchError, Terminated, in_a_line, without_frames
+from swa_bench.errors import (
+    ConfigError,
+    DeviceLostError,
+    SwaBenchError,
+    Terminated,
+    in_a_line,
+    without_frames,
+)
+from swa_bench.results import machine
+from swa_bench.results.finished import finished_reports
 from swa_bench.results.record import read_record, record_path
 
 
@@ -33,17 +42,21 @@ def train(spec: RunSpec) -> None:
     """
     check_methods(spec.config)
     runs = [spec, *(spec.with_method(method) for method in spec.config.also_train)]
-    from swa_bench.training.job import check  # torch takes seconds to import
-
-    for one in runs:  # what cannot be done is refused before anything is trained
-        check(one.config)
     if spec.config.dry_run:
-        return print_plan(runs)
+        return print_plan(list(map(machine.guess, runs)))
+    known = [finished_reports(machine.guess(one)) for one in runs]
+    for one, reports in zip(runs, known, strict=True):
+        if reports is None:  # what cannot be done is refused before anything is trained
+            from swa_bench.training.job import check  # torch takes seconds to import
+
+            check(one.config)
     failures: list[SwaBenchError] = []
     done: list[TrainConfig] = []
-    for one in runs:
+    for one, reports in zip(runs, known, strict=True):
         with _noted(failures):
-            done += train_one(one)
+            done += train_one(one) if reports is None else reports
+        if failures and failures[-1].exit_code == DeviceLostError.exit_code:
+            break
     print_results(done)
     sweep.note_runs(done)
     if HydraConfig.get().mode is not RunMode.MULTIRUN and done:
@@ -80,16 +93,13 @@ def _noted(failures: list[SwaBenchError]) -> Iterator[None]:
         if in_a_line(error) is None or _wants_traceback:
             traceback.print_exception(error)
         failures.append(without_frames(error))
-    else:
-        return
-    gc.collect()  # the network that failed is gone before the next is built
 
 
 def train_one(spec: RunSpec) -> list[TrainConfig]:
     """Train what is missing of a run; return what it reports."""
     from swa_bench.training import ensembles, hardware, job, metrics
 
-    spec = hardware.resolve(spec)
+    spec = hardware.resolve(spec, sweep.seeds())
     ensemble = spec.is_ensemble_of_runs
     reports = ensembles.train_members(spec) if ensemble else job.train_missing(spec)
     metrics.measure_finished(reports)
@@ -99,9 +109,7 @@ def train_one(spec: RunSpec) -> list[TrainConfig]:
 def print_plan(runs: list[RunSpec]) -> None:
     """What there is to do for the runs of a job; nothing is trained or written."""
     from swa_bench.commands import dry_run
-    from swa_bench.training import hardware
 
-    runs = [hardware.resolve(one) for one in runs]
     if runs[0].config.dry_run == "csv":
         for one in runs:
             dry_run.print_curve(one)

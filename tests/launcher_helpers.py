@@ -49,19 +49,19 @@ class Engine:
         kept = {k: v for k, v in os.environ.items() if k != "CUDA_VISIBLE_DEVICES"}
         self.environment = kept | {"OMP_NUM_THREADS": "1"} | environment
 
-    def start(self, *arguments: str) -> "subprocess.Popen[str]":
+    def start(self, *arguments: str, **environment: str) -> "subprocess.Popen[str]":
         program = [str(Path(sys.executable).parent / "swa-train"), "-m", *OWN, *arguments]
         return subprocess.Popen(
             program,
             cwd=self.folder,
-            env=self.environment,
+            env=self.environment | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
 
-    def train(self, *arguments: str) -> tuple[int, str, str]:
-        process = self.start(*arguments)
+    def train(self, *arguments: str, **environment: str) -> tuple[int, str, str]:
+        process = self.start(*arguments, **environment)
         return finish(process)
 
 

@@ -162,7 +162,7 @@ def test_precisions_by_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.get_device_capability", lambda: (9, 0))
     every = ["fp32", "tf32", "bf16"]
     assert hardware.native_precisions("cuda") == every
-    monkeypatch.setattr(hardware, "_cpu_has_bf16", lambda: False)
+    monkeypatch.setattr(hardware, "cpu_has_bf16", lambda: False)
     assert hardware.native_precisions("cpu") == ["fp32"]
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from training_helpers import TINY, SwaTrain, TinyNet, checkpoint_of
 
 from swa_bench.commands import export, records
-from swa_bench.training import checkpoints
+from swa_bench.results import stored
 
 SGD = [*TINY, "method=sgd"]
 A, B = "a" * 16, "b" * 16
@@ -44,10 +44,10 @@ def test_only_own_checkpoints_make_room(swa_train: SwaTrain, tmp_path: Path) -> 
             (tmp_path / folder / name).write_bytes(b"theirs")
     (own.parent / "best.pt").write_bytes(b"theirs")
     (own.parent / f"seed0-epoch0001-{A}-{B}.pt").symlink_to(tmp_path / "elsewhere" / "best.pt")
-    (tmp_path / "elsewhere" / checkpoints.MARKER).touch()
+    (tmp_path / "elsewhere" / stored.MARKER).touch()
     (tmp_path / "linked").mkdir()
     (tmp_path / "linked" / "checkpoints").symlink_to(tmp_path / "elsewhere")
-    (tmp_path / "elsewhere" / checkpoints.MARKER).unlink()
+    (tmp_path / "elsewhere" / stored.MARKER).unlink()
     outcome = swa_train(*SGD, "seed=1", *limit)
     assert outcome.code == 0, outcome.err
     assert not own.exists()
@@ -59,23 +59,23 @@ def test_links_to_folders_are_not_followed(tmp_path: Path) -> None:
     results, elsewhere = tmp_path / "results", tmp_path / "elsewhere"
     results.mkdir()
     elsewhere.mkdir()
-    (elsewhere / checkpoints.MARKER).touch()
+    (elsewhere / stored.MARKER).touch()
     (elsewhere / f"seed0-epoch0001-{A}-{B}.pt").write_bytes(b"theirs")
     (results / "checkpoints").symlink_to(elsewhere)
-    assert checkpoints.limit_size(results, 0, ()) == 0
-    assert checkpoints.limit_size(elsewhere, 10, ()) == 6
-    assert checkpoints.limit_size(elsewhere, 0, ()) == 0
-    assert [path.name for path in elsewhere.iterdir()] == [checkpoints.MARKER]
+    assert stored.limit_size(results, 0, ()) == 0
+    assert stored.limit_size(elsewhere, 10, ()) == 6
+    assert stored.limit_size(elsewhere, 0, ()) == 0
+    assert [path.name for path in elsewhere.iterdir()] == [stored.MARKER]
 
 
 def test_a_folder_of_an_earlier_version_is_marked(swa_train: SwaTrain, tmp_path: Path) -> None:
     assert swa_train(*SGD).code == 0
     folder = checkpoint_of(tmp_path, 4).parent
-    (folder / checkpoints.MARKER).unlink()
-    assert checkpoints.limit_size(tmp_path, 0, ()) == 0
+    (folder / stored.MARKER).unlink()
+    assert stored.limit_size(tmp_path, 0, ()) == 0
     assert checkpoint_of(tmp_path, 4).exists()
     assert swa_train(*SGD, "budget=1.5").code == 0
-    assert (folder / checkpoints.MARKER).exists()
+    assert (folder / stored.MARKER).exists()
 
 
 def test_an_export_replaces_nothing_but_an_export(swa_train: SwaTrain, tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """What only a GPU can show; `make test-gpu` runs these, and `make test` leaves the GPU alone."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,15 +10,17 @@ from training_helpers import DROPOUT, SHORT_RECIPE, SwaTrain, TinyNet, records_o
 
 from swa_bench.analysis import export
 from swa_bench.analysis.restore import User
-from swa_bench.commands import width
+from swa_bench.commands import check, width
 from swa_bench.config.schema import TrainConfig
 from swa_bench.config.spec import compose_spec
 from swa_bench.data.batches import to_device
 from swa_bench.data.images import load_images
+from swa_bench.errors import SwaBenchError
+from swa_bench.results.verdicts import read_verdicts
 from swa_bench.training import hardware, timing
-from swa_bench.training.network import fresh_model, fresh_optimizer
+from swa_bench.training.faults import device_faults
+from swa_bench.training.network import fresh_model
 from swa_bench.training.recorded_pass import RecordedPass
-from swa_bench.training.step import take_step
 
 pytestmark = [
     pytest.mark.gpu,
@@ -31,8 +35,32 @@ PRERESNET20 = ["model=preresnet20", *SHORT_RECIPE]
 NETS = {"vgg16": VGG16, "preresnet20": [*PRERESNET20, "budget=1.5"]}
 
 
+# A device-side assertion, after which every later call fails; then what is made of it.
+LOSES_THE_GPU = """
+import torch
+from swa_bench.training.faults import device_faults
+with device_faults("less"):
+    torch.zeros(3, device="cuda")[torch.tensor([7], device="cuda")].sum().item()
+"""
+
+
 def config_of(*overrides: str) -> TrainConfig:
     return hardware.resolve(compose_spec(*overrides, "device=cuda")).config
+
+
+def test_this_gpu_can_be_used() -> None:
+    assert hardware.cuda_fault() is None
+    assert hardware.decide_device("auto") == "cuda"
+
+
+def test_small_memory_and_a_lost_gpu_are_told_apart() -> None:
+    line = r"memory is too small \([\d.]+ \w+ asked for, [\d.]+ \w+ of [\d.]+ \w+ free\): less$"
+    with pytest.raises(SwaBenchError, match=line), device_faults("less"):
+        torch.empty(1 << 50, dtype=torch.uint8, device="cuda")
+    assert torch.ones(3, device="cuda").sum().item() == 3
+    command = [sys.executable, "-c", LOSES_THE_GPU]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "DeviceLostError: the GPU is lost for this process (CUDA error: dev" in done.stderr
 
 
 def weights(results: Path) -> dict[str, tuple[str, float]]:
@@ -111,19 +139,13 @@ def test_steps_that_cannot_be_recorded_are_taken_to_the_same_bits(
     assert weights(tmp_path / "true") == weights(tmp_path / "false")
 
 
-def test_no_step_waits_for_the_host() -> None:
-    """Eager, recorded and replayed ones."""
-    config = config_of("model=vgg16_bn", "precision=bf16")
-    one = timing.step_on_noise(config, steps=8)
-    for epoch in range(2):
-        one.begin_epoch(one.inputs.data.draw(0, epoch, "train"), [0.1] * 8, seed=0, epoch=epoch)
-        for step, size in enumerate(one.sizes):
-            # The recording of a graph synchronises on purpose, once.
-            recording = (epoch, step) == (1, 0)
-            torch.cuda.set_sync_debug_mode("default" if recording else "error")
-            one.step(size)
-        torch.cuda.set_sync_debug_mode("default")
-    assert one.score().loss > 0
+def test_swa_check_finds_no_fault(tmp_path: Path) -> None:
+    """Nor a check that only this command does: among them that no step waits for the host."""
+    check.swa_check(["--device", "cuda", "--results-dir", str(tmp_path)])
+    (verdict,) = read_verdicts(tmp_path)
+    assert [one for one in verdict.checks if one.outcome == "not ok"] == []
+    skipped = {one.name for one in verdict.checks if one.outcome == "skipped"}
+    assert skipped <= {"threads", "preresnet164", "wrn28_10"}  # the last ones if time was short
 
 
 @pytest.mark.parametrize("graphs", ["true", "false"])
@@ -150,27 +172,6 @@ def test_vgg16_trains_in_two_gigabytes() -> None:
     for _ in range(2):  # the second with graphs
         timing.epoch_seconds(steps)
     assert torch.cuda.max_memory_allocated() - before < 2e9
-
-
-def test_gpu_and_cpu_take_the_same_first_step() -> None:
-    config = config_of("model=preresnet20", "dataset=cifar10_mini", "dataset.train_images=256")
-    image_set = load_images(config.dataset)
-    losses = {}
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    for name in ("cpu", "cuda"):
-        target = torch.device(name)
-        cpu = to_device(image_set, config, torch.device("cpu"))
-        batches = [
-            (images.to(target), labels.to(target))
-            for images, labels in cpu.train_batches(cpu.draw(0, 0, "train"), 128)
-        ]
-        model = fresh_model(config, target)
-        optimizer = fresh_optimizer(config, model)
-        context = torch.autocast(name, enabled=False)
-        optimizer.param_groups[0]["lr"] = 0.1
-        steps = [take_step(model, optimizer, *batch, context) for batch in batches]
-        losses[name] = sum(loss.item() for loss, _ in steps)
-    assert losses["cuda"] == pytest.approx(losses["cpu"], rel=1e-4)
 
 
 def test_ensembles_export_and_width_on_a_gpu(tmp_path: Path, swa_train: SwaTrain) -> None:

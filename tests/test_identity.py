@@ -96,7 +96,7 @@ PINNED = {
 def test_hashes_and_keys_are_those_of_version_0_1(
     options: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("swa_bench.training.hardware._cpu_has_bf16", lambda: True)
+    monkeypatch.setattr("swa_bench.training.hardware.cpu_has_bf16", lambda: True)
     default = ["budget=1"] * ("experiment" not in options)  # as it was then
     plan = plan_of(*default, *options.split())
     keys = plan.state_keys(DATA, WEIGHTS)

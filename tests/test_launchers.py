@@ -19,7 +19,7 @@ import pytest
 from launcher_helpers import Engine
 from training_helpers import SwaTrain, records_of
 
-from swa_bench.config.spec import gpu_count
+from swa_bench.config.resolvers import gpu_count
 from swa_bench.errors import ConfigError, needs_extra
 
 HAS_RAY = importlib.util.find_spec("ray")
@@ -44,6 +44,42 @@ def test_a_missing_extra_says_what_to_install(swa_train: SwaTrain) -> None:
 def test_gpus_are_counted_and_none_is_an_error() -> None:
     with pytest.raises(ConfigError, match="no GPU was found"):
         gpu_count()  # the tests hide them all
+
+
+# Cores of this machine.
+
+
+def test_local_cpus_runs_jobs_side_by_side_and_a_failed_job_fails_alone(
+    tmp_path: Path, two_seeds: Path
+) -> None:
+    """Each of one thread, with or without a wish of the user's; no job is lost or done twice."""
+    engine = Engine(tmp_path)
+    del engine.environment["OMP_NUM_THREADS"]
+    (tmp_path / "together").write_text("2")
+    local = ["hydra/launcher=local_cpus", "hydra.launcher.n_jobs=2"]
+    code, out, err = engine.train(*local, "seed=0,1,-1", LOKY_MAX_CPU_COUNT="2")
+    assert code == 2, err
+    assert records_of(tmp_path / "results") == records_of(two_seeds)  # of one thread too
+    told = [line for line in err.splitlines() if line.startswith("swa-train: ")]
+    assert len(told) == 2, err
+    assert "FAILED" in told[0] and "seed=-1: must be 0 or more" in told[0]
+    assert told[1] == "swa-train: 1 job failed, see above"
+    assert not list(tmp_path.rglob(".sweep-*"))
+    assert "(n=2)" in out and "joblib" not in (out + err).lower()
+
+
+def test_local_cpus_goes_on_after_a_job_was_killed(tmp_path: Path, two_seeds: Path) -> None:
+    engine = Engine(tmp_path)
+    (tmp_path / "crash").touch()
+    local = ["hydra/launcher=local_cpus", "hydra.launcher.n_jobs=2", "seed=0,1"]
+    code, _, err = engine.train(*local)
+    assert code == 1
+    assert err.splitlines()[-1].startswith("swa-train: the process of a job was killed")
+    assert "Traceback" not in err and not list(tmp_path.rglob(".sweep-*"))
+    code, _, err = engine.train(*local)
+    assert code == 0, err
+    assert "Going on after epoch 3" in err
+    assert records_of(tmp_path / "results") == records_of(two_seeds)
 
 
 # Ray.

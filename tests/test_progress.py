@@ -77,3 +77,54 @@ def test_a_line_a_minute_where_epochs_are_long(
     (line,) = capsys.readouterr().out.splitlines()
     assert line == "swa seed 0  epoch 1/4   25%  1 images/s  5 min 0 s left"
     shown.__exit__(None, None, None)
+
+
+class Device:
+    """A GPU that takes 10 ms for a step, while its host hands out steps in no time."""
+
+    def __init__(self) -> None:
+        self.now = self.busy_until = 0.0
+        self.waits: list[float] = []
+
+    def step(self) -> None:
+        self.busy_until = max(self.busy_until, self.now) + 0.01
+
+    def record_event(self, event: "Event") -> "Event":
+        event.device, event.done_at = self, self.busy_until
+        return event
+
+
+class Event:
+    device: Device
+    done_at: float
+
+    def __init__(self, blocking: bool) -> None:
+        assert blocking  # others keep a core of the host busy
+
+    def synchronize(self) -> None:
+        assert self.device.busy_until > self.done_at  # it has work while the host waits
+        self.device.now = max(self.device.now, self.done_at)
+        self.device.waits.append(self.device.now)
+
+
+def test_the_bar_is_never_far_ahead_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two epochs of 1,000 steps, which are 20 s."""
+    device = Device()
+    monkeypatch.setattr("torch.cuda.Event", Event)
+    monkeypatch.setattr(progress.time, "monotonic", lambda: device.now)
+    shown = Progress(config_of(*TINY), [0], 1000, end=2)
+    ahead_s = []
+    with shown:
+        for epoch in range(2):
+            streams: Any = [device]
+            shown.epoch_starts(epoch, 1, streams)
+            for _ in range(1000):
+                device.step()
+                shown.images_done(1)
+                ahead_s.append(device.busy_until - device.now)
+            device.now = device.busy_until  # for the loss of the epoch
+    assert max(ahead_s) < 1.1
+    settled = [wait for wait in device.waits if wait > 2]
+    assert 30 < len(settled) < 40  # about twice a second
+    shown.epoch_starts(0, 1)
+    shown.images_done(1)  # on a CPU it waits for nothing

@@ -118,7 +118,7 @@ def test_running_average_is_the_mean_of_the_collected_weights() -> None:
 
 
 def test_bf16_computes_in_bf16_and_keeps_float32_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hardware, "_cpu_has_bf16", lambda: True)
+    monkeypatch.setattr(hardware, "cpu_has_bf16", lambda: True)
     config = config_of("model=preresnet20", "precision=bf16")
     seen = []
     model = fresh_model(config, torch.device("cpu"))

@@ -106,10 +106,13 @@ def test_the_plane_of_three_collected_models_of_one_run(
     monkeypatch.chdir(tmp_path)
     shutil.copytree(trained / "results", "results")
     (path,) = FOLDER.glob("snapshot-seed0-*/cell-1.json")
+    placed, to_device = [], restore.to_device
+    monkeypatch.setattr(restore, "to_device", lambda *of: placed.append(of) or to_device(*of))
     width.swa_width([str(FOLDER), *SMALL, "--parts", "plane", "--members", str(path)])
     (written,) = Path("results/width").rglob("width.json")
     found = json.loads(written.read_text())
     assert found["plane"]["labels"] == ["epoch 1", "epoch 3", "epoch 4"]
+    assert len(placed) == 1  # the data set of five networks
     assert "rays" not in found and "line" not in found
 
 

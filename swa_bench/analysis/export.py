@@ -20,7 +20,7 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 
-from swa_bench.analysis.restore import User, check_finite, recorded_config, restore
+from swa_bench.analysis.restore import User, as_recorded, check_finite, recorded_config, restore
 from swa_bench.config.own_code import changed
 from swa_bench.config.schema import NonNegativeInt
 from swa_bench.data.batches import to_device
@@ -38,12 +38,14 @@ from swa_bench.training.evaluation import (
     predict_test_images,
     score,
 )
+from swa_bench.training.faults import device_faults
 from swa_bench.training.network import fresh_model, unwrapped
 
 log = logging.getLogger(__name__)
 
 METADATA = "swa_bench"  # under which the record stands in the file's metadata, as JSON
 DIGEST = "swa_bench_sha256"  # of the record and all tensors
+NEEDS_LESS = "--device cpu needs no GPU"
 _EPOCH: TypeAdapter[int | None] = TypeAdapter(NonNegativeInt | None)
 
 
@@ -86,6 +88,7 @@ def check_out(out: Path, force: bool) -> None:
         raise SwaBenchError(f"{out} is there already: --force overwrites it")
 
 
+@device_faults(NEEDS_LESS)
 def export(path: Path, out: Path, user: User, epoch: int | None = None) -> Record:
     """Write the network of a record as safetensors; see `restore` for its weights.
 
@@ -170,7 +173,7 @@ def load_model(path: str | Path, trust: bool = False) -> nn.Module:
 
 def _load(path: Path, user: User) -> tuple[Exported, nn.Module]:
     exported, tensors = _read(path)
-    config = recorded_config(exported.record, dataclasses.replace(user, device="cpu"))
+    config = dataclasses.replace(as_recorded(exported.record, user), device="cpu")
     model = fresh_model(config, hardware.prepare(config))
     try:
         unwrapped(model).load_state_dict(tensors)
@@ -181,6 +184,7 @@ def _load(path: Path, user: User) -> tuple[Exported, nn.Module]:
     return exported, model.eval()
 
 
+@device_faults(NEEDS_LESS)
 def evaluate(path: Path, user: User) -> tuple[Score, float, Exported]:
     """Loss, error and calibration error in % on the test images of its data set; the file's own.
 

@@ -20,6 +20,7 @@ from swa_bench.analysis.restore import Restored
 from swa_bench.data.random import random_numbers
 from swa_bench.training import hardware
 from swa_bench.training.batch_norm import RunningStatistics
+from swa_bench.training.evaluation import with_room
 from swa_bench.training.network import copy_of
 
 Around = AbstractContextManager[Any]
@@ -46,18 +47,27 @@ class Probe:
 
     def __init__(self, restored: Restored, images: int) -> None:
         config, self.data = restored.config, restored.data
-        self.model = copy_of(restored.model, config).eval()
+        self.model = copy_of(restored.model, config)
         self.parameters = [parameter.data for parameter in self.model.parameters()]
         self.layers = RunningStatistics(self.model).layers
+        self.model.eval()
         self.autocast = hardware.autocast(config)
         draws = self.data.draw(config.seed, restored.record.epochs or 0, "recompute")
-        images = min(images, len(self.data.train_labels))
-        size = images if self.layers else config.evaluation.batch_size
-        fixed = draws.at(slice(images))
-        self.train = list(self.data.train_batches(fixed, size))
-        self.test = list(self.data.test_batches(config.evaluation.batch_size))
         # The same at every point, for a network that draws even in evaluation mode.
         self.stream = (config.seed, restored.record.epochs or 0, "predict", self.data.device)
+        self.test = with_room(self._tried, self.data, config)
+        images = min(images, len(self.data.train_labels))
+        # Where there are statistics, they are those of all images at once: it is no free choice.
+        size = images if self.layers else len(self.test[0][1])
+        self.train = list(self.data.train_batches(draws.at(slice(images)), size))
+
+    @torch.no_grad()
+    def _tried(self, size: int) -> list[tuple[Tensor, Tensor]]:
+        """The test images in batches, of which the network has been given one."""
+        batches = list(self.data.test_batches(size))
+        with random_numbers(*self.stream):
+            self._score(batches[:1])
+        return batches
 
     @torch.no_grad()
     def at(self, weights: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from swa_bench.analysis.trust import check_trusted, with_own_data
 from swa_bench.config.plan import Plan, load_schedule, steps_per_epoch
 from swa_bench.config.schema import Device, TrainConfig, from_dict
 from swa_bench.data.batches import DeviceImages, to_device
-from swa_bench.data.images import load_images
+from swa_bench.data.images import ImageSet, load_images
 from swa_bench.errors import SwaBenchError
 from swa_bench.results.record import Record, read_record
 from swa_bench.results.same_data import check_code, check_data
@@ -47,41 +47,50 @@ class Restored:
 
     Attributes:
         config: the record's, but for the device.
-        data: its data set, on the device.
+        images, data: its data set, on the host and on the device.
         model: with its final weights and batch-norm statistics, on the device.
     """
 
     record: Record
     config: TrainConfig
+    images: ImageSet
     data: DeviceImages
     model: nn.Module
 
 
 def recorded_config(record: Record, user: User) -> TrainConfig:
-    """The configuration of a record as the user runs it; its first weights are not needed again.
+    """The configuration of a record as the user runs it, on a device that may lack its arithmetic.
+
+    Raises:
+        ConfigError: as of `as_recorded`, or there is no such device.
+    """
+    config, device = as_recorded(record, user), hardware.decide_device(user.device)
+    precision = hardware.recorded_precision(device, config.precision)
+    return dataclasses.replace(config, device=device, precision=precision)
+
+
+def as_recorded(record: Record, user: User) -> TrainConfig:
+    """The configuration of a record; its first weights are not needed again.
 
     Raises:
         ConfigError: it names code that is not known here and not trusted, it is of another version
-            of the code, or was changed, or there is no such device.
+            of the code, or was changed.
     """
-    config = _as_recorded(record, user)
-    chosen, precision = hardware.decide(user.device, config.precision)
-    return dataclasses.replace(config, device=chosen, precision=precision)
-
-
-def _as_recorded(record: Record, user: User) -> TrainConfig:
     if not user.trust:
         check_trusted(record.config)
     return from_dict(with_own_data(record.config, user.data) | {"init": "random"})
 
 
-def restore(path: Path, user: User, epoch: int | None = None) -> Restored:
+def restore(
+    path: Path, user: User, epoch: int | None = None, other: Restored | None = None
+) -> Restored:
     """Build the network of a record from the checkpoint of its last epoch.
 
     Args:
         path: the record, in its folder beside the folder of the checkpoints.
         epoch: the weights, as they were, after that epoch of the run instead: such as a member
             of an ensemble. Which states are kept is option checkpoints.keep.
+        other: a network whose data set is taken, where it is the same.
 
     Raises:
         SwaBenchError: there is no such record, data set or checkpoint, no such device, or the
@@ -93,10 +102,13 @@ def restore(path: Path, user: User, epoch: int | None = None) -> Restored:
     if record is None:
         raise SwaBenchError(f"{path}: no sound record is there; name a cell-*.json")
     config = recorded_config(record, user)
-    images = load_images(config.dataset)
+    if other is not None and _data_options(other.config) != _data_options(config):
+        other = None
+    images = other.images if other else load_images(config.dataset)
     check_data(path, record, config.dataset, images.identity(), "put the images of the run there")
     check_code(path, record, config, "put the file of the run there")
-    data = to_device(images, config, hardware.prepare(config))
+    device = hardware.prepare(config)
+    data = other.data if other else to_device(images, config, device)
     state = fresh_state(config, data)
     predictor = state.predictors.get(config.method.result)
     if epoch is None and predictor is not None and not predictor.has_weights:
@@ -105,7 +117,7 @@ def restore(path: Path, user: User, epoch: int | None = None) -> Restored:
             "trained with checkpoints.keep=collected), or the average of FGE's (method=swa_fge)"
         )
     done = config.epochs if epoch is None else epoch
-    keys = _state_keys(_as_recorded(record, user), record, images.fingerprint())[: done + 1]
+    keys = _state_keys(as_recorded(record, user), record, images.fingerprint())[: done + 1]
     folder = path.resolve().parent.parent / "checkpoints"
     checkpoints.load_newest(folder, config.seed, keys, state)
     if state.epoch != done:
@@ -120,7 +132,13 @@ def restore(path: Path, user: User, epoch: int | None = None) -> Restored:
         for sentence in describe_kept(kept):
             log.warning("%s: %s", path, sentence)
     check_finite(path, model)
-    return Restored(record, config, data, model)
+    return Restored(record, config, images, data, model)
+
+
+def _data_options(config: TrainConfig) -> list[object]:
+    """What a data set on a device depends on."""
+    layout = [config.augmentation, config.model.normalisation, config.channels_last]
+    return [config.dataset, *layout, config.device]
 
 
 def check_finite(path: Path, model: nn.Module) -> None:

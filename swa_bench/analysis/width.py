@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from swa_bench.analysis import landscape
-from swa_bench.analysis.restore import Restored, User, recorded_config, restore
+from swa_bench.analysis.restore import Restored, User, as_recorded, restore
 from swa_bench.config.plan import collects
 from swa_bench.errors import SwaBenchError
 from swa_bench.labels import LABELS, column_label
@@ -21,6 +21,7 @@ from swa_bench.results.reach import check_level
 from swa_bench.results.record import Record, read_record, read_records
 from swa_bench.results.widths import FORMAT, Width, go_on, width_path, write_width
 from swa_bench.training import hardware
+from swa_bench.training.faults import device_faults
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ def choose(options: Namespace) -> tuple[list[NetworkRef], list[NetworkRef]]:
         return pair, _members(options)
     if options.third:
         return pair, [*pair, NetworkRef("third", options.third)]
-    epochs = recorded_config(_record(swa), _user(options)).epochs
+    epochs = as_recorded(_record(swa), _user(options)).epochs
     return pair, [*pair, NetworkRef(f"last of the {pair[1].label} run", swa, epochs)]
 
 
@@ -105,7 +106,7 @@ def _only(found: list[Record], method: str, options: Namespace) -> Path:
 def _members(options: Namespace) -> list[NetworkRef]:
     """The first, the middle and the last of the weights that a run collected."""
     path: Path = options.members
-    config = recorded_config(_record(path), _user(options))
+    config = as_recorded(_record(path), _user(options))
     epochs = [e + 1 for e in range(config.epochs) if collects(config.method, e)]
     if len(epochs) < 3:
         raise SwaBenchError(f"--members {path}: it collected fewer than three weights")
@@ -113,6 +114,7 @@ def _members(options: Namespace) -> list[NetworkRef]:
     return [NetworkRef(f"epoch {epoch}", path, epoch) for epoch in three]
 
 
+@device_faults("fewer --images need less, --device cpu needs no GPU")
 def measure(options: Namespace) -> tuple[Path, Width]:
     """Measure the parts that are asked for and not in the record of these networks yet.
 
@@ -134,7 +136,9 @@ def measure(options: Namespace) -> tuple[Path, Width]:
         own = {ref.label: records[ref].result.test_error_pct for ref in pair}
         check_level(options.level, own)
     wanted = [*pair, *(three if "plane" in options.parts else [])]
-    nets = {ref: restore(ref.path, _user(options), ref.epoch) for ref in dict.fromkeys(wanted)}
+    nets: dict[NetworkRef, Restored] = {}
+    for ref in dict.fromkeys(wanted):
+        nets[ref] = restore(ref.path, _user(options), ref.epoch, nets.get(pair[0]))
     if len({(net.record.model, net.record.data_sha256) for net in nets.values()}) > 1:
         raise SwaBenchError("These records are not all of one network and data set")
     fresh = _provenance(options, nets[pair[0]], records)

@@ -20,6 +20,11 @@ SETTINGS = (HydraException, OmegaConfBaseException, yaml.YAMLError)  # errors in
 
 def explain(error: Exception) -> str | None:
     """The field, the value and the choices; None for an error that needs a traceback."""
+    if type(error).__name__ == "TerminatedWorkerError":  # joblib's
+        return (
+            "the process of a job was killed, as it is where memory runs out, and the sweep ended: "
+            "start it again to go on (hydra.launcher.n_jobs=1 runs one job at a time)"
+        )
     if not isinstance(error, SETTINGS):
         return in_a_line(error)
     if isinstance(error, yaml.MarkedYAMLError):

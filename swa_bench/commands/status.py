@@ -11,10 +11,11 @@ from pathlib import Path
 from tabulate import tabulate
 
 from swa_bench.commands.terminal import CommandParser, command, path
+from swa_bench.config.grid import lengths
 from swa_bench.errors import SwaBenchError
 from swa_bench.labels import duration
 from swa_bench.results.run_files import OVERRIDES
-from swa_bench.results.status import REPORTS, STATES, RowStatus, RunStatus, lengths, read_rows
+from swa_bench.results.status import REPORTS, STATES, RowStatus, RunStatus, read_rows
 
 INDENT, NARROWEST = 4, 24  # columns: of what follows a line; of options beside a run
 HEADER = "  state      epochs  folder, own options\n"

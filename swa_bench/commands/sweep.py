@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import uuid
@@ -11,14 +12,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, flag_override
+from omegaconf import DictConfig, OmegaConf, flag_override
 
 from swa_bench.config.identity import recipe_hash
 from swa_bench.config.plan import Plan
 from swa_bench.config.schema import TrainConfig
-from swa_bench.errors import SwaBenchError, without_frames
+from swa_bench.errors import DeviceLostError, SwaBenchError, Terminated, without_frames
 from swa_bench.files import write_atomically
 from swa_bench.labels import counted
 from swa_bench.results.record import read_records
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 # Where Hydra keeps the options of a sweep, as conf/train.yaml has it.
 SCRATCH = "SWA_TRAIN_SCRATCH"
+GRID = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 HERE = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"  # jobs in this process
 
 
@@ -45,6 +48,7 @@ _sweeps: list["SweepReport"] = []
 # What the job that is running here reports, as (dataset, model, method, recipe_hash, budget).
 _cells: list[list[Any]] = []
 _plans: list[Plan] = []  # and, if nothing is trained, what there is to train
+_seeds: set[int] = set()  # of the jobs that follow one another in this process
 
 
 class SweepReport(Callback):
@@ -76,6 +80,9 @@ class SweepReport(Callback):
         if config.dry_run:  # no cluster is asked to plan
             with flag_override(config, ["readonly", "struct"], [False, False]):
                 config.hydra.launcher = {"_target_": HERE}
+        elif _has_workers(config):
+            signal.signal(signal.SIGTERM, _end)  # by default it would leave the workers behind
+        _seeds.update(_swept_seeds(config))
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Called before every job; a process of a launcher may have started in another folder."""
@@ -83,6 +90,9 @@ class SweepReport(Callback):
         _plans.clear()
         if self.config is not None and self not in _sweeps:
             os.chdir(self.folder)
+            if _has_workers(config):
+                signal.signal(signal.SIGINT, signal.SIG_IGN)  # the sweep's process ends its workers
+                os.environ["TTY_INTERACTIVE"] = "0"  # several bars on one terminal would fight
             if self.scratch is not None:  # Hydra has made it anew, on another machine
                 with contextlib.suppress(OSError):  # on this one it is not empty
                     self.scratch.rmdir()
@@ -100,6 +110,10 @@ class SweepReport(Callback):
         if self in _sweeps:
             self._take(note)
             self.plans.append([*_plans])
+            if getattr(error, "exit_code", None) == DeviceLostError.exit_code:
+                self.report()
+                print("swa-train: the sweep ends here, without the jobs after it", file=sys.stderr)
+                sys.exit(DeviceLostError.exit_code)  # Hydra would go on after an Exception
             return
         write_atomically(self.notes / f"{config.hydra.job.num}.json", json.dumps(note).encode())
         if note["failed"]:
@@ -109,18 +123,20 @@ class SweepReport(Callback):
             job_return.return_value = failure
             print(note["failed"], file=sys.stderr)
 
-    def _take(self, note: dict[str, Any]) -> None:
+    def _take(self, note: dict[str, Any], said: bool = False) -> None:
         self.jobs.append(note)
         if note["failed"]:
             self.failures += 1
-            print(note["failed"], file=sys.stderr)
+            if not said:
+                print(note["failed"], file=sys.stderr)
 
     def collect_notes(self) -> None:
         """Take what jobs in other processes noted."""
         if self.notes is None:
             return
         for path in sorted(self.notes.glob("*.json"), key=lambda path: int(path.stem)):
-            self._take(json.loads(path.read_bytes()))
+            said = self.config is not None and _has_workers(self.config)  # on the same terminal
+            self._take(json.loads(path.read_bytes()), said)
         shutil.rmtree(self.notes, ignore_errors=True)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
@@ -149,6 +165,35 @@ class SweepReport(Callback):
             from swa_bench.commands.dry_run import sweep_summary
 
             print(sweep_summary(jobs, self.plans))
+
+
+def _has_workers(config: DictConfig) -> bool:
+    """Whether the jobs of a sweep are done by processes that this one has started, by joblib."""
+    return "joblib" in OmegaConf.select(config, "hydra.launcher._target_", default="")
+
+
+def _end(number: int, frame: object) -> None:
+    raise Terminated(number)
+
+
+def _swept_seeds(config: DictConfig) -> set[int]:
+    """The seeds of a sweep; none if a launcher does its jobs elsewhere, or side by side."""
+    settings = config.hydra
+    if settings.launcher._target_ != HERE or settings.sweeper._target_ != GRID:
+        return set()
+    words = [f"{name}={values}" for name, values in (settings.sweeper.params or {}).items()]
+    words += settings.overrides.task
+    for override in reversed(OverridesParser.create().parse_overrides(words)):
+        if override.key_or_group == "seed":  # the last one holds
+            values = override.sweep_string_iterator() if override.is_sweep_override() else ()
+            with contextlib.suppress(ValueError):  # its job says what is wrong
+                return set(map(int, values))
+    return set()
+
+
+def seeds() -> set[int]:
+    """The seeds of the sweep whose jobs are done in this process, one after the other."""
+    return _seeds
 
 
 def note_runs(reports: Sequence[TrainConfig]) -> None:
@@ -197,6 +242,10 @@ def report_failed() -> bool:
 def end() -> None:
     """Delete what the sweeps of this process needed while they ran."""
     while _sweeps:
-        if scratch := _sweeps.pop().scratch:
-            shutil.rmtree(scratch, ignore_errors=True)
+        ended = _sweeps.pop()
+        for folder in filter(None, (ended.scratch, ended.notes)):
+            shutil.rmtree(folder, ignore_errors=True)
+    if signal.getsignal(signal.SIGTERM) is _end:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.environ.pop(SCRATCH, None)
+    _seeds.clear()

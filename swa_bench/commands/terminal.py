@@ -51,7 +51,7 @@ def command(name: str) -> Iterator[None]:
     with safe_output():
         try:
             yield
-        except (SwaBenchError, OSError) as error:
+        except (SwaBenchError, OSError, MemoryError) as error:
             line = in_a_line(error)
             if line is None:
                 raise

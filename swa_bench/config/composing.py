@@ -67,9 +67,12 @@ def check_name(method: str, name: str) -> None:
 def methods() -> list[str]:
     """All methods that can be chosen, the user's own included."""
     loader = _own_loader()
-    if loader is None:
-        return list(METHODS)
-    return loader.get_group_options("method", config_name="train", overrides=_search_path())
+    return list(METHODS) if loader is None else _listed(loader, tuple(_search_path()))
+
+
+@functools.lru_cache(maxsize=1)  # listing reads train.yaml and all that it names
+def _listed(loader: ConfigLoader, search_path: tuple[str, ...]) -> list[str]:
+    return loader.get_group_options("method", config_name="train", overrides=list(search_path))
 
 
 def method_file(name: str) -> str | None:

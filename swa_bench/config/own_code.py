@@ -8,9 +8,10 @@ import ast
 import contextlib
 import functools
 import hashlib
+import importlib.util
 import pkgutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -43,13 +44,16 @@ def own_code(config: TrainConfig) -> dict[str, Source]:
     Returns:
         {option: source}, such as that of model._target_.
     """
-    found: dict[str, Source] = {}
+    found = {option: _source_of(target) for option, target in _targets(config)}
+    return {option: source for option, source in found.items() if source}
+
+
+def _targets(config: TrainConfig) -> Iterator[tuple[str, str]]:
+    """The options that name code whose source is looked at, and what they name."""
     for option, target in flatten(to_dict(config)).items():
         group, _, name = option.partition(".")
         if name.endswith("_target_") and group not in KNOWN_BY_RESULT:
-            source = _source_of(str(target))
-            found |= {option: source} if source else {}
-    return found
+            yield option, str(target)
 
 
 def changed(known: Mapping[str, str], config: TrainConfig) -> str | None:
@@ -62,6 +66,36 @@ def changed(known: Mapping[str, str], config: TrainConfig) -> str | None:
         if known.get(option, source.sha256) != source.sha256:
             return f"{source.file.name} ({option}={flatten(to_dict(config))[option]})"
     return None
+
+
+def unchanged(known: Mapping[str, str], config: TrainConfig) -> bool:
+    """Whether own code is surely what a record knows, as far as that shows without an import."""
+    found = {option: source_file(target) for option, target in _targets(config)}
+    return known == {option: source.sha256 for option, source in found.items() if source}
+
+
+def source_file(target: str) -> Source | None:
+    """The source of the module that a target names, unless it is installed or of this program.
+
+    Nothing is imported, so a class is looked for where it is named, not where it is defined.
+    """
+    package, *names = target.replace(":", ".").split(".")
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError):
+        return None
+    if spec is None or spec.origin is None:
+        return None
+    path = Path(spec.origin)
+    while path.name == "__init__.py" and names:
+        folder = path.with_name(names.pop(0))
+        inside = [
+            one for one in (folder.with_suffix(".py"), folder / "__init__.py") if one.exists()
+        ]
+        if not inside:
+            break
+        path = inside[0]
+    return _read_file(package, path)
 
 
 def _source_of(target: str) -> Source | None:
@@ -79,7 +113,10 @@ def _source_of(target: str) -> Source | None:
 
 @functools.cache  # an edit after the module was imported is not what runs
 def _read(module: ModuleType) -> Source | None:
-    package, file = module.__name__.split(".")[0], Path(getattr(module, "__file__", None) or "")
+    return _read_file(module.__name__.split(".")[0], Path(getattr(module, "__file__", None) or ""))
+
+
+def _read_file(package: str, file: Path) -> Source | None:
     installed = {"site-packages", "dist-packages"} & set(file.parts)
     ours = package == "swa_bench" or package in sys.stdlib_module_names
     if ours or installed or not file.is_file():

@@ -2,9 +2,11 @@
 
 import functools
 import hashlib
+import json
 import math
 import pkgutil
-from collections.abc import Callable, Iterator
+from array import array
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from swa_bench.config import identity
@@ -12,8 +14,6 @@ from swa_bench.config.identity import DataIdentity
 from swa_bench.config.schema import MethodConfig, TrainConfig
 from swa_bench.config.spec import RunSpec
 from swa_bench.errors import ConfigError
-
-Schedule = Callable[[int, int, int], float]
 
 
 def collects(method: MethodConfig, epoch: int) -> bool:
@@ -31,7 +31,7 @@ class Plan:
     Attributes:
         config: resolved and checked, with precision and device decided.
         steps_per_epoch: optimiser steps, the smaller last batch included.
-        schedule: (epoch, step, steps_per_epoch) -> learning rate.
+        table: the learning rate of every step of all epochs.
         reports: the configuration of each budget that it reports, shortest first.
         with_predictions: whether a report whose predictions are lost is missing.
         data: the images that are there; a report of others is missing. None: any will do.
@@ -39,15 +39,15 @@ class Plan:
 
     config: TrainConfig
     steps_per_epoch: int
-    schedule: Schedule
+    table: "array[float]"
     reports: list[TrainConfig]
     with_predictions: bool = False
     data: DataIdentity | None = None
 
     def rates(self, epoch: int) -> list[float]:
         """The learning rate of every step of an epoch (from 0)."""
-        steps = self.steps_per_epoch
-        return [self.schedule(epoch, step, steps) for step in range(steps)]
+        first = epoch * self.steps_per_epoch
+        return self.table[first : first + self.steps_per_epoch].tolist()
 
     def collects(self, epoch: int) -> bool:
         """Whether weights are collected after this epoch (from 0)."""
@@ -84,27 +84,40 @@ def make_plan(spec: RunSpec) -> Plan:
     return Plan(config, steps_per_epoch(config), load_schedule(config), _find_reports(spec))
 
 
-def load_schedule(config: TrainConfig) -> Schedule:
-    """Bind the schedule function that YAML names to its values, and try it in every step.
+def load_schedule(config: TrainConfig) -> "array[float]":
+    """The learning rate of every step, by the function that YAML names.
 
     Raises:
         ConfigError: no such function, it does not take these values, or a rate is not a number.
     """
     values = dict(config.schedule)
     target = values.pop("_target_", None)
-    steps = steps_per_epoch(config)
     try:
-        function = functools.partial(pkgutil.resolve_name(str(target)), **values)
-        rates = [[function(e, step, steps) for step in range(steps)] for e in range(config.epochs)]
+        function = pkgutil.resolve_name(str(target))
+        steps = steps_per_epoch(config)
+        table, wrong = _rates(function, json.dumps(values), steps, config.epochs)
     except Exception as error:  # whatever a user's own function raises is a fault of the setting
         null = [name for name, value in values.items() if value is None]
         reason = f"{', '.join(null)} is null with method={config.method.name}" if null else error
         raise ConfigError("schedule", target, f"cannot be used: {reason}") from error
-    for epoch, of_epoch in enumerate(rates, start=1):
-        for rate in of_epoch:
+    if wrong:
+        raise ConfigError("schedule", target, wrong)
+    return table
+
+
+@functools.lru_cache(maxsize=8)  # seeds have one in common
+def _rates(
+    function: Callable[..., float], values: str, steps: int, epochs: int
+) -> "tuple[array[float], str]":
+    """The rate of every step up to the first that is none, and what is wrong with that."""
+    schedule, table = functools.partial(function, **json.loads(values)), array("d")
+    for epoch in range(epochs):
+        for step in range(steps):
+            rate = schedule(epoch, step, steps)
             if not isinstance(rate, int | float) or not 0 <= rate < math.inf:
-                raise ConfigError("schedule", target, f"gave the rate {rate!r} in epoch {epoch}")
-    return function
+                return table, f"gave the rate {rate!r} in epoch {epoch + 1}"
+            table.append(rate)
+    return table, ""
 
 
 def steps_per_epoch(config: TrainConfig) -> int:
@@ -125,12 +138,28 @@ def _find_reports(spec: RunSpec) -> list[TrainConfig]:
         if budget > config.budget:
             continue
         try:
-            report = spec.replace(budget=budget).config
+            report = config if budget == config.budget else spec.replace(budget=budget).config
         except ConfigError:  # such as a budget that ends before weights are collected
             continue
         if identity.recipe_hash(report) == own:
             found.append(report)
     return found
+
+
+def describe(plans: Sequence[Plan], device: str) -> str:
+    """Two lines on what runs of one recipe are.
+
+    Args:
+        device: its name; "" if it is not known.
+    """
+    config = plans[0].config
+    seeds = ", ".join(str(plan.config.seed) for plan in plans)
+    steps = config.epochs * plans[0].steps_per_epoch
+    return (
+        f"{config.model.name} on {config.dataset.name}, {config.method.name}, seed {seeds}: "
+        f"{config.epochs} epochs, {steps:,} steps\n"
+        f"on {config.device}{device and f' ({device})'}, precision {config.precision}"
+    )
 
 
 def divergence(one: Plan, other: Plan) -> int | None:

@@ -4,6 +4,7 @@ Values are in conf/*.yaml only. Hydra composes them, and pydantic checks them he
 """
 
 import dataclasses
+import functools
 import math
 from decimal import Decimal
 from typing import Annotated, Any, Literal, get_type_hints
@@ -12,6 +13,7 @@ from pydantic import (
     AfterValidator,
     ConfigDict,
     Field,
+    PlainValidator,
     Strict,
     StrictBool,
     TypeAdapter,
@@ -46,6 +48,15 @@ FolderName = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
 FilePath = Annotated[str, AfterValidator(expanded)]
 Precision = Literal["auto", "fp32", "tf32", "bf16"]
 Device = Literal["auto", "cpu", "cuda"]
+
+
+def _auto_or_count(value: object) -> object:
+    if value == "auto" or (type(value) is int and value >= 1):
+        return value
+    raise ValueError("must be auto, or an integer of 1 or more")
+
+
+AutoOrCount = Annotated[Literal["auto"] | int, PlainValidator(_auto_or_count)]
 
 KNOWN_ONLY = ConfigDict(extra="forbid")
 
@@ -83,6 +94,11 @@ class DatasetConfig:
     root: Annotated[FilePath, NOT_SHAPING]
     source: Annotated[Literal["auto", "official", "npm", "local"], NOT_SHAPING]
     memory: Annotated[Literal["device", "host"], NOT_SHAPING]
+
+    @property
+    def is_published(self) -> bool:
+        """Whether its images, as many as are used, are known without loading them."""
+        return self._target_.startswith("swa_bench.data.cifar.")  # which takes no others
 
     def __post_init__(self) -> None:
         expected = f"must be at least dataset.image_size={self.image_size}"
@@ -144,8 +160,8 @@ class TrainConfig:
     channels_last: StrictBool
     compile: StrictBool
     deterministic: StrictBool
-    cuda_graphs: Annotated[StrictBool, NOT_SHAPING]
-    seeds_together: Annotated[Count, NOT_SHAPING]
+    cuda_graphs: Annotated[Literal["auto", True, False], NOT_SHAPING]
+    seeds_together: Annotated[AutoOrCount, NOT_SHAPING]
     device: Annotated[Device, NOT_SHAPING]
     evaluation: Annotated[EvaluationConfig, NOT_SHAPING]
     checkpoints: Annotated[CheckpointsConfig, NOT_SHAPING]
@@ -154,7 +170,8 @@ class TrainConfig:
     also_train: Annotated[list[str], NOT_SHAPING]
     dry_run: Annotated[Literal[False, True, "csv"], NOT_SHAPING]
     force: Annotated[StrictBool, NOT_SHAPING]
-    # Records that were written before it lack it.
+    # Records that were written before these lack them.
+    threads: Annotated[AutoOrCount, NOT_SHAPING] = "auto"
     metrics: Annotated[dict[FolderName, Values], NOT_SHAPING] = dataclasses.field(
         default_factory=dict
     )
@@ -264,7 +281,8 @@ def _expected(error: ErrorDetails, name: str) -> str:
         .replace("List should", "must")
     )
     said = said.replace(" after validation", "")
-    said = said.replace("a valid boolean", "true or false").replace("False, True", "false, true")
+    said = said.replace("a valid boolean", "true or false")
+    said = said.replace("False", "false").replace("True", "true")
     return said.replace("a valid integer", "an integer").replace("a valid", "a")
 
 
@@ -273,12 +291,17 @@ def to_dict(config: TrainConfig) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
+@functools.cache  # it takes longer than all else here
+def _hints(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind, include_extras=True)
+
+
 def shaping(values: dict[str, Any], kind: Any = TrainConfig) -> dict[str, Any]:
     """The part of plain values that shapes a run: all that is not marked NOT_SHAPING.
 
     So an option is part of a run's identity unless its author says that it is not.
     """
-    kept, hints = {}, get_type_hints(kind, include_extras=True)
+    kept, hints = {}, _hints(kind)
     for name, value in values.items():
         hint = hints.get(name)
         if NOT_SHAPING not in getattr(hint, "__metadata__", ()):

@@ -15,7 +15,8 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from swa_bench.config.composing import CONF, chosen, compose, method_file, of_method
 from swa_bench.config.renames import flatten
-from swa_bench.config.schema import TrainConfig, from_dict, shaping, to_dict, whole_epochs
+from swa_bench.config.resolvers import register_resolvers
+from swa_bench.config.schema import TrainConfig, from_dict, shaping, to_dict
 from swa_bench.errors import ConfigError, SwaBenchError
 
 SELECTED = ("schedule", "optimizer", "augmentation")  # groups of which a method may select one
@@ -69,6 +70,25 @@ class RunSpec:
         whole_runs = method.ensemble_of is not None
         return whole_runs and (method.ensemble_of != method.name or self.config.budget > 1)
 
+    def members(self) -> list["RunSpec"]:
+        """The runs of an ensemble of k budgets: those of the block of k seeds that holds its seed.
+
+        Any other run is the only one of itself.
+        """
+        method = self.config.method
+        if method.ensemble_of is None or not self.is_ensemble_of_runs:
+            return [self]
+        of_itself = method.ensemble_of == method.name
+        other = self if of_itself else self.with_method(method.ensemble_of)
+        block = seed_block(self.config.seed, int(self.config.budget))
+        return [other.replace(seed=seed, budget=1.0) for seed in block]
+
+    def block(self) -> list["RunSpec"]:
+        """The specs of the seeds that train together with this one's, itself among them."""
+        own, together = self.config.seed, self.config.seeds_together
+        block = seed_block(own, 1 if together == "auto" else together)
+        return [self if seed == own else self.replace(seed=seed) for seed in block]
+
     def recipe_diff(self) -> dict[str, Any]:
         """How the recipe differs from the published one, as {option: value}; {} if it does not.
 
@@ -96,49 +116,6 @@ def import_from_here() -> None:
     """Make modules in the working folder importable: the user's own networks and images."""
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))
-
-
-def register_resolvers() -> None:
-    """Make the resolvers of conf/*.yaml known."""
-    for resolver in (whole_epochs, default_budget, ratio, split, mid_cycle, gpu_count):
-        OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
-
-
-def default_budget(table_budget: float, ensemble_of: str | None) -> float:
-    """The budget that fills a method's row; of an ensemble one run, since more are other seeds."""
-    return table_budget if ensemble_of is None else 1
-
-
-def ratio(part: float, whole: float) -> float | None:
-    """Part over whole; None where that is not defined, so that the checks of both can say so."""
-    numbers = all(isinstance(value, int | float) for value in (part, whole))
-    return part / whole if numbers and whole else None
-
-
-def split(epochs: int, cycles: int) -> int:
-    """Length in epochs of each of `cycles` equal cycles."""
-    if not isinstance(epochs, int) or cycles < 1 or epochs % cycles:
-        expected = f"must be a multiple of {cycles}, so that a cycle is of whole epochs"
-        raise ConfigError("model.budget_epochs", epochs, expected)
-    return epochs // cycles
-
-
-def mid_cycle(start: int, cycle_epochs: int) -> int:
-    """Epochs done in the middle of the first cycle that begins after `start` epochs."""
-    if not isinstance(cycle_epochs, int) or cycle_epochs < 2 or cycle_epochs % 2:
-        expected = "must be even: a member is taken in the middle of a cycle, after a whole epoch"
-        raise ConfigError("method.cycle_epochs", cycle_epochs, expected)
-    return start + cycle_epochs // 2
-
-
-def gpu_count() -> int:
-    """GPUs that this process may use: see conf/hydra/launcher/local_gpus.yaml."""
-    import torch
-
-    count: int = torch.cuda.device_count()
-    if not count:  # every job would wait for one forever
-        raise ConfigError("hydra.launcher.ray.init.num_gpus", 0, "no GPU was found on this machine")
-    return count
 
 
 def seed_block(seed: int, size: int) -> range:

@@ -24,8 +24,6 @@ from swa_bench.files import acquired
 
 log = logging.getLogger(__name__)
 
-PUBLISHED = "swa_bench.data.cifar"  # whose loaders refuse all but the published arrays
-
 
 @dataclass(frozen=True)
 class ImageSet:
@@ -103,11 +101,6 @@ def alone_with(path: Path) -> Iterator[None]:
             lock = acquired(path, lambda: f"Waiting for another process that reads {path.parent}")
             held.callback(lock.release)
         yield
-
-
-def is_published(dataset: DatasetConfig) -> bool:
-    """Whether its images, as many as are used, are known without loading them."""
-    return getattr(find_loader(dataset), "__module__", None) == PUBLISHED
 
 
 def find_loader(dataset: DatasetConfig) -> Callable[[DatasetConfig], object]:

@@ -19,7 +19,7 @@ from swa_bench.labels import (
 )
 from swa_bench.reporting.layout import Recipes, Table, labelled_rows, titled
 from swa_bench.results.frames import COLUMN
-from swa_bench.results.statistics import SIGNIFICANCE, Estimate, published
+from swa_bench.results.statistics import SIGNIFICANCE, estimate, published
 
 ERRORS = "test error in %, mean ± sample standard deviation over n seeds"
 BESIDE = (("swa_fge", 1.0), ("swa", 1.0), ("sgd", 1.0))  # single networks beside the ensembles
@@ -175,15 +175,11 @@ def _row_lines(
     for column, figure in zip(columns, theirs, strict=True):
         cell = ours.get(column)
         compared = _comparison(cell) if cell and figure else ["-", "-"]
-        said = [_estimate(cell) if cell else "no runs", str(figure or "-"), *compared]
+        said = [str(estimate(cell)) if cell else "no runs", str(figure or "-"), *compared]
         for line, text in zip(lines, said, strict=True):
             line.append(text)
     shown = lines if any(theirs) else lines[:1]
     return [[label if line is lines[0] else "", *line] for line in shown]
-
-
-def _estimate(cell: Mapping[Hashable, Any]) -> str:
-    return str(Estimate(cell["error_mean"], cell["error_std"], cell["n"]))
 
 
 def _comparison(cell: Mapping[Hashable, Any]) -> list[str]:

@@ -15,6 +15,8 @@ from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -42,7 +44,6 @@ STYLES = (
     ("#8C564B", (0, (2, 1)), ">"),
 )
 Style = tuple[str, Any, str]
-TITLES = {"learning-curves": "learning curves", "collected": "collected models"}
 INK = "#1B1D21"  # of all that is neither a series nor a grid
 LOG_FROM = 4  # an axis that spans more than this factor is logarithmic
 ALL_COUNTED = 12  # up to so many collected models, each has a tick
@@ -251,17 +252,16 @@ def write_figures(records: Iterable[Record], folder: Path) -> list[Path]:
     recipes = recipes_of(cells)
     written: list[Path] = []
     for row in rows(cells, epochs_frame(cells)):
-        drawings = {
-            "learning-curves": (draw_learning_curves, row.epochs),
-            "collected": (draw_collected, collected_frame(row.epochs)),
-        }
-        for name, (draw, of) in drawings.items():
+        drawings = [
+            ("learning-curves", "learning curves", draw_learning_curves, row.epochs),
+            ("collected", "collected models", draw_collected, collected_frame(row.epochs)),
+        ]
+        for name, title, draw, of in drawings:
             if len(of):
                 figure = Figure(figsize=(8, 6), layout="constrained")
                 draw(figure, row)
                 path = folder / f"{stem(row, name, [path.stem for path in written])}.png"
-                what = f"{TITLES[name]}; {spread(of)}"
-                write_captioned(figure, row, what, path, recipes)
+                write_captioned(figure, row, f"{title}; {spread(of)}", path, recipes)
                 written.append(path)
     return written
 
@@ -278,6 +278,19 @@ def write_captioned(
     kind, _, details = what.partition("; ")
     title = recipes.title(row) if recipes else row.title
     add_caption(figure, f"{title}: {kind}", caption(row, details))
-    picture = io.BytesIO()
-    figure.savefig(picture, dpi=120)
-    write_atomically(path, picture.getvalue())
+    write_atomically(path, saved(figure, "png", 120))
+
+
+def saved(figure: Figure, kind: str, dpi: float = 72) -> bytes:
+    """A figure as PNG or SVG, the same bytes on every day.
+
+    It is drawn once; `Figure.savefig` draws what has a layout twice.
+    """
+    content = io.BytesIO()
+    figure.set_dpi(dpi)
+    canvas: Any = FigureCanvasAgg(figure) if kind == "png" else FigureCanvasSVG(figure)
+    if kind == "png":
+        canvas.print_png(content)
+    else:
+        canvas.print_svg(content, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    return content.getvalue()

@@ -12,7 +12,7 @@ from tabulate import tabulate
 
 from swa_bench.config.grid import PAPER_MODELS
 from swa_bench.labels import DEMONSTRATIONS, LABELS, by_options, in_order
-from swa_bench.results.frames import Row, rows
+from swa_bench.results.frames import Row, row_names
 
 TEXT_WIDTH = 80  # of the lines around a table in a file
 WIDEST = 110  # of those in a terminal
@@ -137,7 +137,7 @@ def recipes_of(cells: pd.DataFrame) -> Recipes:
     Args:
         cells: of `cells_frame`.
     """
-    return Recipes(row.recipe_diff for row in rows(cells, pd.DataFrame({"run": []})))
+    return Recipes(recipe for _, _, recipe in row_names(cells))
 
 
 def recipe_options(recipe: str) -> list[str]:

@@ -5,7 +5,6 @@ and the page's own policy forbids scripts and requests.
 """
 
 import importlib.resources
-import io
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -204,20 +203,17 @@ def _write_picture(drawing: Drawing, row: Row, title: str, said: list[str], path
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": path.name}):
         figure = Figure(figsize=(WIDTH_IN, drawing.height_in), layout="constrained")
         drawing.draw(figure, row)
-        inline = _themed(_saved(figure, "svg", transparent=True))
+        patches = [figure.patch, *(axes.patch for axes in figure.axes)]
+        for patch in patches:
+            patch.set(facecolor="none", edgecolor="none")
+        inline = _themed(figures.saved(figure, "svg"))
+        for patch in patches:
+            patch.set_facecolor("white")
         figures.add_caption(figure, title, said, CAPTION_SIZE)
         for kind in ("svg", "png"):
-            content = _saved(figure, kind, dpi=200, facecolor="white")
+            content = figures.saved(figure, kind, dpi=200)
             write_atomically(path.with_name(f"{path.name}.{kind}"), content)
     return inline
-
-
-def _saved(figure: Figure, kind: str, **options: Any) -> bytes:
-    """A figure as bytes, the same on every day."""
-    content = io.BytesIO()
-    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type")) if kind == "svg" else None
-    figure.savefig(content, format=kind, metadata=nothing, **options)
-    return content.getvalue()
 
 
 def _themed(svg: bytes) -> Markup:

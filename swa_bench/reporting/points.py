@@ -19,6 +19,7 @@ from swa_bench.results.statistics import (
     Estimate,
     Gain,
     columns,
+    estimate,
     gains,
     published,
     summarise,
@@ -45,8 +46,7 @@ def draw_test_errors(figure: Figure, row: Row) -> None:
         if len(seeds) > 1:
             axes.plot(seeds, [y - 2 * ASIDE] * len(seeds), ".", **ONE_SEED)
         for cell in cells.to_dict("records"):
-            ours = Estimate(cell["error_mean"], cell["error_std"], cell["n"])
-            _point(axes, y - ASIDE, ours, _our_style(column[0], row))
+            _point(axes, y - ASIDE, estimate(cell), _our_style(column[0], row))
         _point(axes, y + ASIDE, theirs, PUBLISHED)
         n = "no runs" if cells.empty else f"n={', '.join(map(str, cells['n']))}"
         labels.append([column_label(*column), n])

@@ -86,13 +86,8 @@ def calibration_table(dataset: str, cells: pd.DataFrame, recipes: Recipes) -> Ta
         by_column = {(c["method"], c["budget"]): c for c in of_row.to_dict("records")}
         for column in columns_in_order(by_column):
             cell = by_column[column]
-            figures = [
-                Estimate(cell[f"{name}_mean"], cell[f"{name}_std"], None).text(decimals)
-                for name, decimals in MEASURES.items()
-            ]
-            n = cell["error_count"]
-            figures += [_own_figure(cell, name, n) for name in own]
-            lines.append([label, column_label(*column), *figures, str(n)])
+            figures = [_figure(cell, name, MEASURES.get(name, 4)) for name in [*MEASURES, *own]]
+            lines.append([label, column_label(*column), *figures, str(cell["error_count"])])
             label = ""
     title = titled(dataset, ", calibration: mean ± sample standard deviation over n seeds")
     titles = _metric_titles(own)
@@ -122,11 +117,11 @@ def _metric_titles(own: Sequence[str]) -> dict[str, str]:
     }
 
 
-def _own_figure(cell: Mapping[Hashable, Any], name: str, n: int) -> str:
-    """Mean and deviation of a metric, with its n where not every seed has it."""
-    count = int(cell[f"{name}_count"])
-    shown = Estimate(cell[f"{name}_mean"], cell[f"{name}_std"], None).text(4) if count else "-"
-    return shown if count in (0, n) else f"{shown} (n={count})"
+def _figure(cell: Mapping[Hashable, Any], name: str, decimals: int) -> str:
+    """Mean and deviation of a measure, with its n where not every seed has it."""
+    mean, std, n = (cell[f"{name}_{of}"] for of in ("mean", "std", "count"))
+    shown = Estimate(mean, std, None).text(decimals) if n else "-"
+    return shown if n in (0, cell["error_count"]) else f"{shown} (n={n})"
 
 
 def collected_table(dataset: str, collected: pd.DataFrame, recipes: Recipes) -> Table:

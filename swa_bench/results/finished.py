@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import Any
 import numpy as np
 
 from swa_bench.config.identity import recipe_hash
-from swa_bench.config.plan import Plan
+from swa_bench.config.own_code import unchanged
+from swa_bench.config.plan import Plan, make_plan
 from swa_bench.config.schema import TrainConfig, Values, to_dict
+from swa_bench.config.spec import RunSpec
 from swa_bench.errors import SwaBenchError
 from swa_bench.files import write_atomically
 from swa_bench.results.foreign import NewerFormatError, read_file, set_aside
@@ -22,9 +25,15 @@ from swa_bench.results.record import (
     Timing,
     load_record,
     read_record,
+    read_records,
     record_path,
+    run_folder,
 )
 from swa_bench.text import printable
+
+log = logging.getLogger(__name__)
+
+FINISHED = "Finished already, on this or another device (force=true trains again): %s"
 
 
 def predictions_path(record: Path) -> Path:
@@ -130,6 +139,28 @@ def missing(plan: Plan) -> list[TrainConfig]:
         if not same or (plan.with_predictions and read_predictions(path) is None):
             found.append(report)
     return found
+
+
+def finished_reports(spec: RunSpec) -> list[TrainConfig] | None:
+    """What a run reports, if all of it is surely recorded; None if only training can tell.
+
+    Sure are records of published images, and of code that is the same without doubt.
+    """
+    config = spec.config
+    own_images = not config.dataset.is_published
+    if config.force or own_images or spec.is_ensemble_of_runs or config.precision == "auto":
+        return None
+    try:
+        plans = {plan.config.seed: plan for plan in map(make_plan, spec.block())}
+        if any(map(missing, plans.values())):
+            return None
+    except SwaBenchError:  # training says what is wrong
+        return None
+    for record in read_records(run_folder(plan.config) for plan in plans.values()):
+        if not unchanged(record.source_sha256, config) or record.lacks(config.metrics):
+            return None
+    log.info(FINISHED, run_folder(config))
+    return plans[config.seed].reports
 
 
 def _load_own(path: Path) -> Record | ValueError | None:

@@ -10,6 +10,8 @@ import stat
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from swa_bench.errors import SwaBenchError
 from swa_bench.text import check_printable, printable
 
@@ -98,6 +100,12 @@ def _with_each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(values) < len(pairs):
         raise ValueError("it holds a key twice")
     return values
+
+
+def first_fault(error: ValidationError) -> str:
+    """What a schema found first, such as 'seed: Field required'."""
+    first = error.errors(include_url=False)[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
 
 
 def log_left_out(path: Path, error: Exception) -> None:

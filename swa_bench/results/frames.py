@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from swa_bench.config.grid import PAPER_DATASETS, PAPER_MODELS
@@ -132,7 +133,11 @@ def _told_apart(records: Sequence[Record]) -> list[str]:
     What was typed in one run may stand in a file of the user's by the next: records of one hash and
     the same options are of one recipe, that of the fewest differences.
     """
-    keys = list(map(_options_key, records))
+    options = list(map(_options, records))
+    keys = [
+        (record.dataset, record.model, record.method, record.recipe_hash, repr(sorted(of.items())))
+        for record, of in zip(records, options, strict=True)
+    ]
     fewest: dict[Any, dict[str, Any]] = {}
     for key, record in zip(keys, records, strict=True):
         both = (fewest.get(key, record.recipe_diff), record.recipe_diff)
@@ -142,31 +147,30 @@ def _told_apart(records: Sequence[Record]) -> list[str]:
         for key, record in zip(keys, records, strict=True)
     ]
     lines = defaultdict(list)
-    for record, diff in zip(records, diffs, strict=True):
-        line = (record.dataset, record.model, recipe_text(diff), record.method)
-        lines[line].append(record)
-    differing = {id(record): _differing(line) for line in lines.values() for record in line}
-    found = []
-    for record, diff in zip(records, diffs, strict=True):
-        names = differing[id(record)]
-        more = {name: value for name, value in _options(record).items() if name in names}
-        found.append(recipe_text({**more, **diff}))
+    for place, (record, diff) in enumerate(zip(records, diffs, strict=True)):
+        lines[record.dataset, record.model, recipe_text(diff), record.method].append(place)
+    found = [""] * len(records)
+    for line in lines.values():
+        names = _differing([records[place] for place in line], [options[place] for place in line])
+        for place in line:
+            more = {name: value for name, value in options[place].items() if name in names}
+            found[place] = recipe_text({**more, **diffs[place]})
     return found
 
 
-def _differing(records: Sequence[Record]) -> set[str]:
+def _differing(records: Sequence[Record], options: Sequence[dict[str, Any]]) -> set[str]:
     """The options with several values among runs that should be of one recipe.
 
     Those that follow from a run's length may differ from one budget to another.
     """
     if len({record.recipe_hash for record in records}) == 1:
         return set()
-    options = [_options(record) for record in records]
+    names = set().union(*options)
     values = defaultdict(set)
-    for record, found in zip(records, options, strict=True):
-        for name in {name for one in options for name in one}:
+    for record, of in zip(records, options, strict=True):
+        for name in names:
             budget = record.budget if name.startswith(OF_LENGTH) else None
-            values[name, budget].add(repr(found.get(name)))
+            values[name, budget].add(repr(of.get(name)))
     return {name for (name, _), several in values.items() if len(several) > 1}
 
 
@@ -174,11 +178,6 @@ def _options(record: Record) -> dict[str, Any]:
     """What shaped a run, by dotted names, but for later options that leave a run as it was."""
     options = flatten(shaping(record.config))
     return {name: value for name, value in options.items() if value not in LATER.get(name, ())}
-
-
-def _options_key(record: Record) -> tuple[str, ...]:
-    options = repr(sorted(_options(record).items()))
-    return (record.dataset, record.model, record.method, record.recipe_hash, options)
 
 
 def _with_code(records: Sequence[Record], recipes: Sequence[str]) -> list[str]:
@@ -228,27 +227,36 @@ def epochs_frame(cells: pd.DataFrame) -> pd.DataFrame:
         seed, budget, predictor, ensemble and epochs.
     """
     runs = longest_cells(cells)
-    read = [pd.DataFrame(columns=["run", *EPOCH_COLUMNS], dtype=float)]
+    # By the columns of their epochs.csv.
+    read: dict[tuple[str, ...], list[np.ndarray]] = defaultdict(list)
     for run, folder in zip(runs.index, runs["folder"], strict=True):
         if found := read_epochs(folder / "epochs.csv"):
-            read.append(pd.DataFrame(found, dtype=float).assign(run=run))
-    epochs = pd.concat(read[1:] or read, ignore_index=True)
+            lines = np.array([[run, *row.values()] for row in found], float)
+            read["run", *found[0]].append(lines)
+    read = read or {("run", *EPOCH_COLUMNS): [np.empty((0, len(EPOCH_COLUMNS) + 1))]}
+    parts = [pd.DataFrame(np.concatenate(of), columns=names) for names, of in read.items()]
+    epochs = pd.concat(parts, ignore_index=True).astype({"run": int})
+    epochs = epochs.sort_values("run", kind="stable", ignore_index=True)
     named = [*LINE, "seed", "budget", "predictor", "ensemble", "epochs"]
     epochs = epochs.join(runs[named], on="run")
     return epochs[~(epochs["epoch"] > epochs["epochs"])]
 
 
-def rows(cells: pd.DataFrame, epochs: pd.DataFrame) -> list[Row]:
-    """What was measured of each data set, model and recipe, in the order of the tables."""
+def row_names(cells: pd.DataFrame) -> list[tuple[str, str, str]]:
+    """The data set, model and recipe of each row, in the order of the tables."""
     datasets = in_order(cells["dataset"], PAPER_DATASETS)
     models = in_order(cells["model"], PAPER_MODELS)
+    found = cells[ROW].drop_duplicates().itertuples(index=False, name=None)
+    return sorted(
+        found, key=lambda row: (datasets.index(row[0]), models.index(row[1]), by_options(row[2]))
+    )
 
-    def place(row: Row) -> tuple[int, int, tuple[int, str]]:
-        return datasets.index(row.dataset), models.index(row.model), by_options(row.recipe_diff)
 
+def rows(cells: pd.DataFrame, epochs: pd.DataFrame) -> list[Row]:
+    """What was measured of each data set, model and recipe, in the order of the tables."""
+    parts, epochs_of = (dict(iter(frame.groupby(ROW))) for frame in (cells, epochs))
     found = []
-    for (dataset, model, recipe_diff), part in cells.groupby(ROW, sort=False):
-        devices = "; ".join(sorted(set(part["device"])))
-        own = epochs[epochs["run"].isin(part.index)]
-        found.append(Row(str(dataset), str(model), str(recipe_diff), devices, part, own))
-    return sorted(found, key=place)
+    for name in row_names(cells):
+        devices = "; ".join(sorted(set(parts[name]["device"])))
+        found.append(Row(*name, devices, parts[name], epochs_of.get(name, epochs[:0])))
+    return found

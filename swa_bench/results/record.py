@@ -39,6 +39,7 @@ from swa_bench.files import find
 from swa_bench.results.foreign import (
     MisplacedError,
     check_format,
+    first_fault,
     log_left_out,
     parse_json,
     read_file,
@@ -213,8 +214,7 @@ def parse_record(values: Any, path: Path = Path()) -> Record:
         translated = _from_format_1(values) if values["format"] == 1 else values
         return Record.model_validate({**translated, "path": path})
     except ValidationError as error:
-        first = error.errors()[0]
-        raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        raise ValueError(first_fault(error)) from error
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError("its options are not those of version 0.1") from error
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
-from hydra.core.hydra_config import HydraConfig
 
 from swa_bench.config.own_code import own_code
 from swa_bench.config.schema import TrainConfig, to_dict
@@ -48,6 +47,8 @@ def write_options(folder: Path, config: TrainConfig, differs: str) -> None:
 
 def _typed() -> list[str]:
     """The arguments of swa-train that do this job again; of a sweep, those of the job alone."""
+    from hydra.core.hydra_config import HydraConfig  # which swa-status has no use for
+
     if not HydraConfig.initialized():
         return []
     hydra = HydraConfig.get()

@@ -3,22 +3,13 @@
 Other machines may be training meanwhile: nothing is imported that computes, nothing is changed.
 """
 
-import functools
 import re
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from swa_bench.config.grid import (
-    PAPER_COLUMNS,
-    PAPER_DATASETS,
-    PAPER_METHODS,
-    PAPER_MODELS,
-    PAPER_SEEDS,
-)
-from swa_bench.config.plan import divergence, make_plan
-from swa_bench.config.spec import compose_spec
+from swa_bench.config.grid import PAPER_COLUMNS, PAPER_DATASETS, PAPER_MODELS, PAPER_SEEDS
 from swa_bench.labels import recipe_text
 from swa_bench.results.epochs import Row, read_epochs
 from swa_bench.results.foreign import read_file
@@ -188,14 +179,3 @@ def _read_run(folder: Path) -> RunStatus:
         traceback=traceback if traceback.exists() else None,
         options=read_options(folder),
     )
-
-
-@functools.cache
-def lengths(dataset: str, model: str) -> tuple[dict[str, int], int]:
-    """Epochs of the grid's run of each method, and after how many of them the two part."""
-    choice = ["experiment=paper_tables", f"dataset={dataset}", f"model={model}"]
-    plans = [make_plan(compose_spec(*choice, f"method={method}")) for method in PAPER_METHODS]
-    shared = divergence(*plans)
-    assert shared is not None
-    epochs = [plan.config.epochs for plan in plans]
-    return dict(zip(PAPER_METHODS, epochs, strict=True)), shared

@@ -15,7 +15,13 @@ from swa_bench.config.renames import RENAMED
 from swa_bench.config.schema import Count, FolderName, NonNegative, NonNegativeInt
 from swa_bench.errors import SwaBenchError
 from swa_bench.files import write_atomically
-from swa_bench.results.foreign import NewerFormatError, check_format, parse_json, read_file
+from swa_bench.results.foreign import (
+    NewerFormatError,
+    check_format,
+    first_fault,
+    parse_json,
+    read_file,
+)
 from swa_bench.results.record import Number, Part
 
 FORMAT = 3
@@ -138,9 +144,7 @@ def read_width(path: Path) -> Width:
         translated = _from_earlier(found) if found["format"] < FORMAT else found
         WidthRecord.model_validate(translated)
     except ValidationError as error:
-        first = error.errors()[0]
-        reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-        raise SwaBenchError(f"{path} is no record of swa-width: {reason}") from error
+        raise SwaBenchError(f"{path} is no record of swa-width: {first_fault(error)}") from error
     except NewerFormatError as error:
         raise SwaBenchError(f"{path} {error.what} ({error})") from error
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:

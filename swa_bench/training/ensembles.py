@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 def train_members(spec: RunSpec) -> list[TrainConfig]:
     """Train the missing runs of an ensemble, record it, and return what it reports."""
-    runs = {run.config.seed: run for run in member_specs(spec)}
+    runs = {run.config.seed: run for run in spec.members()}
     # Its own seed first, so that jobs of several seeds do not wait for each other.
     for seed in sorted(runs, key=lambda seed: seed != spec.config.seed):
         train_missing(runs[seed], with_predictions=True)
@@ -32,15 +32,6 @@ def train_members(spec: RunSpec) -> list[TrainConfig]:
     for ensemble in ensembles:
         _record(spec, ensemble, runs)
     return ensembles
-
-
-def member_specs(spec: RunSpec) -> list[RunSpec]:
-    """The runs of an ensemble of k budgets: those of the block of k seeds that holds its seed."""
-    method = spec.config.method
-    assert method.ensemble_of is not None
-    other = spec if method.ensemble_of == method.name else spec.with_method(method.ensemble_of)
-    block = seed_block(spec.config.seed, int(spec.config.budget))
-    return [other.replace(seed=seed, budget=1.0) for seed in block]
 
 
 def _ensembles(spec: RunSpec) -> list[TrainConfig]:

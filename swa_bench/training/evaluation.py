@@ -3,8 +3,9 @@
 Averaged weights need their batch-norm statistics recomputed first: see batch_norm.py.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from swa_bench.data.random import random_numbers
 from swa_bench.training import hardware
 
 Batches = Iterable[tuple[Tensor, Tensor]]
+Found = TypeVar("Found")
 ECE_BINS = 15
 
 
@@ -40,13 +42,34 @@ def predict(model: nn.Module, batches: Batches, autocast: torch.autocast) -> tup
     return predictions, labels
 
 
+def with_room(attempt: Callable[[int], Found], data: DeviceImages, config: TrainConfig) -> Found:
+    """What `attempt` gives for evaluation.batch_size, halved until the GPU's memory holds a batch.
+
+    For passes in evaluation mode, where nothing depends on the size but the rounding. To try is
+    better than to ask what is free: nobody knows what a pass takes.
+    """
+    size = min(config.evaluation.batch_size, len(data.test_labels))
+    while True:
+        try:
+            return attempt(size)
+        except torch.OutOfMemoryError:
+            if size == 1:
+                raise
+        torch.cuda.empty_cache()
+        hardware.say_once(f"memory is too small for a test of {size} images at a time: halved")
+        size = (size + 1) // 2
+
+
 def predict_test_images(
     model: nn.Module, data: DeviceImages, config: TrainConfig, epoch: int
 ) -> tuple[Tensor, Tensor]:
     """What `predict` gives for the test images; what the network draws is that epoch's."""
-    batches = data.test_batches(config.evaluation.batch_size)
-    with random_numbers(config.seed, epoch, "predict", data.device):
-        return predict(model, batches, hardware.autocast(config))
+
+    def attempt(size: int) -> tuple[Tensor, Tensor]:
+        with random_numbers(config.seed, epoch, "predict", data.device):
+            return predict(model, data.test_batches(size), hardware.autocast(config))
+
+    return with_room(attempt, data, config)
 
 
 def score(predictions: Tensor, labels: Tensor) -> Score:

@@ -1,6 +1,7 @@
-"""Faults of what a user brings: what fails, and the option that names it or that helps."""
+"""Faults of what a user brings and of the device: what fails, and the option that helps."""
 
 import contextlib
+import re
 import textwrap
 from collections.abc import Iterator
 
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from swa_bench.config.schema import TrainConfig
-from swa_bench.errors import ConfigError
+from swa_bench.errors import DeviceLostError, SwaBenchError
 from swa_bench.training import hardware
 
 
@@ -25,20 +26,97 @@ class FaultError(Exception):
         self.field, self.reason = field, reason
 
 
+# What torch's errors of a GPU and its libraries contain, and those of them that are of memory.
+ON_GPU = re.compile(r"(CUDA|HIP) (error|out of memory)|cuDNN error|(CUDNN|CUBLAS)_STATUS")
+SMALL_MEMORY = re.compile(r"t allocate mem|out of memory|STATUS_(ALLOC_FAILED|NOT_INITIALIZED)")
+
+
+def small_memory(error: BaseException) -> str | None:
+    """What was asked for and what there is, where memory is too small; None for another error."""
+    text = str(error)
+    of_memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    if not of_memory and not SMALL_MEMORY.search(text):
+        return None
+    asked = re.search(r"allocate ([\d.]+ \w+)", text)
+    there = re.search(r"capacity of ([\d.]+ \w+) of which ([\d.]+ \w+) is free", text)
+    if not asked:
+        return f"memory is too small ({textwrap.shorten(text.strip('. '), 200)})"
+    of = f", {there[2]} of {there[1]} free" if there else ""
+    return f"memory is too small ({asked[1]} asked for{of})"
+
+
+def device_is_lost() -> bool:
+    """Whether every later call of a GPU fails in this process, as after an illegal address."""
+    try:
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            torch.cuda.synchronize()
+    except RuntimeError:
+        return True
+    return False
+
+
+def device_fault(error: BaseException, helps: str) -> SwaBenchError | None:
+    """An error of memory or of the GPU, in a line; None for any other.
+
+    Args:
+        helps: a clause on what needs less memory.
+    """
+    text = str(error).partition("\n")[0].strip(". ")
+    on_gpu = isinstance(error, RuntimeError) and ON_GPU.search(text) is not None
+    if on_gpu and device_is_lost():
+        return DeviceLostError(
+            f"the GPU is lost for this process ({text}): start the command again, which goes on "
+            "from the last checkpoint; CUDA_LAUNCH_BLOCKING=1 shows where it fails"
+        )
+    if reason := small_memory(error):
+        return SwaBenchError(f"{reason}: {helps}")
+    return SwaBenchError(f"the GPU fails ({text}): start the command again") if on_gpu else None
+
+
+@contextlib.contextmanager
+def device_faults(helps: str) -> Iterator[None]:
+    """Raise what `device_fault` makes of an error inside, if it is one of memory or of the GPU."""
+    try:
+        yield
+    except Exception as error:
+        if (found := device_fault(error, helps)) is None:
+            raise
+        raise found from error
+
+
+def less_memory(config: TrainConfig) -> str:
+    """What lets a run train in less memory, as a clause."""
+    data = config.dataset
+    small_data = 3 * data.resize**2 * data.train_images < 1e9  # bytes
+    options = {
+        "precision=bf16": config.precision == "bf16",
+        "seeds_together=1": config.seeds_together == 1,
+        "dataset.memory=host": data.memory == "host" or small_data,
+    }
+    open_ones = " or ".join(option for option, chosen in options.items() if not chosen)
+    helps = f"{open_ones} helps; " if open_ones else ""
+    return f"{helps}a smaller batch_size is another recipe"
+
+
 def fault_of(
     error: Exception | SystemExit, field: str, what: str, memory: str | None = None
-) -> FaultError:
-    """The fault behind an exception.
+) -> FaultError | SwaBenchError:
+    """The fault behind an exception; a DeviceLostError is nobody's fault here.
 
     Args:
         field: the option that names the code.
         what: such as "fails in a training step".
         memory: the option that helps where memory is too small, if there is one.
     """
+    helps = "choose a smaller one"
+    if memory == "batch_size":
+        helps = "precision=bf16 needs less; a smaller batch_size is another recipe"
+    found = device_fault(error, helps)
+    if isinstance(found, DeviceLostError):
+        return found
+    if small := small_memory(error):
+        return FaultError(memory or field, f"{what}, {found if memory else small}")
     reason = textwrap.shorten(str(error).strip(". \n") or type(error).__name__, 200)
-    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "t allocate mem" in reason:
-        helps = ": choose a smaller one" if memory else ""
-        return FaultError(memory or field, f"{what}, memory is too small ({reason}){helps}")
     return FaultError(field, f"{what}: {reason}")
 
 
@@ -47,7 +125,7 @@ def faults(field: str, what: str, memory: str | None = None) -> Iterator[None]:
     """Raise a FaultError, as of `fault_of`, for whatever is raised that is none yet."""
     try:
         yield
-    except (ConfigError, FaultError):
+    except (SwaBenchError, FaultError):
         raise
     except (Exception, SystemExit) as error:
         raise fault_of(error, field, what, memory) from None

@@ -1,10 +1,13 @@
 """Device and precision of a run, and the versions that its figures depend on."""
 
 import contextlib
+import functools
+import gc
 import importlib.metadata
+import logging
 import os
 import platform
-import subprocess
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -12,27 +15,81 @@ import torch
 
 import swa_bench
 from swa_bench.config.schema import Device, Precision, TrainConfig
-from swa_bench.config.spec import RunSpec
+from swa_bench.config.spec import RunSpec, seed_block
 from swa_bench.errors import ConfigError
 from swa_bench.labels import counted
+from swa_bench.results.machine import cpu_has_bf16, cpu_name
+from swa_bench.results.verdicts import Verdict, verdict_on
+from swa_bench.training.cuda_fault import cuda_fault as cuda_fault
+from swa_bench.training.cuda_fault import output_of
+
+log = logging.getLogger(__name__)
 
 
-def resolve(spec: RunSpec) -> RunSpec:
-    """The spec with what this machine has instead of `auto` in device and precision.
+def resolve(spec: RunSpec, swept: Container[int] = ()) -> RunSpec:
+    """The spec with what this machine has instead of `auto`.
+
+    Args:
+        swept: the seeds of the sweep whose jobs are done here one after the other.
 
     Raises:
         ConfigError: what was asked for cannot be had here.
     """
-    device, precision = decide(spec.config.device, spec.config.precision)
-    return spec.replace(device=device, precision=precision)
+    config = spec.config
+    device, precision = decide(config.device, config.precision)
+    verdict = _verdict(config, device)
+    if config.compile and verdict and verdict.compile is False:
+        reason = verdict.because.get("compile", "it fails here")
+        raise ConfigError("compile", True, f"swa-check found: {reason}; run it again when mended")
+    graphs, together = config.cuda_graphs, config.seeds_together
+    if graphs == "auto":
+        lose = verdict is not None and verdict.cuda_graphs is False
+        here = device == "cuda" and graphs_possible()
+        graphs = here and config.dataset.memory == "device" and is_shipped(config) and not lose
+    if together == "auto":
+        together = verdict.seeds_together if verdict else 1
+        asked_for = all(seed in swept for seed in seed_block(config.seed, together))
+        if not asked_for or spec.is_ensemble_of_runs:  # whose runs are of other seeds too
+            together = 1
+    return spec.replace(
+        device=device, precision=precision, cuda_graphs=graphs, seeds_together=together
+    )
+
+
+def is_shipped(config: TrainConfig) -> bool:
+    """Whether all that a step runs is torch's or this project's.
+
+    A graph would freeze what other code keeps or draws in Python.
+    """
+    parts = [vars(config.model), config.augmentation, *config.method.predictors.values()]
+    shipped = all(str(part.get("_target_")).startswith("swa_bench.") for part in parts)
+    return shipped and config.optimizer.get("_target_") == "torch.optim.SGD"
+
+
+def _verdict(config: TrainConfig, device: Device) -> Verdict | None:
+    """What swa-check said about the GPU, with this driver and torch; None for a CPU."""
+    if device != "cuda":
+        return None
+    name, version = device_name(torch.device(device)), str(torch.__version__)
+    return verdict_on(Path(config.results_dir), name, driver_version(), version)
+
+
+def driver_version() -> str:
+    """The version of NVIDIA's driver, such as 550.54.15."""
+    with contextlib.suppress(OSError):
+        return Path("/sys/module/nvidia/version").read_text().strip()
+    return "unknown"
+
+
+@functools.cache
+def say_once(text: str) -> None:
+    """Log a warning, unless this process has said it already."""
+    log.warning("%s", text)
 
 
 def decide(device: Device, precision: Precision) -> tuple[Device, Precision]:
     """What `auto` stands for on this machine; see `resolve`."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device", "cuda", "torch sees no CUDA GPU here; choose cpu or auto")
+    device = decide_device(device)
     native = native_precisions(device)
     if precision == "auto":
         precision = "bf16" if "bf16" in native else "fp32"
@@ -42,20 +99,56 @@ def decide(device: Device, precision: Precision) -> tuple[Device, Precision]:
     return device, precision
 
 
+def decide_device(device: Device) -> Device:
+    """What `auto` stands for; says why a GPU that is there is not used.
+
+    Raises:
+        ConfigError: there is no GPU that was asked for, or one that torch cannot use.
+    """
+    if device == "cpu":
+        return "cpu"
+    # Weeks on a CPU without a word are the worst that can happen.
+    if fault := cuda_fault():
+        raise ConfigError("device", device, f"{fault}; device=cpu computes without it")
+    if torch.cuda.is_available():
+        if torch.version.hip:
+            say_once(f"ROCm {torch.version.hip} is untried: no CUDA graphs and no tf32")
+        return "cuda"
+    if device == "cuda":
+        raise ConfigError("device", "cuda", "torch sees no CUDA GPU here; choose cpu or auto")
+    others = {"Apple": torch.backends.mps.is_available(), "Intel": torch.xpu.is_available()}
+    for maker in (name for name, there in others.items() if there):
+        say_once(f"device=cpu: this {maker} GPU is not used, only those of NVIDIA are (by CUDA)")
+    return "cpu"
+
+
+def graphs_possible() -> bool:
+    """Whether CUDA graphs may be used: on ROCm, which calls itself CUDA, they are untried."""
+    return torch.cuda.is_available() and torch.version.hip is None
+
+
+def recorded_precision(device: Device, precision: Precision) -> Precision:
+    """In what a record of some precision is computed on a device that may lack its arithmetic.
+
+    bf16 is emulated anywhere, and the weights of tf32 are fp32.
+    """
+    if precision == "auto" or precision in native_precisions(device):
+        return decide(device, precision)[1]
+    used: Precision = "fp32" if precision == "tf32" else precision
+    how = "emulated" if used == precision else f"computed in {used}"
+    say_once(f"precision={precision} is {how} on this {device}: figures differ in rounding")
+    return used
+
+
 def native_precisions(device: Device) -> list[Precision]:
     """What the device computes in hardware, fp32 first."""
     if device == "cuda":
+        if torch.version.hip:
+            return ["fp32", "bf16"]
         ampere = torch.cuda.get_device_capability() >= (8, 0)
         return ["fp32", "tf32", "bf16"] if ampere else ["fp32"]
     features = torch.backends.cpu.get_cpu_capability()
-    return ["fp32", "bf16"] if "AVX512" in features and _cpu_has_bf16() else ["fp32"]
-
-
-def _cpu_has_bf16() -> bool:
-    with contextlib.suppress(OSError):
-        flags = Path("/proc/cpuinfo").read_text()
-        return "avx512_bf16" in flags or "amx_bf16" in flags
-    return False
+    return ["fp32", "bf16"] if "AVX512" in features and cpu_has_bf16() else ["fp32"]
 
 
 def prepare(config: TrainConfig) -> torch.device:
@@ -67,9 +160,18 @@ def prepare(config: TrainConfig) -> torch.device:
         # As the authors: shapes do not change, so cuDNN may try which of its kernels is fastest.
         torch.backends.cudnn.benchmark = not config.deterministic
         torch.use_deterministic_algorithms(config.deterministic)
+        # It would write NaN into every new tensor; all are written to before they are read.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         if config.deterministic and torch.__version__ < "2.11":  # later ones need no such workspace
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     return torch.device(config.device)
+
+
+def free_memory() -> None:
+    """Give back what earlier runs of this process left on the GPU: graphs, networks, data sets."""
+    gc.collect()
+    with contextlib.suppress(RuntimeError):  # of a GPU that is lost
+        torch.cuda.empty_cache()
 
 
 def autocast(config: TrainConfig) -> torch.autocast:
@@ -79,21 +181,22 @@ def autocast(config: TrainConfig) -> torch.autocast:
 
 def device_name(device: torch.device) -> str:
     """A name for records, such as 'NVIDIA H100 80GB HBM3' or 'AMD EPYC, 2 threads'."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    name = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                name = line.split(":", 1)[1].strip()
-                break
-    return f"{name}, {counted(torch.get_num_threads(), 'thread')}"
+    name = model_name(device)
+    on_cpu = device.type == "cpu"
+    return f"{name}, {counted(torch.get_num_threads(), 'thread')}" if on_cpu else name
+
+
+def model_name(device: torch.device) -> str:
+    """The name of the GPU or processor, such as 'NVIDIA H100 80GB HBM3' or 'AMD EPYC'."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
 
 
 def versions() -> dict[str, Any]:
     """Versions that a figure depends on; the git commit ends in '+' if the checkout was changed."""
     found: dict[str, Any] = {"python": platform.python_version(), "torch": str(torch.__version__)}
-    if torch.version.cuda and torch.cuda.is_available():
+    if torch.cuda.is_available() and torch.version.hip:
+        found["hip"] = torch.version.hip
+    elif torch.cuda.is_available():
         found["cuda"] = torch.version.cuda
         found["cudnn"] = str(torch.backends.cudnn.version())  # type: ignore[no-untyped-call]
     found["platform"] = f"{os.uname().sysname} {platform.machine()}"
@@ -105,14 +208,6 @@ def _commit(checkout: Path) -> str | None:
     if not (checkout / ".git").exists():
         return None
     git = ["git", "-C", str(checkout)]
-    head = _output([*git, "rev-parse", "HEAD"])
-    changed = _output([*git, "status", "--porcelain", "--untracked-files=no"])
+    head = output_of([*git, "rev-parse", "HEAD"])
+    changed = output_of([*git, "status", "--porcelain", "--untracked-files=no"])
     return head and head + ("+" if changed else "")
-
-
-def _output(command: list[str]) -> str | None:
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()

@@ -8,23 +8,25 @@ from pathlib import Path
 from typing import Any
 
 from swa_bench.config.own_code import own_code
-from swa_bench.config.plan import Plan, fork_epochs, make_plan
+from swa_bench.config.plan import Plan, describe, fork_epochs, make_plan
 from swa_bench.config.schema import Device, Precision, TrainConfig
-from swa_bench.config.spec import RunSpec, seed_block
+from swa_bench.config.spec import RunSpec
 from swa_bench.data.augmentation import load_augmentation
 from swa_bench.data.batches import to_device
-from swa_bench.data.images import ImageSet, find_loader, is_published, load_images
+from swa_bench.data.images import ImageSet, find_loader, load_images
 from swa_bench.data.random import random_numbers
 from swa_bench.errors import without_frames
 from swa_bench.files import check_writable
 from swa_bench.labels import recipe_text
 from swa_bench.results import locks, run_files
-from swa_bench.results.finished import missing
+from swa_bench.results.finished import FINISHED, missing
 from swa_bench.results.record import run_folder
 from swa_bench.results.same_data import check_run
-from swa_bench.training import checkpoints, hardware
+from swa_bench.results.stored import limit_size, note_start
+from swa_bench.training import hardware, threads
 from swa_bench.training.averaging import check_predictors
 from swa_bench.training.evaluation import Score
+from swa_bench.training.faults import device_faults, less_memory
 from swa_bench.training.loggers import check_installed, open_logger
 from swa_bench.training.metrics import check_metrics
 from swa_bench.training.progress import Progress
@@ -50,15 +52,14 @@ def train_missing(spec: RunSpec, with_predictions: bool = False) -> list[TrainCo
     config = spec.config
     plans = {
         plan.config.seed: dataclasses.replace(plan, with_predictions=with_predictions)
-        for plan in map(make_plan, block_specs(spec))
+        for plan in map(make_plan, spec.block())
     }
 
     def unfinished() -> list[Plan]:
         return [plan for plan in plans.values() if missing(plan)]
 
     def finished() -> list[TrainConfig]:
-        text = "Finished already, on this or another device (force=true trains again): %s"
-        log.info(text, run_folder(config))
+        log.info(FINISHED, run_folder(config))
         return plans[config.seed].reports
 
     with random_numbers(config.seed, 0, "weights"):  # a module of the user's may draw some
@@ -66,12 +67,14 @@ def train_missing(spec: RunSpec, with_predictions: bool = False) -> list[TrainCo
     to_do = unfinished()  # with force=true too, since a newer record is refused
     _check_records(list(plans.values()))
     done = not (to_do or config.force)
-    if done and is_published(config.dataset):
+    if done and config.dataset.is_published:
         return finished()
     if not done:
+        hardware.free_memory()
         check_writable("results_dir", Path(config.results_dir))
+    threads.begin(config)
     # What cannot be trained is refused before its images are decoded.
-    summary = "" if done else describe(list(plans.values()) if config.force else to_do)
+    summary = "" if done else _describe(list(plans.values()) if config.force else to_do)
     images = load_images(config.dataset)
     identity = images.identity()
     plans = {seed: dataclasses.replace(plan, data=identity) for seed, plan in plans.items()}
@@ -85,7 +88,7 @@ def train_missing(spec: RunSpec, with_predictions: bool = False) -> list[TrainCo
         return [run_folder(plan.config) for plan in unfinished()]
 
     recipe_diff = spec.recipe_diff()
-    with locks.alone_in(folders):
+    with device_faults(less_memory(config)), locks.alone_in(folders):
         _check_records(to_do)
         with locks.failures_noted(folders, unfinished_folders):
             # While this one waited, another process may have finished some.
@@ -116,28 +119,16 @@ def check(config: TrainConfig) -> None:
     check_installed(config.logger)
 
 
-def block_specs(spec: RunSpec) -> list[RunSpec]:
-    """The specs of the seeds that train together with this one's, itself among them."""
-    block = seed_block(spec.config.seed, spec.config.seeds_together)
-    return [spec.replace(seed=seed) for seed in block]
-
-
 def _check_records(plans: list[Plan]) -> None:
     for plan in plans:
         check_run(plan.config, plan.data, plan.reports)
 
 
-def describe(plans: list[Plan]) -> str:
-    """Two lines on what is about to run, with what `auto` stands for, after a rehearsal."""
+def _describe(plans: list[Plan]) -> str:
+    """What is about to run, with what `auto` stands for and its size, after a rehearsal."""
     config = plans[0].config
-    seeds = ", ".join(str(plan.config.seed) for plan in plans)
-    name = hardware.device_name(hardware.prepare(config))
-    return (
-        f"{config.model.name} ({rehearse(config).parameters:,} parameters) on "
-        f"{config.dataset.name}, {config.method.name}, seed {seeds}: {config.epochs} epochs, "
-        f"{config.epochs * plans[0].steps_per_epoch:,} steps\n"
-        f"on {config.device} ({name}), precision {config.precision}"
-    )
+    name = hardware.model_name(hardware.prepare(config))
+    return f"{describe(plans, name)}, {rehearse(config).parameters:,} parameters"
 
 
 def _train(spec: RunSpec, plans: list[Plan], images: ImageSet, recipe_diff: dict[str, Any]) -> None:
@@ -148,7 +139,6 @@ def _train(spec: RunSpec, plans: list[Plan], images: ImageSet, recipe_diff: dict
     provenance: dict[str, Any] = {
         "recipe_diff": recipe_diff,
         "data_sha256": fingerprint,
-        "device": hardware.device_name(device),
         "versions": hardware.versions(),
     }
     if code := own_code(config):
@@ -159,6 +149,8 @@ def _train(spec: RunSpec, plans: list[Plan], images: ImageSet, recipe_diff: dict
         provenance["warnings"] = list(warnings)
     data = to_device(images, config, device)
     runs = [Run(plan, _forks(spec, plan), data, fingerprint, provenance) for plan in plans]
+    for run in runs:
+        note_start(run.config, fingerprint, run.provenance["initial_weights_sha256"])
     seeds, end = [run.config.seed for run in runs], max(run.end for run in runs)
     train_runs(runs, Progress(config, seeds, len(data.train_labels), end))
 
@@ -191,7 +183,8 @@ def train_runs(runs: list[Run], progress: Progress) -> None:
         while going := [run for run in runs if not run.done and run not in failures]:
             epoch = min(run.state.epoch for run in going)
             together = [run for run in going if run.state.epoch == epoch]
-            progress.epoch_starts(epoch, len(together))
+            streams = [stream for run in together if (stream := steps[run].stream)]
+            progress.epoch_starts(epoch, len(together), streams)
             stored = False
             try:
                 scores, seconds = _train_epoch(together, steps, progress)
@@ -238,5 +231,5 @@ def _limit_checkpoints(runs: list[Run]) -> str:
     config = runs[0].config
     results, limit_gb = config.results_dir, config.checkpoints.max_gb
     own = {run.previous for run in runs}
-    size = checkpoints.limit_size(Path(results), limit_gb * 1e9, own)
+    size = limit_size(Path(results), limit_gb * 1e9, own)
     return f"Checkpoints: {size / 1e9:.2f} GB in {results} (checkpoints.max_gb={limit_gb:g})"

@@ -3,9 +3,11 @@
 import logging
 import sys
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
@@ -18,10 +20,51 @@ log = logging.getLogger("swa_bench.progress")  # the line of each epoch, not sho
 
 WIDTH = 80  # of a line at most, in columns
 LINE_EVERY_S = 60
+WAIT_EVERY_S = 0.5
 TESTED = "test_error_pct"  # the end of the columns that are shown
 CALLED = {"": "test", "swa_": "average"}  # others are called what their column begins with
 SHORTEST_BAR = 6
 Parts = list[tuple[int, str]]  # of a line, each after its rank: those of the highest go first
+
+
+class Pace:
+    """Holds the host back, about twice a second, so that what it counts is done on the device.
+
+    Without it the host hands out an epoch in a moment and waits for its end. Each wait is for the
+    steps up to the wait before, so that the device never lacks work.
+    """
+
+    def __init__(self) -> None:
+        self.streams: Sequence[torch.cuda.Stream] = ()
+        self.every = self.left = 1  # steps between two waits
+        self.events: list[torch.cuda.Event] = []  # after the steps that are waited for next
+        self.steps = 0  # and their number
+        self.waited = 0.0
+
+    def start(self, streams: Sequence[torch.cuda.Stream]) -> None:
+        """Begin an epoch of runs whose steps are on these streams."""
+        self.streams, self.events = streams, []
+        self.left, self.waited = self.every, time.monotonic()
+
+    def keep(self) -> None:
+        """Called after each step of all runs."""
+        self.left -= 1
+        if not self.streams or self.left:
+            return
+        events, steps = self.events, self.steps
+        self.events = [stream.record_event(_event()) for stream in self.streams]
+        self.steps = self.every
+        for event in events:
+            event.synchronize()
+        now = time.monotonic()
+        if events:
+            fitting = int(steps * WAIT_EVERY_S / max(now - self.waited, 1e-9))
+            self.every = max(1, min(fitting, 2 * self.every))
+        self.left, self.waited = self.every, now
+
+
+def _event() -> torch.cuda.Event:
+    return torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
 
 
 class Progress:
@@ -47,10 +90,11 @@ class Progress:
             TextColumn("{task.fields[status]}", markup=False),
             console=self.console,
             expand=True,
-            disable=not self.console.is_terminal,
+            disable=not self.console.is_interactive,  # a job beside others has no bar
         )
         self.task = self.bar.add_task(self.name, total=end, status="")
         self.streams: dict[Any, Any] = {}  # of the handlers that print the log
+        self.pace = Pace()
 
     def __enter__(self) -> None:
         self.started = self.printed = time.monotonic()
@@ -60,7 +104,7 @@ class Progress:
                 handler.addFilter(_is_other)  # our own lines are printed here
                 self.streams[handler] = handler.stream
                 stream = handler.stream
-                if self.console.is_terminal and not stream.closed and stream.isatty():
+                if not self.bar.disable and not stream.closed and stream.isatty():
                     handler.stream = sys.stderr  # rich's, which prints above the bar
 
     def __exit__(
@@ -74,18 +118,21 @@ class Progress:
             handler.removeFilter(_is_other)
             handler.stream = stream
 
-    def epoch_starts(self, epoch: int, seeds: int) -> None:
-        """Called with the epoch from 0, and how many seeds are trained at the same time."""
+    def epoch_starts(
+        self, epoch: int, seeds: int, streams: Sequence[torch.cuda.Stream] = ()
+    ) -> None:
+        """Called with the epoch from 0, how many seeds are trained at the same time, and where."""
+        self.pace.start(streams)
         self.epoch, self.seeds, self.in_epoch = epoch + 1, seeds, 0
         self._show()
 
     def images_done(self, images: int) -> None:
         """Called after each optimiser step with the number of its images."""
+        self.pace.keep()
         self.images += images
         self.in_epoch += images
         self._show()
-        terminal = self.console.is_terminal
-        if not terminal and time.monotonic() - self.printed > LINE_EVERY_S:
+        if self.bar.disable and time.monotonic() - self.printed > LINE_EVERY_S:
             self._print([(0, self.name), (0, self._epoch()), *self._pace()])
 
     def epoch_done(self, seed: int, row: Row) -> None:
@@ -101,7 +148,7 @@ class Progress:
                 line.append((rank, f"{CALLED.get(name, name.rstrip('_'))} {error:.2f} %"))
         full = [*line, *self._pace()[1:]]
         log.info("%s", "  ".join(part for _, part in full))
-        self._print(line if self.console.is_terminal else full)
+        self._print(full if self.bar.disable else line)
 
     def images_per_s(self) -> float:
         """Images trained on a second since the run was started, evaluation included."""
@@ -120,7 +167,7 @@ class Progress:
         return [(0, f"{1 - left / self.end:4.0%}"), (8, speed), (4, time_left)]
 
     def _show(self) -> None:
-        if not self.console.is_terminal:
+        if self.bar.disable:
             return
         what, pace = f"{self.name}  {self._epoch()}", self._pace()
         status = _fitted(pace, min(WIDTH, self.console.width) - len(what) - SHORTEST_BAR - 2)

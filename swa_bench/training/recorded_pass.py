@@ -46,7 +46,7 @@ class RecordedPass:
         self.add: Callable[[int], None] = self._add
         if data.device.type == "cuda":
             self.stream = torch.cuda.Stream(data.device)  # type: ignore[no-untyped-call]
-            if config.cuda_graphs and not data.on_host:
+            if config.cuda_graphs and hardware.graphs_possible() and not data.on_host:
                 self.add = GraphedSteps(self._add, EAGER_BATCHES, lambda: None, self.random)
 
     def _forward(self, size: int) -> None:

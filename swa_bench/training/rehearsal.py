@@ -6,7 +6,6 @@ anything is written. What works but not quite rightly is a warning, which stands
 """
 
 import contextlib
-import gc
 import io
 import logging
 from dataclasses import dataclass, replace
@@ -96,8 +95,7 @@ def _attempt(config: TrainConfig) -> Rehearsal | ConfigError | FaultError:
         found = error.with_traceback(None)
         found.__cause__ = found.__context__ = None
     if device.type == "cuda":
-        gc.collect()
-        torch.cuda.empty_cache()
+        hardware.free_memory()
     return found
 
 

@@ -24,7 +24,8 @@ from swa_bench.results import finished
 from swa_bench.results.epochs import Row, epoch_columns, read_epochs, shared_with, write_epochs
 from swa_bench.results.record import checkpoint_folder, run_folder
 from swa_bench.results.same_data import other_code
-from swa_bench.training import checkpoints
+from swa_bench.results.stored import find_all
+from swa_bench.training import checkpoints, hardware, threads
 from swa_bench.training.batch_norm import describe_kept
 from swa_bench.training.evaluation import (
     Score,
@@ -77,7 +78,9 @@ class Run:
         for folder in (self.folder, checkpoint_folder(config)):
             remove_leftovers(folder)
         self.end = config.epochs  # after which nothing is left to record
-        if not config.force:
+        if config.force:
+            self._choose_threads()
+        else:
             missing = [report.epochs for report in finished.missing(plan)]
             self.end = max(missing, default=0)
             self._resume(min(missing, default=0))
@@ -94,6 +97,7 @@ class Run:
         keys = self.keys[: first_missing + 1]
         folder = checkpoint_folder(self.config)
         path = checkpoints.load_newest(folder, self.config.seed, keys, self.state)
+        self._choose_threads()
         if path is None:
             if read_epochs(self.folder / "epochs.csv"):  # of a run that was killed
                 log.info("No checkpoint is left: from epoch 1")
@@ -105,6 +109,10 @@ class Run:
         self._warn(other_code(self.state.segments, self.state.epoch, self.config))
         self._evaluate()  # a run with other settings of evaluation may have left the state
         self._write()
+
+    def _choose_threads(self) -> None:
+        threads.choose(self.config, self.state.segments)
+        self.provenance["device"] = hardware.device_name(self.data.device)
 
     def end_epoch(self, trained: Score, train_seconds: float) -> bool:
         """Collect, evaluate and record after an epoch's steps; say if a checkpoint was written.
@@ -122,8 +130,7 @@ class Run:
         before = state.segments[-1] if state.segments else {}
         if any(before.get(name) != value for name, value in here.items()):
             state.segments.append({"from_epoch": state.epoch + 1, **here})
-        steps, collects = self.plan.steps_per_epoch, self.plan.collects(state.epoch)
-        rate = self.plan.schedule(state.epoch, steps - 1, steps)
+        rate, collects = self.plan.rates(state.epoch)[-1], self.plan.collects(state.epoch)
         state.epoch += 1
         self.predictions.clear()
         self._check_finite("training loss", trained.loss)
@@ -199,7 +206,7 @@ class Run:
         if math.isfinite(value):
             return
         model, folder = self.config.model, checkpoint_folder(self.config)
-        kept = checkpoints.find_all(folder, self.config.seed, dict(enumerate(self.keys)))
+        kept = find_all(folder, self.config.seed, dict(enumerate(self.keys)))
         stay = f" Earlier checkpoints stay in {folder}." if kept else ""
         raise NotFiniteError(
             f"The {what} of epoch {self.state.epoch} is {value} ({model.name}, "
@@ -282,7 +289,7 @@ class Run:
         epochs = [epoch for epoch in range(1, self.state.epoch) if not self._stays(epoch)]
         passed = {epoch: self.keys[epoch] for epoch in epochs}
         folder = checkpoint_folder(self.config)
-        for path in checkpoints.find_all(folder, self.config.seed, passed):
+        for path in find_all(folder, self.config.seed, passed):
             if path != keeping:
                 remove(path)
 

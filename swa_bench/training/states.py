@@ -70,6 +70,7 @@ def with_weights(
     model = spare.like(state.model)
     load_weights(model, weights)
     draws = data.draw(config.seed, state.epoch, "recompute")
+    # Whatever memory there is: the statistics are means over these batches.
     if data.device.type == "cuda" and type(model).__module__.startswith("swa_bench.models."):
         spare.recorded = spare.recorded or RecordedPass(model, config, data)
         spare.recorded.recompute(draws, config.seed, state.epoch)

@@ -121,7 +121,8 @@ class TrainStep:
         if device.type == "cuda":
             self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
             # A graph can neither fetch images from the host nor take rates from it.
-            if config.cuda_graphs and not data.on_host and not self.host_rates:
+            of_host = data.on_host or self.host_rates
+            if config.cuda_graphs and hardware.graphs_possible() and not of_host:
                 self.advance = GraphedSteps(
                     self._step, len(self.sizes), self.optimizer.zero_grad, self.random
                 )

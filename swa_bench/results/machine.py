@@ -1,0 +1,94 @@
+"""What this machine is, as far as it shows without torch, which takes seconds to import."""
+
+import functools
+import os
+import platform
+import re
+import subprocess
+from pathlib import Path
+
+from swa_bench.config.schema import Device, Precision
+from swa_bench.config.spec import RunSpec
+
+CPU_INFO, DEVICES = Path("/proc/cpuinfo"), Path("/dev")
+NVIDIA_INFO = Path("/proc/driver/nvidia/gpus")
+BF16 = {"avx512_bf16", "amx_bf16"}  # a flag of processors that compute bf16
+
+
+def guess(spec: RunSpec) -> RunSpec:
+    """The spec with what `auto` will probably stand for; it stays where that does not show."""
+    device, precision = spec.config.device, spec.config.precision
+    if device == "auto":
+        device = _device()
+    if precision == "auto":
+        precision = _best_precision(device)
+    return spec.replace(device=device, precision=precision)
+
+
+def _device() -> Device:
+    if gpu_names():
+        return "cuda"
+    return "auto" if (DEVICES / "kfd").exists() else "cpu"  # torch may see a GPU of AMD as CUDA
+
+
+def _best_precision(device: Device) -> Precision:
+    if device == "cpu":
+        overridden = "ATEN_CPU_CAPABILITY" in os.environ  # torch's own view of the processor
+        return "auto" if overridden else "bf16" if cpu_has_bf16() else "fp32"
+    known = _nvidia_smi("compute_cap") if device == "cuda" else []
+    if not known or len(set(known)) > 1:
+        return "auto"
+    return "bf16" if float(known[0]) >= 8 else "fp32"
+
+
+def is_here(name: str) -> bool:
+    """Whether this machine may have a device that records know by a name."""
+    cpu = re.sub(r", \d+ threads?$", "", name)
+    return cpu == cpu_name() or name in gpu_names()
+
+
+def device_names(device: Device) -> str:
+    """What is called so here, such as 'AMD EPYC'; "" if that does not show."""
+    return cpu_name() if device == "cpu" else ", ".join(dict.fromkeys(gpu_names()))
+
+
+@functools.cache
+def cpu_name() -> str:
+    """The processor's, such as 'AMD EPYC'."""
+    found = re.search(r"^model name\s*: (.*)$", _cpu_info(), re.MULTILINE)
+    return found[1].strip() if found else platform.processor() or platform.machine()
+
+
+def cpu_has_bf16() -> bool:
+    """Whether the processor computes bf16, by its flags."""
+    found = re.search(r"^flags\s*: (.*)$", _cpu_info(), re.MULTILINE)
+    return found is not None and not BF16.isdisjoint(found[1].split())
+
+
+def _cpu_info() -> str:
+    try:
+        return CPU_INFO.read_text()
+    except OSError:
+        return ""
+
+
+@functools.cache
+def gpu_names() -> tuple[str, ...]:
+    """The names of the NVIDIA GPUs that processes may use here; those of other makers are none."""
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    # A container that was given no GPU sees the information of the machine's all the same.
+    if hidden or not (any(DEVICES.glob("nvidia[0-9]*")) or (DEVICES / "dxg").exists()):
+        return ()
+    texts = (path.read_text() for path in sorted(NVIDIA_INFO.glob("*/information")))
+    names = [found[1].strip() for text in texts if (found := re.search(r"Model:\s*(.*)", text))]
+    return tuple(names or _nvidia_smi("name"))
+
+
+def _nvidia_smi(what: str) -> list[str]:
+    """A value of each GPU, none where the tool is missing or fails."""
+    command = ["nvidia-smi", f"--query-gpu={what}", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [line.strip() for line in done.stdout.splitlines()]
