@@ -12,20 +12,18 @@ from pathlib import Path
 
 from training_helpers import TINY
 
-# A user's own schedule, in the working folder. Files there say what else is to happen while
-# a job trains; whatever does happens once, when epoch 3 is stored.
+# A user's own schedule, in the working folder. Files there say what else is to happen when epoch 4
+# begins; whatever does happens once, and the state after epoch 3 is stored by then.
 SCHEDULE = """
-import inspect, os, signal, time
+import os, signal, time
 from pathlib import Path
 
-def rate(epoch, step, steps_per_epoch, *, first, explodes):
-    me = os.environ.get("CUDA_VISIBLE_DEVICES", "none")
-    Path(f"gpu-{me}-{os.getpid()}").touch()
-    if Path("together").exists():  # until as many processes are here as its content says
-        while len(list(Path().glob("gpu-*"))) < int(Path("together").read_text()):
-            time.sleep(0.05)
-    training = any(frame.function == "_train_epoch" for frame in inspect.stack(0))
-    if training and epoch == 3 and not explodes:  # the state after epoch 3 is stored by then
+from swa_bench.training import job
+
+train_epoch = job._train_epoch
+
+def disturbed(runs, steps, progress):
+    if runs[0].state.epoch == 3 and not runs[0].config.schedule["explodes"]:
         if Path("crash").exists():
             Path("crash").unlink()
             os.kill(os.getpid(), signal.SIGKILL)
@@ -33,6 +31,16 @@ def rate(epoch, step, steps_per_epoch, *, first, explodes):
             array = [os.environ.get(f"SLURM_ARRAY_{part}_ID", "") for part in ("JOB", "TASK")]
             Path("waiting-" + "_".join(array)).touch()
             time.sleep(600)
+    return train_epoch(runs, steps, progress)
+
+job._train_epoch = disturbed
+
+def rate(epoch, step, steps_per_epoch, *, first, explodes):
+    me = os.environ.get("CUDA_VISIBLE_DEVICES", "none")
+    Path(f"gpu-{me}-{os.getpid()}").touch()
+    if Path("together").exists():  # until as many processes are here as its content says
+        while len(list(Path().glob("gpu-*"))) < int(Path("together").read_text()):
+            time.sleep(0.05)
     return 1e20 if explodes and epoch >= 1 else first
 """
 

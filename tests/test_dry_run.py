@@ -31,7 +31,7 @@ def check_device(results: Path, device: str, image_s: float) -> None:
     named = {"format": 1, "device": device, "driver": "", "torch": "2.6", "date": "2026-01-31"}
     found = {"usable": True, "cuda_graphs": None, "compile": None, "seeds_together": 1}
     speeds = {"vgg16": {"fp32": image_s}}
-    ok = Check(name="speed", outcome="ok", measured="")
+    ok = Check(name="speed", topic="", outcome="ok", measured="")
     verdict: Any = {**named, **found, "because": {}, "image_s": speeds, "checks": [ok]}
     write_verdict(results, Verdict(**verdict))
 

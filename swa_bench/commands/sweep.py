@@ -179,7 +179,8 @@ def _end(number: int, frame: object) -> None:
 def _swept_seeds(config: DictConfig) -> set[int]:
     """The seeds of a sweep; none if a launcher does its jobs elsewhere, or side by side."""
     settings = config.hydra
-    if settings.launcher._target_ != HERE or settings.sweeper._target_ != GRID:
+    targets = (OmegaConf.select(settings, f"{part}._target_") for part in ("launcher", "sweeper"))
+    if tuple(targets) != (HERE, GRID):
         return set()
     words = [f"{name}={values}" for name, values in (settings.sweeper.params or {}).items()]
     words += settings.overrides.task
