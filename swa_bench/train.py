@@ -20,7 +20,7 @@ from swa_bench.config.composing import check_own_code, check_own_files, methods
 from swa_bench.config.resolvers import register_resolvers
 from swa_bench.config.schema import TrainConfig
 from swa_bench.config.spec import RunSpec, import_from_here
-from swa_bench.data import folder
+from swa_bench.data import listing
 from swa_bench.errors import (
     ConfigError,
     DeviceLostError,
@@ -154,7 +154,7 @@ def register() -> None:
     """Make the resolvers of conf/*.yaml known, and modules in the working folder importable."""
     import_from_here()
     register_resolvers()
-    folder.register()
+    listing.register()
 
 
 def main() -> None:

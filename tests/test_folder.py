@@ -19,7 +19,7 @@ from training_helpers import SwaTrain, config_of, plan_of
 
 from swa_bench.config.identity import recipe_hash
 from swa_bench.config.schema import DatasetConfig
-from swa_bench.data import folder
+from swa_bench.data import listing
 from swa_bench.data.batches import to_device
 from swa_bench.data.images import ImageSet, load_images
 from swa_bench.errors import ConfigError, SwaBenchError
@@ -134,7 +134,7 @@ def folder_options(root: Path, *more: str) -> list[str]:
 
 def dataset_of(root: Path, *more: str) -> DatasetConfig:
     """The options of a folder as it is now, not as an earlier job listed it."""
-    folder.register()
+    listing.register()
     return config_of(*folder_options(root, *more)).dataset
 
 

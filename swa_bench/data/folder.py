@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from omegaconf import OmegaConf
 from PIL import Image
 
 from swa_bench.config.identity import digest
 from swa_bench.config.schema import DatasetConfig
 from swa_bench.data.decoding import read_square
 from swa_bench.data.images import ImageSet, alone_with, array_sha256
-from swa_bench.data.listing import Sample, scan
+from swa_bench.data.listing import Sample, report, scan
 from swa_bench.errors import SwaBenchError
 from swa_bench.files import (
     check_writable,
@@ -35,31 +34,6 @@ FORMAT = 2  # raised when a code change changes what is decoded
 PREFIX = "decoded-"
 
 
-def register() -> None:
-    """Make the resolver of conf/dataset/image_folder.yaml known; forget what earlier jobs saw."""
-    scan.cache_clear()
-    _report.cache_clear()
-    OmegaConf.register_new_resolver("of_folder", of_folder, replace=True)
-
-
-def of_folder(option: str, root: str) -> int | str:
-    """The value that a folder of images gives to an option of its data set."""
-    folder = scan(root)
-    values: dict[str, int | str] = {
-        "classes": len(folder.class_names),
-        "train_images": len(folder.samples["train"]),
-        "test_images": len(folder.samples["test"]),
-        "content": folder.content,
-    }
-    return values[option]
-
-
-@functools.cache
-def _report(root: str) -> None:
-    """Log what a folder holds, only once per job."""
-    log.info("%s: %s", root, scan(root).summary())
-
-
 def load_folder(dataset: DatasetConfig) -> ImageSet:
     """The images of dataset.root as squares of dataset.resize pixels, memory-mapped.
 
@@ -68,7 +42,7 @@ def load_folder(dataset: DatasetConfig) -> ImageSet:
             written or are damaged.
     """
     folder, root = scan(dataset.root), Path(dataset.root)
-    _report(dataset.root)
+    report(dataset.root)
     arrays: dict[str, Any] = {}
     known = {}
     for split, samples in folder.samples.items():

@@ -4,14 +4,19 @@ Names that begin with a dot are ignored. Links are followed, but for one to a fo
 """
 
 import functools
+import logging
 import os
 import stat
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from omegaconf import OmegaConf
+
 from swa_bench.config.identity import digest
 from swa_bench.errors import ConfigError
+
+log = logging.getLogger(__name__)
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 Sample = tuple[str, int]  # path and label of an image
@@ -145,3 +150,28 @@ def _dealt(part: dict[str, list[File]]) -> list[tuple[File, int]]:
         for place, file in enumerate(files)
     ]
     return [(file, label) for _, label, file in sorted(places)]
+
+
+def register() -> None:
+    """Make the resolver of conf/dataset/image_folder.yaml known; forget what earlier jobs saw."""
+    scan.cache_clear()
+    report.cache_clear()
+    OmegaConf.register_new_resolver("of_folder", of_folder, replace=True)
+
+
+def of_folder(option: str, root: str) -> int | str:
+    """The value that a folder of images gives to an option of its data set."""
+    folder = scan(root)
+    values: dict[str, int | str] = {
+        "classes": len(folder.class_names),
+        "train_images": len(folder.samples["train"]),
+        "test_images": len(folder.samples["test"]),
+        "content": folder.content,
+    }
+    return values[option]
+
+
+@functools.cache
+def report(root: str) -> None:
+    """Log what a folder holds, only once per job."""
+    log.info("%s: %s", root, scan(root).summary())
