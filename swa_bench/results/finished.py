@@ -6,9 +6,7 @@ import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from swa_bench.config.identity import recipe_hash
 from swa_bench.config.own_code import unchanged
@@ -31,6 +29,9 @@ from swa_bench.results.record import (
 )
 from swa_bench.text import printable
 
+if TYPE_CHECKING:  # a plan, and a finished run, are answered without its import
+    import numpy as np
+
 log = logging.getLogger(__name__)
 
 FINISHED = "Finished already, on this or another device (force=true trains again): %s"
@@ -41,15 +42,17 @@ def predictions_path(record: Path) -> Path:
     return record.with_name(f"predictions-{record.stem.removeprefix('cell-')}.npy")
 
 
-def write_predictions(config: TrainConfig, predictions: np.ndarray) -> str:
+def write_predictions(config: TrainConfig, predictions: "np.ndarray") -> str:
     """Write the log-probabilities (M, classes) of the test images; return their SHA-256."""
+    import numpy as np
+
     content = io.BytesIO()
     np.save(content, predictions)
     write_atomically(predictions_path(record_path(config)), content.getvalue())
     return hashlib.sha256(content.getvalue()).hexdigest()
 
 
-def read_predictions(path: Path) -> np.ndarray | None:
+def read_predictions(path: Path) -> "np.ndarray | None":
     """The predictions of a record, float32 (M, classes), or None if they are lost or damaged."""
     record = read_record(path)
     try:
@@ -59,6 +62,8 @@ def read_predictions(path: Path) -> np.ndarray | None:
     known = record and record.result.predictions_sha256
     if known != hashlib.sha256(content).hexdigest():
         return None
+    import numpy as np
+
     try:
         found: np.ndarray = np.load(io.BytesIO(content), allow_pickle=False)
     except Exception:  # what numpy raises of a file that somebody made up
