@@ -16,18 +16,20 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from training_helpers import TINY, config_of
 
-from swa_bench.data.batches import to_device
+from swa_bench.config.schema import TrainConfig
+from swa_bench.data.batches import DeviceImages, to_device
 from swa_bench.data.images import load_images
 from swa_bench.models import build_model
 from swa_bench.models.preresnet import PreResNet
 from swa_bench.models.wide_resnet import WideResNet
-from swa_bench.training import hardware
+from swa_bench.training import hardware, recorded_pass
 from swa_bench.training.averaging import WeightAverage, load_weights
 from swa_bench.training.batch_norm import recompute_batch_norm
 from swa_bench.training.cuda_graphs import GraphedSteps
-from swa_bench.training.evaluation import evaluate
+from swa_bench.training.evaluation import evaluate, predict
 from swa_bench.training.forward import TrainingPass
 from swa_bench.training.network import fresh_model, fresh_optimizer
+from swa_bench.training.recorded_pass import RecordedPass
 from swa_bench.training.states import fresh_state
 from swa_bench.training.step import StaticInputs, TrainStep, take_step
 from swa_bench.training.timing import random_images
@@ -132,6 +134,21 @@ def test_bf16_computes_in_bf16_and_keeps_float32_weights(monkeypatch: pytest.Mon
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
+def pretended(mode: FakeTensorMode, config: TrainConfig, device: torch.device) -> DeviceImages:
+    """48 images that only pretend to be on a device, for training and testing."""
+    images = random_images(config, 48)
+    images = dataclasses.replace(
+        images, test_images=images.train_images, test_labels=images.train_labels
+    )
+    real = to_device(images, config, torch.device("cpu"))
+    tensors = {
+        field: mode.from_tensor(value).to(device)
+        for field, value in vars(real).items()
+        if isinstance(value, torch.Tensor)
+    }
+    return dataclasses.replace(real, **tensors)
+
+
 @pytest.mark.parametrize("name", ["cpu", "cuda"])
 def test_a_step_asks_the_device_for_nothing(name: str) -> None:
     """To read a value of a tensor that only pretends to be there is an error.
@@ -139,18 +156,13 @@ def test_a_step_asks_the_device_for_nothing(name: str) -> None:
     Without a GPU there is no backward pass even for such tensors, so there the step ends before it.
     """
     config = config_of("model=vgg16_bn", "dataset=cifar10_mini")
-    real = to_device(random_images(config, 48), config, torch.device("cpu"))
     target = torch.device(name)
-    with FakeTensorMode(allow_non_fake_inputs=True) as mode, target:
-        tensors = {
-            field: mode.from_tensor(value).to(target)
-            for field, value in vars(real).items()
-            if isinstance(value, torch.Tensor)
-        }
-        inputs = StaticInputs(dataclasses.replace(real, **tensors), batch_size=32, steps=2)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        inputs = StaticInputs(pretended(mode, config, target), batch_size=32, steps=2)
         with pytest.raises(DataDependentOutputException):
             inputs.rate.item()
-        model = build_model("vgg16_bn", 10)
+        with target:
+            model = build_model("vgg16_bn", 10)
         optimizer = torch.optim.SGD(model.parameters(), 0.1, 0.9, weight_decay=5e-4, fused=True)
         optimizer.param_groups[0]["lr"] = inputs.rate
         for size in (32, 16):
@@ -162,6 +174,36 @@ def test_a_step_asks_the_device_for_nothing(name: str) -> None:
                 loss = F.cross_entropy(logits, labels)
             inputs.tally.add(loss, logits, labels)
         assert inputs.tally.loss.device.type == name
+
+
+def test_what_a_gpu_recomputes_and_tests_is_all_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On tensors that pretend to be on one: to mix them with the host's, or read one, is an error.
+
+    The weights are cast to bf16 and there is a smaller last batch; streams and random numbers,
+    which a GPU alone has, do nothing.
+    """
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+    for place in ("Stream", "current_stream"):
+        monkeypatch.setattr(torch.cuda, place, lambda *_: stream)
+    monkeypatch.setattr(torch.cuda, "stream", contextlib.nullcontext)
+    random = SimpleNamespace(start=lambda *_: None, lent=contextlib.nullcontext)
+    monkeypatch.setattr(recorded_pass, "RandomNumbers", lambda device: random)
+    monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    config, target = config_of("model=vgg16_bn", "batch_size=20"), torch.device("cuda")
+    config = dataclasses.replace(config, device="cuda", precision="bf16")
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        data = pretended(mode, config, target)
+        with target:
+            model = build_model("vgg16_bn", 10)
+        seen: list[torch.Tensor] = []
+        model.features[0].register_forward_hook(lambda layer, given, output: seen.append(output))
+        RecordedPass(model, config, data).recompute(data.buffers(), seed=0, epoch=0)
+        predictions, _ = predict(model, data.test_batches(30), hardware.autocast(config))
+    assert [(len(one), one.dtype, one.device.type) for one in seen] == [
+        (size, torch.bfloat16, "cuda") for size in (20, 20, 8, 30, 18)
+    ]
+    assert predictions.shape == (48, 10) and predictions.device.type == "cuda"
 
 
 def test_an_epoch_is_its_steps_by_hand() -> None:

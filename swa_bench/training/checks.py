@@ -30,7 +30,8 @@ from swa_bench.training.states import fresh_state
 from swa_bench.training.step import TrainStep, train_epoch
 
 # How far from the exact result (fp64) a product and a convolution are; less would be another one.
-ERRORS = {"fp32": (0.0, 1e-5), "tf32": (1e-5, 1e-2), "bf16": (1e-5, 2e-2)}
+# fp32 is off by 2e-7, or by Winograd's algorithm, which cuDNN may choose, about 1e-5; tf32 by 3e-4.
+ERRORS = {"fp32": (0.0, 1e-4), "tf32": (1e-5, 1e-2), "bf16": (1e-5, 2e-2)}
 # Two sizes of batches, the smaller one often enough to be recorded as a graph and replayed.
 SHORT_RUN = [
     "dataset=cifar10_mini",

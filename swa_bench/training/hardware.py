@@ -162,7 +162,8 @@ def prepare(config: TrainConfig) -> torch.device:
         torch.use_deterministic_algorithms(config.deterministic)
         # It would write NaN into every new tensor; all are written to before they are read.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-        if config.deterministic and torch.__version__ < "2.11":  # later ones need no such workspace
+        # For deterministic=true, now or later: these look for it in their first product alone.
+        if torch.__version__ < "2.11":
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     return torch.device(config.device)
 
