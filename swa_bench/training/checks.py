@@ -249,5 +249,6 @@ def data_set(trial: Trial) -> Measured:
     try:
         images = load_images(dataset)
     except SwaBenchError:
-        return f"CIFAR-10 is not in {dataset.root}/ yet: swa-train fetches it"
+        how = "swa-train fetches it, or make bundle brings it"
+        return f"CIFAR-10 is not in {dataset.root}/ yet: {how}"
     return f"CIFAR-10 in {dataset.root}/: {len(images.train_images):,} training images"
