@@ -154,9 +154,9 @@ def loss_of_three_steps(device: str, model: str) -> float:
 
 @functools.cache
 def digests(trial: Trial, name: str, *options: str) -> dict[int, str | None]:
-    """Digests of the averaged weights that a short run ends with, by seed.
+    """Digests of the predictions by the averaged weights that a short run ends with, by seed.
 
-    The network has batch norm, and on a GPU dropout.
+    The network has batch norm, whose recomputed statistics show there too, and on a GPU dropout.
 
     Args:
         name: of the folder of its results.
@@ -165,7 +165,7 @@ def digests(trial: Trial, name: str, *options: str) -> dict[int, str | None]:
     found = {}
     for report in job.train_missing(spec):
         record = read_record(record_path(report))
-        found[report.seed] = record.result.weights_sha256 if record else None
+        found[report.seed] = record.result.predictions_sha256 if record else None
     return found
 
 
@@ -203,7 +203,7 @@ def resumed(trial: Trial) -> Measured:
 
 
 def graphs(trial: Trial) -> Measured:
-    """Recorded steps against eager ones: two sizes of batches, a test after every epoch.
+    """Recorded steps and recomputation passes against eager ones: two sizes, tests in between.
 
     The rates change and there is dropout: a graph that froze either would give other bits.
     """
