@@ -86,7 +86,7 @@ def test_arithmetic_that_is_not_that_of_its_name_is_found(monkeypatch: pytest.Mo
     autocast = functools.partial(torch.autocast, "cpu", dtype=torch.bfloat16)
     monkeypatch.setattr(hardware, "autocast", lambda config: autocast())
     monkeypatch.setattr(hardware, "native_precisions", lambda device: ["fp32"])
-    with pytest.raises(NotOkError, match=r"fp32 .*e-03 \(below 1e-05\)"):
+    with pytest.raises(NotOkError, match=r"fp32 .*e-03 \(below 0.0001\)"):
         checks.arithmetic(Trial("cpu", (), "", 0.0))
 
 

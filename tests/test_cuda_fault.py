@@ -133,7 +133,23 @@ def test_rocm_is_untried(
     assert caplog.messages == ["ROCm 6.3 is untried: no CUDA graphs and no tf32"]
     assert "tf32" not in hardware.native_precisions("cuda")
     assert not hardware.graphs_possible()
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     assert hardware.versions()["hip"] == "6.3" and "cuda" not in hardware.versions()
+
+
+def test_versions_do_not_touch_a_gpu_that_is_not_used(
+    visible: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be too old for cuDNN, as another one beside that which is used may be."""
+
+    def fail() -> None:
+        raise RuntimeError("not compatible with devices with SM < 7.5")
+
+    monkeypatch.setattr(torch.backends.cudnn, "version", fail)
+    assert "cuda" not in hardware.versions()
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    found = hardware.versions()
+    assert found["cuda"] == torch.version.cuda and "cudnn" not in found
 
 
 @pytest.mark.parametrize(("maker", "name"), [("Apple", "backends.mps"), ("Intel", "xpu")])

@@ -1,12 +1,15 @@
 """Memory that is too small and GPUs that fail: one line, and the other jobs of a sweep go on."""
 
+import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from training_helpers import SHORT_RECIPE, TINY, SwaTrain, TinyNet, records_of
+from torch.torch_version import TorchVersion
+from training_helpers import SHORT_RECIPE, TINY, SwaTrain, TinyNet, config_of, records_of
 
 from swa_bench.commands import export
 from swa_bench.training import faults, hardware, job
@@ -156,3 +159,14 @@ def test_a_record_is_evaluated_without_its_arithmetic(
     assert recorded.startswith(f"its record: {ours.removeprefix('test error ')}")
     how = {"bf16": "emulated", "tf32": "computed in fp32"}[precision]
     assert said == {f"precision={precision} is {how} on this cpu: figures differ in rounding"}
+
+
+@pytest.mark.parametrize(("version", "set_to"), [("2.10.0", ":4096:8"), ("2.11.0", None)])
+def test_earlier_torch_has_its_workspace_before_the_first_product(
+    monkeypatch: pytest.MonkeyPatch, version: str, set_to: str | None
+) -> None:
+    """They look for it once: a run with deterministic=true may follow one without."""
+    monkeypatch.setattr(os, "environ", {})
+    monkeypatch.setattr(torch, "__version__", TorchVersion(version))
+    hardware.prepare(replace(config_of(*TINY), device="cuda"))
+    assert os.environ.get("CUBLAS_WORKSPACE_CONFIG") == set_to

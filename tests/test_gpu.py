@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn import functional as F
 from training_helpers import DROPOUT, SHORT_RECIPE, SwaTrain, TinyNet, records_of
 
 from swa_bench.analysis import export
@@ -17,7 +18,7 @@ from swa_bench.data.batches import to_device
 from swa_bench.data.images import load_images
 from swa_bench.errors import SwaBenchError
 from swa_bench.results.verdicts import read_verdicts
-from swa_bench.training import hardware, timing
+from swa_bench.training import check_speed, hardware, timing
 from swa_bench.training.faults import device_faults
 from swa_bench.training.network import fresh_model
 from swa_bench.training.recorded_pass import RecordedPass
@@ -118,8 +119,10 @@ class Unrecordable(TinyNet):
     """Reads a value on the host in its forward pass, which a CUDA graph cannot record."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """As its base."""
-        logits = super().forward(images)
+        """As its base, with a pooling that a GPU can also repeat bit by bit."""
+        features = F.relu(self.norm(self.conv(images)))
+        pooled = F.avg_pool2d(features, 4, 3).flatten(1)
+        logits: torch.Tensor = self.linear(self.dropout(pooled))
         assert logits.sum().item() is not None
         return logits
 
@@ -145,14 +148,15 @@ def test_swa_check_finds_no_fault(tmp_path: Path) -> None:
     (verdict,) = read_verdicts(tmp_path)
     assert [one for one in verdict.checks if one.outcome == "not ok"] == []
     skipped = {one.name for one in verdict.checks if one.outcome == "skipped"}
-    assert skipped <= {"threads", "preresnet164", "wrn28_10"}  # the last ones if time was short
+    # All but the first network if time was short.
+    assert skipped <= {"threads", "compile", *check_speed.MODELS["cuda"][1:]}
 
 
 @pytest.mark.parametrize("graphs", ["true", "false"])
 def test_a_recomputation_pass_waits_for_nothing(graphs: str) -> None:
     """Eight whole batches and a smaller one; the first pass records the graph."""
     options = ["dataset=cifar10_mini", "dataset.train_images=200", "batch_size=24"]
-    config = config_of("model=preresnet20", f"cuda_graphs={graphs}", *options)
+    config = config_of("model=preresnet20", f"cuda_graphs={graphs}", "precision=bf16", *options)
     data = to_device(load_images(config.dataset), config, torch.device("cuda"))
     one = RecordedPass(fresh_model(config, data.device), config, data)
     for epoch in range(3):

@@ -1,17 +1,12 @@
 """One step's numbers, the optimiser's arithmetic, evaluation, exact batch-norm statistics."""
 
-import contextlib
-import dataclasses
 import math
 from collections import Counter
-from collections.abc import Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from training_helpers import TINY, config_of
@@ -24,12 +19,11 @@ from swa_bench.models.wide_resnet import WideResNet
 from swa_bench.training import hardware
 from swa_bench.training.averaging import WeightAverage, load_weights
 from swa_bench.training.batch_norm import recompute_batch_norm
-from swa_bench.training.cuda_graphs import GraphedSteps
 from swa_bench.training.evaluation import evaluate
 from swa_bench.training.forward import TrainingPass
 from swa_bench.training.network import fresh_model, fresh_optimizer
 from swa_bench.training.states import fresh_state
-from swa_bench.training.step import StaticInputs, TrainStep, take_step
+from swa_bench.training.step import TrainStep, take_step
 from swa_bench.training.timing import random_images
 
 PLAIN = torch.autocast("cpu", enabled=False)
@@ -132,38 +126,6 @@ def test_bf16_computes_in_bf16_and_keeps_float32_weights(monkeypatch: pytest.Mon
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
-@pytest.mark.parametrize("name", ["cpu", "cuda"])
-def test_a_step_asks_the_device_for_nothing(name: str) -> None:
-    """To read a value of a tensor that only pretends to be there is an error.
-
-    Without a GPU there is no backward pass even for such tensors, so there the step ends before it.
-    """
-    config = config_of("model=vgg16_bn", "dataset=cifar10_mini")
-    real = to_device(random_images(config, 48), config, torch.device("cpu"))
-    target = torch.device(name)
-    with FakeTensorMode(allow_non_fake_inputs=True) as mode, target:
-        tensors = {
-            field: mode.from_tensor(value).to(target)
-            for field, value in vars(real).items()
-            if isinstance(value, torch.Tensor)
-        }
-        inputs = StaticInputs(dataclasses.replace(real, **tensors), batch_size=32, steps=2)
-        with pytest.raises(DataDependentOutputException):
-            inputs.rate.item()
-        model = build_model("vgg16_bn", 10)
-        optimizer = torch.optim.SGD(model.parameters(), 0.1, 0.9, weight_decay=5e-4, fused=True)
-        optimizer.param_groups[0]["lr"] = inputs.rate
-        for size in (32, 16):
-            images, labels = inputs.next(size)
-            if name == "cpu":
-                loss, logits = take_step(model, optimizer, images, labels, PLAIN)
-            else:
-                logits = model(images)
-                loss = F.cross_entropy(logits, labels)
-            inputs.tally.add(loss, logits, labels)
-        assert inputs.tally.loss.device.type == name
-
-
 def test_an_epoch_is_its_steps_by_hand() -> None:
     """Batches of 20, 20 and 8; the rates differ. Counters on the device find the same images."""
     config = config_of(*TINY, "batch_size=20")
@@ -250,42 +212,3 @@ def test_blocks_of_one_kind_are_compiled_once(monkeypatch: pytest.MonkeyPatch) -
     assert losses[:2] == losses[2:]
     assert stats["unique_graphs"] - before == 5
     assert "forward" not in vars(model.stages[0][0])
-
-
-def test_steps_go_on_without_graphs_where_one_cannot_be_recorded(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """An epoch of batches of 3 and 2 as they are; then 3 is recorded, and with 2 it fails."""
-    done: list[Any] = []
-    recording = False
-
-    def step(size: int) -> None:
-        if not recording:
-            done.append(size)
-        elif size == 2:
-            raise ValueError("cannot be recorded")
-
-    @contextlib.contextmanager
-    def record(*_: object, capture_error_mode: str) -> Iterator[None]:
-        nonlocal recording
-        recording = True
-        try:
-            yield
-        except ValueError:
-            raise RuntimeError("a previous error") from None
-        finally:
-            recording = False
-
-    graph = SimpleNamespace(replay=lambda: done.append("replayed"))
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: graph)
-    monkeypatch.setattr(torch.cuda, "graph", record)
-    for name in ("graph_pool_handle", "current_stream"):
-        monkeypatch.setattr(torch.cuda, name, lambda: None)
-    random: Any = SimpleNamespace(leave_graphs=lambda: done.append("left"))
-    take = GraphedSteps(step, 2, lambda: done.append("forgotten"), random)
-    for size in (3, 2, 3, 3, 2, 3, 2):
-        take(size)
-    assert done[:5] == [3, 2, "forgotten", "replayed", "replayed"]
-    assert done[5:] == ["forgotten", "forgotten", "left", 2, 3, 2]
-    (line,) = caplog.messages
-    assert line.endswith("since a step cannot be recorded: cannot be recorded")

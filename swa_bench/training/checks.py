@@ -30,7 +30,8 @@ from swa_bench.training.states import fresh_state
 from swa_bench.training.step import TrainStep, train_epoch
 
 # How far from the exact result (fp64) a product and a convolution are; less would be another one.
-ERRORS = {"fp32": (0.0, 1e-5), "tf32": (1e-5, 1e-2), "bf16": (1e-5, 2e-2)}
+# fp32 is off by 2e-7, or by Winograd's algorithm, which cuDNN may choose, about 1e-5; tf32 by 3e-4.
+ERRORS = {"fp32": (0.0, 1e-4), "tf32": (1e-5, 1e-2), "bf16": (1e-5, 2e-2)}
 # Two sizes of batches, the smaller one often enough to be recorded as a graph and replayed.
 SHORT_RUN = [
     "dataset=cifar10_mini",
@@ -153,9 +154,9 @@ def loss_of_three_steps(device: str, model: str) -> float:
 
 @functools.cache
 def digests(trial: Trial, name: str, *options: str) -> dict[int, str | None]:
-    """Digests of the averaged weights that a short run ends with, by seed.
+    """Digests of the predictions by the averaged weights that a short run ends with, by seed.
 
-    The network has batch norm, and on a GPU dropout.
+    The network has batch norm, whose recomputed statistics show there too, and on a GPU dropout.
 
     Args:
         name: of the folder of its results.
@@ -164,7 +165,7 @@ def digests(trial: Trial, name: str, *options: str) -> dict[int, str | None]:
     found = {}
     for report in job.train_missing(spec):
         record = read_record(record_path(report))
-        found[report.seed] = record.result.weights_sha256 if record else None
+        found[report.seed] = record.result.predictions_sha256 if record else None
     return found
 
 
@@ -202,7 +203,7 @@ def resumed(trial: Trial) -> Measured:
 
 
 def graphs(trial: Trial) -> Measured:
-    """Recorded steps against eager ones: two sizes of batches, a test after every epoch.
+    """Recorded steps and recomputation passes against eager ones: two sizes, tests in between.
 
     The rates change and there is dropout: a graph that froze either would give other bits.
     """
@@ -248,5 +249,6 @@ def data_set(trial: Trial) -> Measured:
     try:
         images = load_images(dataset)
     except SwaBenchError:
-        return f"CIFAR-10 is not in {dataset.root}/ yet: swa-train fetches it"
+        how = "swa-train fetches it, or make bundle brings it"
+        return f"CIFAR-10 is not in {dataset.root}/ yet: {how}"
     return f"CIFAR-10 in {dataset.root}/: {len(images.train_images):,} training images"

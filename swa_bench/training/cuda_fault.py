@@ -85,7 +85,7 @@ def _try_kernels() -> None:
     """A convolution, since cuDNN supports fewer GPUs than torch itself.
 
     No product: earlier versions of torch look for CUBLAS_WORKSPACE_CONFIG in the first one, and
-    deterministic=true sets it later.
+    `hardware.prepare` sets it later.
     """
     ones = torch.ones(2, 3, 8, 8, device="cuda")
     torch.nn.functional.conv2d(ones, ones).sum().item()

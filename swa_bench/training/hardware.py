@@ -162,7 +162,8 @@ def prepare(config: TrainConfig) -> torch.device:
         torch.use_deterministic_algorithms(config.deterministic)
         # It would write NaN into every new tensor; all are written to before they are read.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-        if config.deterministic and torch.__version__ < "2.11":  # later ones need no such workspace
+        # For deterministic=true, now or later: these look for it in their first product alone.
+        if torch.__version__ < "2.11":
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     return torch.device(config.device)
 
@@ -194,11 +195,13 @@ def model_name(device: torch.device) -> str:
 def versions() -> dict[str, Any]:
     """Versions that a figure depends on; the git commit ends in '+' if the checkout was changed."""
     found: dict[str, Any] = {"python": platform.python_version(), "torch": str(torch.__version__)}
-    if torch.cuda.is_available() and torch.version.hip:
+    on_gpu = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    if on_gpu and torch.version.hip:
         found["hip"] = torch.version.hip
-    elif torch.cuda.is_available():
+    elif on_gpu:
         found["cuda"] = torch.version.cuda
-        found["cudnn"] = str(torch.backends.cudnn.version())  # type: ignore[no-untyped-call]
+        with contextlib.suppress(RuntimeError):  # of a GPU beside this one that is too old for it
+            found["cudnn"] = str(torch.backends.cudnn.version())  # type: ignore[no-untyped-call]
     found["platform"] = f"{os.uname().sysname} {platform.machine()}"
     found["swa_bench"] = importlib.metadata.version("swa-bench")
     return found | {"commit": _commit(Path(swa_bench.__file__).parent.parent)}

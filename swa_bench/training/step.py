@@ -82,7 +82,6 @@ class StaticInputs:
     def begin(self, draws: EpochDraws, rates: list[float]) -> None:
         """Fill in an epoch's draws and the learning rate of each of its steps."""
         self.draws.copy_(draws)
-        # Waits for the copies above, so that the draws' memory may be used again afterwards.
         self.rates.copy_(torch.tensor(rates))
         self.steps_done.zero_()
         self.tally.clear()
@@ -146,6 +145,8 @@ class TrainStep:
         self.rates_left = rates[::-1]
         with torch.cuda.stream(self.stream):
             self.inputs.begin(draws, rates)
+        if self.stream is not None:  # what uses the draws' memory next waits for their copies
+            torch.cuda.current_stream().wait_stream(self.stream)
 
     def step(self, size: int) -> None:
         """Take the epoch's next step, on `size` images."""
