@@ -1,6 +1,5 @@
 """How long a run will take on this machine, by past runs or by swa-check."""
 
-import re
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from typing import Any
 from swa_bench.config.plan import Plan
 from swa_bench.config.schema import TrainConfig, to_dict
 from swa_bench.labels import counted
-from swa_bench.results.machine import is_here
+from swa_bench.results.machine import THREADS, is_here
 from swa_bench.results.record import Record
 from swa_bench.results.verdicts import read_verdicts
 
@@ -58,7 +57,7 @@ def _devices(record: Record) -> set[str]:
 
 def _is_meant(config: TrainConfig, name: str) -> bool:
     """Whether a device that records know by a name is the one of a configuration."""
-    threads = re.search(r", (\d+) threads?$", name)
+    threads = THREADS.search(name)
     fits = config.device in ("auto", "cpu" if threads else "cuda")
     return is_here(name) and fits and (not threads or config.threads in ("auto", int(threads[1])))
 

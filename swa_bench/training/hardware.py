@@ -18,10 +18,9 @@ from swa_bench.config.schema import Device, Precision, TrainConfig
 from swa_bench.config.spec import RunSpec, seed_block
 from swa_bench.errors import ConfigError
 from swa_bench.labels import counted
-from swa_bench.results.machine import cpu_has_bf16, cpu_name
+from swa_bench.results.machine import cpu_has_bf16, cpu_name, driver_version, output_of
 from swa_bench.results.verdicts import Verdict, verdict_on
 from swa_bench.training.cuda_fault import cuda_fault as cuda_fault
-from swa_bench.training.cuda_fault import output_of
 
 log = logging.getLogger(__name__)
 
@@ -71,14 +70,7 @@ def _verdict(config: TrainConfig, device: Device) -> Verdict | None:
     if device != "cuda":
         return None
     name, version = device_name(torch.device(device)), str(torch.__version__)
-    return verdict_on(Path(config.results_dir), name, driver_version(), version)
-
-
-def driver_version() -> str:
-    """The version of NVIDIA's driver, such as 550.54.15."""
-    with contextlib.suppress(OSError):
-        return Path("/sys/module/nvidia/version").read_text().strip()
-    return "unknown"
+    return verdict_on(Path(config.results_dir), name, driver_version() or "unknown", version)
 
 
 @functools.cache
@@ -207,7 +199,7 @@ def versions() -> dict[str, Any]:
 def _commit(checkout: Path) -> str | None:
     if not (checkout / ".git").exists():
         return None
-    git = ["git", "-C", str(checkout)]
-    head = output_of([*git, "rev-parse", "HEAD"])
-    changed = output_of([*git, "status", "--porcelain", "--untracked-files=no"])
+    git = ("git", "-C", str(checkout))
+    head = output_of(*git, "rev-parse", "HEAD")
+    changed = output_of(*git, "status", "--porcelain", "--untracked-files=no")
     return head and head + ("+" if changed else "")

@@ -7,28 +7,24 @@ that goes on from a stored state takes the number with which that state was comp
 
 import logging
 import os
-import re
-import statistics
-import time
 from dataclasses import replace
 from typing import Any
 
 import joblib
 import torch
-from torch.nn.modules.module import register_module_forward_hook
 
 from swa_bench.config.identity import recipe_hash
 from swa_bench.config.schema import TrainConfig
 from swa_bench.data.random import random_numbers
 from swa_bench.labels import counted
+from swa_bench.results.machine import THREADS
 from swa_bench.training import timing
-from swa_bench.training.step import TrainStep
 
 log = logging.getLogger(__name__)
 
 AT_START = torch.get_num_threads()  # torch's choice: the physical cores, or OMP_NUM_THREADS
 BETTER = 1.25  # times as fast as one thread, or else several are not worth it
-STEPS = 3
+TOO_SLOW = 8  # times as slow: no more steps are timed
 ENOUGH_S = 0.1  # of a timed step
 _measured: dict[str, tuple[int, str]] = {}  # by recipe, so that the seeds of a sweep agree
 
@@ -71,12 +67,8 @@ def _asked(config: TrainConfig) -> int | None:
 
 def _computed_with(segments: list[dict[str, Any]]) -> int | None:
     """The number of threads in the name of the last segment's device; None if it is no CPU."""
-    found = re.search(r", (\d+) threads?$", segments[-1]["device"]) if segments else None
+    found = THREADS.search(segments[-1]["device"]) if segments else None
     return int(found[1]) if found else None
-
-
-class _TooSlowError(Exception):
-    """Several threads have taken longer than one already."""
 
 
 def measure_threads(config: TrainConfig) -> tuple[int, str]:
@@ -88,25 +80,13 @@ def measure_threads(config: TrainConfig) -> tuple[int, str]:
     while one_s < ENOUGH_S and size < 8 * config.batch_size:
         small = replace(config, compile=False, batch_size=min(size, config.batch_size))
         with random_numbers(config.seed, 0, "rehearsal"):
-            step = timing.step_on_noise(small, 1)
+            step = [timing.step_on_noise(small, 1)]
             torch.set_num_threads(1)
-            one_s = _seconds(step)
+            one_s = timing.usual_seconds(step)
         size *= 8
-    deadline = time.perf_counter() + 2 * (STEPS + 1) * one_s
-
-    def check_time(*_: object) -> None:
-        if time.perf_counter() > deadline:
-            raise _TooSlowError
-
     torch.set_num_threads(several)
-    try:
-        with random_numbers(config.seed, 0, "rehearsal"), register_module_forward_hook(check_time):
-            ratio = one_s / _seconds(step)
-    except _TooSlowError:
-        return 1, f"{several} are slower, as they are beside another busy process"
+    with random_numbers(config.seed, 0, "rehearsal"):
+        if timing.epoch_seconds(step) > TOO_SLOW * one_s:
+            return 1, f"{several} are slower, as they are beside another busy process"
+        ratio = one_s / timing.usual_seconds(step, warm_up=0)
     return several if ratio >= BETTER else 1, f"{several} are {ratio:.1f} times as fast as one here"
-
-
-def _seconds(step: TrainStep) -> float:
-    timing.epoch_seconds([step])  # warms up
-    return statistics.median(timing.epoch_seconds([step]) for _ in range(STEPS))
