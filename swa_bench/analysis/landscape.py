@@ -18,14 +18,13 @@ from torch.nn import functional as F
 
 from swa_bench.analysis.restore import Restored
 from swa_bench.data.random import random_numbers
+from swa_bench.results.widths import MEASURED as MEASURES
 from swa_bench.training import hardware
 from swa_bench.training.batch_norm import RunningStatistics
 from swa_bench.training.evaluation import with_room
 from swa_bench.training.network import copy_of
 
 Around = AbstractContextManager[Any]
-# What is measured at a point, in the order of the last axis of all results.
-MEASURES = ("train_loss", "train_error_pct", "test_loss", "test_error_pct", "squared_norm")
 
 
 def flat(model: nn.Module) -> Tensor:

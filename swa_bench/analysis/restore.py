@@ -16,7 +16,7 @@ from swa_bench.config.schema import Device, TrainConfig, from_dict
 from swa_bench.data.batches import DeviceImages, to_device
 from swa_bench.data.images import ImageSet, load_images
 from swa_bench.errors import SwaBenchError
-from swa_bench.results.record import Record, read_record
+from swa_bench.results.record import Record, sound_record
 from swa_bench.results.same_data import check_code, check_data
 from swa_bench.training import checkpoints, hardware
 from swa_bench.training.batch_norm import describe_kept
@@ -98,9 +98,7 @@ def restore(
     """
     if not path.exists():
         raise SwaBenchError(f"{path}: no such file; name a cell-*.json or a run's folder")
-    record = read_record(path)
-    if record is None:
-        raise SwaBenchError(f"{path}: no sound record is there; name a cell-*.json")
+    record = sound_record(path)
     config = recorded_config(record, user)
     if other is not None and _data_options(other.config) != _data_options(config):
         other = None

@@ -18,7 +18,7 @@ from swa_bench.errors import SwaBenchError
 from swa_bench.labels import LABELS, column_label
 from swa_bench.results import choice
 from swa_bench.results.reach import check_level
-from swa_bench.results.record import Record, read_record, read_records
+from swa_bench.results.record import Record, read_records, sound_record
 from swa_bench.results.widths import FORMAT, Width, go_on, width_path, write_width
 from swa_bench.training import hardware
 from swa_bench.training.faults import device_faults
@@ -64,13 +64,13 @@ def choose(options: Namespace) -> tuple[list[NetworkRef], list[NetworkRef]]:
         return pair, _members(options)
     if options.third:
         return pair, [*pair, NetworkRef("third", options.third)]
-    epochs = as_recorded(_record(swa), _user(options)).epochs
+    epochs = as_recorded(sound_record(swa), _user(options)).epochs
     return pair, [*pair, NetworkRef(f"last of the {pair[1].label} run", swa, epochs)]
 
 
 def _labels(*paths: Path) -> list[str]:
     """What networks are called: by their method and, where that is one, by its budget and seed."""
-    records = [_record(path) for path in paths]
+    records = list(map(sound_record, paths))
     labels = [LABELS.get(record.method, record.method) for record in records]
     if len(set(labels)) == 1:
         labels = [column_label(record.method, record.budget) for record in records]
@@ -78,13 +78,6 @@ def _labels(*paths: Path) -> list[str]:
         seeds = [record.seed for record in records]
         labels = [f"{label}, seed {seed}" for label, seed in zip(labels, seeds, strict=True)]
     return labels
-
-
-def _record(path: Path) -> Record:
-    record = read_record(path)
-    if record is None:
-        raise SwaBenchError(f"{path}: no sound record is there; name a cell-*.json")
-    return record
 
 
 def _only(found: list[Record], method: str, options: Namespace) -> Path:
@@ -106,7 +99,7 @@ def _only(found: list[Record], method: str, options: Namespace) -> Path:
 def _members(options: Namespace) -> list[NetworkRef]:
     """The first, the middle and the last of the weights that a run collected."""
     path: Path = options.members
-    config = as_recorded(_record(path), _user(options))
+    config = as_recorded(sound_record(path), _user(options))
     epochs = [e + 1 for e in range(config.epochs) if collects(config.method, e)]
     if len(epochs) < 3:
         raise SwaBenchError(f"--members {path}: it collected fewer than three weights")
@@ -131,7 +124,7 @@ def measure(options: Namespace) -> tuple[Path, Width]:
             the level; nothing is measured then.
     """
     pair, three = choose(options)
-    records = {ref: _record(ref.path) for ref in dict.fromkeys([*pair, *three])}
+    records = {ref: sound_record(ref.path) for ref in dict.fromkeys([*pair, *three])}
     if "rays" in options.parts:
         own = {ref.label: records[ref].result.test_error_pct for ref in pair}
         check_level(options.level, own)

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from swa_bench.config.renames import lookup
 from swa_bench.errors import SwaBenchError
 from swa_bench.labels import recipe_text
 from swa_bench.results.record import Record
@@ -54,7 +55,5 @@ def differences(records: Sequence[Record]) -> list[dict[str, Any]]:
 
 def _option(record: Record, name: str) -> Any:
     """The value of an option such as model.learning_rate, as far as the record says."""
-    value: Any = record.config
-    for part in name.split("."):
-        value = value.get(part) if isinstance(value, dict) else None
+    value = lookup(record.config, name)
     return "as published" if value is None else value

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter, ValidationError
 
 from swa_bench.files import append, write_atomically
-from swa_bench.results.foreign import LARGEST_INTEGER, log_left_out, read_file, set_aside
+from swa_bench.results.foreign import LARGEST_INTEGER, if_sound, read_file, set_aside
 from swa_bench.text import check_printable
 
 # A method's own predictor adds <name>_test_loss and <name>_test_error_pct.
@@ -107,13 +107,7 @@ def read_epochs(path: Path) -> list[Row]:
     Returns:
         A row for epoch 1, 2, 3 and so on: finite numbers, or None where nothing was measured.
     """
-    try:
-        return parse_epochs(path)
-    except FileNotFoundError:
-        return []
-    except (OSError, ValueError) as error:
-        log_left_out(path, error)
-        return []
+    return if_sound(parse_epochs, path) or []
 
 
 def shared_with(folder: Path, row: Row) -> str:

@@ -7,8 +7,9 @@ import json
 import logging
 import math
 import stat
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -19,6 +20,7 @@ log = logging.getLogger(__name__)
 
 LARGEST_BYTES = 64 * 2**20
 LARGEST_INTEGER = 2**63
+Content = TypeVar("Content")
 
 
 class NewerFormatError(ValueError):
@@ -108,10 +110,17 @@ def first_fault(error: ValidationError) -> str:
     return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
 
 
-def log_left_out(path: Path, error: Exception) -> None:
-    """Say in the log why a file is not used."""
-    what = getattr(error, "what", "is damaged")
-    log.warning("%s", printable(f"{path} {what} ({error}): left out."))
+def if_sound(read: Callable[[Path], Content], path: Path) -> Content | None:
+    """What a reader makes of a file; None if there is none or it is not sound, as the log says."""
+    try:
+        return read(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        what = getattr(error, "what", "is damaged")
+        reason = first_fault(error) if isinstance(error, ValidationError) else error
+        log.warning("%s", printable(f"{path} {what} ({reason}): left out."))
+        return None
 
 
 def set_aside(path: Path, reason: Exception) -> None:

@@ -35,12 +35,13 @@ from swa_bench.config.schema import (
     Positive,
     TrainConfig,
 )
+from swa_bench.errors import SwaBenchError
 from swa_bench.files import find
 from swa_bench.results.foreign import (
     MisplacedError,
     check_format,
     first_fault,
-    log_left_out,
+    if_sound,
     parse_json,
     read_file,
 )
@@ -254,13 +255,18 @@ def load_record(path: Path) -> Record:
 
 def read_record(path: Path) -> Record | None:
     """A record, or None if there is none or it is not sound, which the log says."""
-    try:
-        return load_record(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, ValueError) as error:
-        log_left_out(path, error)
-        return None
+    return if_sound(load_record, path)
+
+
+def sound_record(path: Path) -> Record:
+    """A record.
+
+    Raises:
+        SwaBenchError: there is none, or it is not sound.
+    """
+    if (record := read_record(path)) is None:
+        raise SwaBenchError(f"{path}: no sound record is there; name a cell-*.json")
+    return record
 
 
 def read_records(folders: Iterable[Path]) -> list[Record]:

@@ -28,6 +28,7 @@ FORMAT = 3
 Width = dict[str, Any]
 Pair = Annotated[list[Number], Field(min_length=2, max_length=2)]
 Options = Annotated[dict[str, Any], Field(default_factory=dict)]
+# In the order of the last axis of what is measured at points.
 MEASURED = ("train_loss", "train_error_pct", "test_loss", "test_error_pct", "squared_norm")
 
 

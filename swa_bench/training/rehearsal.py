@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from swa_bench.config.identity import digest
+from swa_bench.config.renames import lookup
 from swa_bench.config.schema import TrainConfig, to_dict
 from swa_bench.data.batches import DeviceImages, to_device
 from swa_bench.data.random import random_numbers
@@ -112,9 +113,7 @@ def _explain(config: TrainConfig, fault: FaultError) -> ConfigError:
             if other != config and isinstance(_attempt(other), Rehearsal):
                 field, reason = option.split("=")[0], f"the network {reason}: {option} helps"
                 break
-    value: Any = to_dict(config)
-    for name in field.split("."):
-        value = value[name]
+    value = lookup(to_dict(config), field)
     return ConfigError(field, value.get("_target_") if isinstance(value, dict) else value, reason)
 
 
