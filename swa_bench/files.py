@@ -46,11 +46,19 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         SwaBenchError: it could not be written; what stood under the name before still does.
     """
+    temporary = temporary_name(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write_and_rename(path, content)
+        with temporary.open("xb") as file:  # its mode is what the umask leaves
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
     except OSError as error:
         raise SwaBenchError(f"{path} could not be written: {error.strerror}") from error
+    finally:
+        with contextlib.suppress(OSError):  # it is there after a failure only
+            temporary.unlink()
 
 
 def append(path: Path, content: bytes, sync: bool) -> None:
@@ -82,19 +90,6 @@ def write_over_own(path: Path, content: bytes, begins: bytes) -> None:
         if begins not in file.read(1000):
             raise SwaBenchError(f"{path} is there and not of this command: not overwritten")
     write_atomically(path, content)
-
-
-def _write_and_rename(path: Path, content: bytes) -> None:
-    temporary = temporary_name(path)
-    try:
-        with temporary.open("xb") as file:  # its mode is what the umask leaves
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def temporary_name(path: Path) -> Path:

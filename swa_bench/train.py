@@ -99,7 +99,7 @@ def train_one(spec: RunSpec) -> list[TrainConfig]:
     """Train what is missing of a run; return what it reports."""
     from swa_bench.training import ensembles, hardware, job, metrics
 
-    spec = hardware.resolve(spec, sweep.seeds())
+    spec = hardware.resolve(spec, sweep.seeds)
     ensemble = spec.is_ensemble_of_runs
     reports = ensembles.train_members(spec) if ensemble else job.train_missing(spec)
     metrics.measure_finished(reports)

@@ -125,11 +125,7 @@ def read_exported(path: Path) -> Exported:
 
 
 def _read(path: Path) -> tuple[Exported, dict[str, Tensor]]:
-    """What an exported file holds.
-
-    Raises:
-        SwaBenchError: as above, or it does not have its digest.
-    """
+    """What an exported file holds, if it has its digest."""
     try:
         if not path.is_file():
             what = "a folder, not a file that swa-export wrote" if path.is_dir() else "no such file"

@@ -157,11 +157,7 @@ def _tasks(
     pair: list[NetworkRef],
     three: list[NetworkRef],
 ) -> dict[str, Callable[[], Width]]:
-    """What measures each part.
-
-    Raises:
-        SwaBenchError: there is no plane through the three networks.
-    """
+    """What measures each part."""
     weights = {ref: landscape.flat(net.model) for ref, net in nets.items()}
     if len({len(flat) for flat in weights.values()}) > 1:
         sizes = ", ".join(f"{len(flat):,} ({ref.label})" for ref, flat in weights.items())

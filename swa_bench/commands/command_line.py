@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import functools
-import importlib.resources
 import io
 import os
 import re
@@ -17,7 +16,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, RangeSweep
 from omegaconf import OmegaConf
 
-from swa_bench.config.composing import compose
+from swa_bench.config.composing import CONF, compose
 from swa_bench.config.renames import flatten
 from swa_bench.config.suggestions import did_you_mean
 from swa_bench.errors import ConfigError, SwaBenchError
@@ -123,13 +122,10 @@ def wrapped(wraps: bool) -> Iterator[None]:
 @functools.cache
 def groups() -> dict[str, list[str]]:
     """The shipped groups, such as model, and what can be chosen of each."""
-    folders = [one for one in importlib.resources.files("swa_bench.conf").iterdir() if one.is_dir()]
-    found = {one.name: [file.name for file in one.iterdir()] for one in folders}
-    return {
-        group: sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
-        for group, names in found.items()
-        if any(name.endswith(".yaml") for name in names)
-    }
+    found: dict[str, list[str]] = {}
+    for file in sorted(CONF.glob("*/*.yaml")):
+        found.setdefault(file.parent.name, []).append(file.stem)
+    return found
 
 
 def option_names() -> list[str]:

@@ -48,7 +48,7 @@ _sweeps: list["SweepReport"] = []
 # What the job that is running here reports, as (dataset, model, method, recipe_hash, budget).
 _cells: list[list[Any]] = []
 _plans: list[Plan] = []  # and, if nothing is trained, what there is to train
-_seeds: set[int] = set()  # of the jobs that follow one another in this process
+seeds: set[int] = set()  # of the jobs that follow one another in this process
 
 
 class SweepReport(Callback):
@@ -82,7 +82,7 @@ class SweepReport(Callback):
                 config.hydra.launcher = {"_target_": HERE}
         elif _has_workers(config):
             signal.signal(signal.SIGTERM, _end)  # by default it would leave the workers behind
-        _seeds.update(_swept_seeds(config))
+        seeds.update(_swept_seeds(config))
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Called before every job; a process of a launcher may have started in another folder."""
@@ -192,11 +192,6 @@ def _swept_seeds(config: DictConfig) -> set[int]:
     return set()
 
 
-def seeds() -> set[int]:
-    """The seeds of the sweep whose jobs are done in this process, one after the other."""
-    return _seeds
-
-
 def note_runs(reports: Sequence[TrainConfig]) -> None:
     """Note what the job that is running reports, for the end of its sweep."""
     _cells[:] = map(_cell, reports)
@@ -249,4 +244,4 @@ def end() -> None:
     if signal.getsignal(signal.SIGTERM) is _end:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.environ.pop(SCRATCH, None)
-    _seeds.clear()
+    seeds.clear()

@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import pkgutil
+import struct
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -71,7 +72,8 @@ class Plan:
 
     def _epoch_bytes(self, epochs: int) -> Iterator[bytes]:
         for epoch in range(epochs):
-            yield identity.epoch_bytes(self.rates(epoch), self.collects(epoch))
+            rates = self.rates(epoch)
+            yield struct.pack(f"<{len(rates)}d?", *rates, self.collects(epoch))
 
 
 def make_plan(spec: RunSpec) -> Plan:

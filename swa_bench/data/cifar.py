@@ -211,6 +211,6 @@ def _read_cache(path: Path) -> ImageSet:
 
 
 def _check_sha256(images: ImageSet, where: str, fix: str) -> None:
-    for name, sha256 in images.sha256().items():
+    for name, sha256 in images.sha256.items():
         if sha256 != CIFAR10_SHA256[name]:
             raise SwaBenchError(f"{where} is altered: {name} has SHA-256 {sha256}. {fix}")

@@ -126,11 +126,7 @@ def _decode(samples: list[Sample], size: int, path: Path) -> None:
 
 
 def _read(path: Path, verify: bool) -> tuple[np.ndarray, str]:
-    """The decoded images, and their SHA-256 as noted when they were written.
-
-    Args:
-        verify: whether to hash them again, which reads them all.
-    """
+    """The decoded images, and their SHA-256 as noted when they were written."""
     try:
         # Copies what is written to, which nothing does: torch takes no read-only memory.
         images = np.load(path, mmap_mode="c")

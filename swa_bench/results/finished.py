@@ -164,11 +164,7 @@ def finished_reports(spec: RunSpec) -> list[TrainConfig] | None:
 
 
 def _load_own(path: Path) -> Record | ValueError | None:
-    """The record that a run would write, or what is wrong with it, or None if there is none.
-
-    Raises:
-        SwaBenchError: it is of a newer version, or the system cannot read it.
-    """
+    """The record that a run would write, or what is wrong with it, or None if there is none."""
     try:
         return load_record(path)
     except (FileNotFoundError, NotADirectoryError):

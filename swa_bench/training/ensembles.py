@@ -51,11 +51,7 @@ def _ensembles(spec: RunSpec) -> list[TrainConfig]:
 
 
 def _record(spec: RunSpec, ensemble: TrainConfig, runs: dict[int, RunSpec]) -> None:
-    """Write the record of an ensemble, unless there is one of the same runs.
-
-    Raises:
-        SwaBenchError: the runs saw other data than is here now.
-    """
+    """Write the record of an ensemble, unless there is one of the same runs."""
     seeds = seed_block(ensemble.seed, int(ensemble.budget))
     paths = [record_path(runs[seed].config) for seed in seeds]
     parts = [part for path in paths if (part := read_record(path)) is not None]
