@@ -62,11 +62,7 @@ def plan_grid(overrides: list[str]) -> list[Row]:
 
 
 def show(rows: list[Row], elsewhere: bool) -> None:
-    """Print the plan: runs, epochs, and the time by the speed of this device.
-
-    Args:
-        elsewhere: whether other machines will train; then by the speed of past runs.
-    """
+    """Print runs, epochs and time by the speed of this device, or `elsewhere` of past runs."""
     lines = []
     for row in rows:
         epochs, seconds = sum(len(run.epochs) for run in row.missing), seconds_of(row.missing)

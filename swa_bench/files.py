@@ -29,11 +29,7 @@ _LEFTOVER = re.compile(
 
 
 def expanded(path: str) -> str:
-    """A path with ~ replaced by the user's home folder, as a shell does only at a word's start.
-
-    Raises:
-        ValueError: it begins with ~ and what is no user.
-    """
+    """A path with ~ at its start replaced by a home folder; ValueError if there is no such user."""
     found = os.path.expanduser(path)  # noqa: PTH111
     if found.startswith("~"):
         raise ValueError(f"~ stands for a home folder, but that of {path.split('/')[0]} is unknown")

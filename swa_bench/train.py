@@ -35,11 +35,7 @@ from swa_bench.results.record import read_record, record_path
 
 
 def train(spec: RunSpec) -> None:
-    """Do one run, then those of the methods in `also_train`; print their row of the table.
-
-    Raises:
-        SwaBenchError: some of them failed; the others were done even so.
-    """
+    """Do a run, then those of `also_train`, and print their row; SwaBenchError if some failed."""
     check_methods(spec.config)
     runs = [spec, *(spec.with_method(method) for method in spec.config.also_train)]
     if spec.config.dry_run:

@@ -69,12 +69,7 @@ class Exported:
 
 
 def check_out(out: Path, force: bool) -> None:
-    """Check that an export may be written there: nothing is there, or an export to overwrite.
-
-    Raises:
-        SwaBenchError: something else is there, or an export and `force` is not given, or nothing
-            can be written there.
-    """
+    """Raise SwaBenchError unless nothing is there, or an export that `force` overwrites."""
     check_writable("OUT", out.parent)
     if not out.is_symlink() and not out.exists():
         return
@@ -90,11 +85,7 @@ def check_out(out: Path, force: bool) -> None:
 
 @device_faults(NEEDS_LESS)
 def export(path: Path, out: Path, user: User, epoch: int | None = None) -> Record:
-    """Write the network of a record as safetensors; see `restore` for its weights.
-
-    Raises:
-        SwaBenchError: the network cannot be restored, or the file not be written.
-    """
+    """Write the network that `restore` gives as safetensors; SwaBenchError if that fails."""
     restored = restore(path, user, epoch)
     tensors = {
         name: tensor.detach().cpu().contiguous().clone()  # safetensors takes no shared memory
@@ -116,11 +107,7 @@ def content_digest(content: str, tensors: Mapping[str, Tensor]) -> str:
 
 
 def read_exported(path: Path) -> Exported:
-    """What an exported file says of itself: recipe, errors, versions.
-
-    Raises:
-        SwaBenchError: there is no such file, or it was not written by swa-export.
-    """
+    """What an exported file says of itself; SwaBenchError if swa-export did not write it."""
     return _read(path)[0]
 
 

@@ -70,11 +70,7 @@ class Probe:
 
     @torch.no_grad()
     def at(self, weights: Tensor) -> Tensor:
-        """MEASURES (5,) of one point, float64 on the device; without waiting for the device.
-
-        Args:
-            weights: (P,), as of `flat`.
-        """
+        """MEASURES (5,) at weights (P,), float64 on the device; without waiting for it."""
         parts = torch.split(weights, [parameter.numel() for parameter in self.parameters])
         for parameter, part in zip(self.parameters, parts, strict=True):
             parameter.copy_(part.view(parameter.shape))
@@ -137,11 +133,7 @@ def plane_axes(points: list[Tensor]) -> tuple[Tensor, Tensor, np.ndarray]:
 def rays(
     probe: Probe, center: Tensor, distances: np.ndarray, count: int, seed: int, what: str
 ) -> dict[str, list[Any]]:
-    """MEASURES at each distance along each of `count` random rays, as lists (count, distances).
-
-    Args:
-        distances: the first is 0, where all rays are one point, which is measured once.
-    """
+    """MEASURES along each of `count` rays, as lists (count, distances); the first distance is 0."""
 
     def points() -> Iterator[Tensor]:
         for index in range(count):

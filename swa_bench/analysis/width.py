@@ -46,11 +46,7 @@ def _user(options: Namespace) -> User:
 
 
 def choose(options: Namespace) -> tuple[list[NetworkRef], list[NetworkRef]]:
-    """The networks of SGD and SWA, and the three of the plane.
-
-    Raises:
-        SwaBenchError: the folder has no such runs.
-    """
+    """The networks of SGD and SWA, and the three of the plane; SwaBenchError if one is missing."""
     if not (options.sgd and options.swa) and not options.folder.is_dir():
         raise SwaBenchError(f"{options.folder}: no such folder")
     found = read_records([options.folder])

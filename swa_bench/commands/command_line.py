@@ -32,11 +32,7 @@ class UsageError(SwaBenchError):
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Hydra's flags, and the options in `overrides`, whatever the order.
-
-    Raises:
-        UsageError: a flag is unknown, or lacks its value.
-    """
+    """Hydra's flags, and the options in `overrides`, in any order; UsageError for a wrong flag."""
     words = list(arguments)
     for i, after in enumerate(words[1:]):
         if words[i] in ("-i", "--info") and "=" in after:  # it would take the option as its value

@@ -63,11 +63,7 @@ def print_curve(spec: RunSpec) -> None:
 
 
 def sweep_summary(jobs: "Sequence[Job]", plans: Sequence[Sequence[Plan]]) -> str:
-    """A line for each job of a sweep, and a total that counts shared epochs once.
-
-    Args:
-        plans: of each job.
-    """
+    """A line for each job and its plans, and a total that counts shared epochs once."""
     from swa_bench.reporting.sweep_table import broken, swept  # takes half a second to import
 
     names, lines, found = swept(jobs), [], _looks(plans)

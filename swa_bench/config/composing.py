@@ -39,11 +39,7 @@ def compose(overrides: Sequence[str]) -> DictConfig:
 
 
 def of_method(method: str) -> DictConfig:
-    """The default options with a method, shipped or the user's own, and all that it selects.
-
-    Raises:
-        ConfigError: its file cannot be read, or gives it another name than its own.
-    """
+    """The default options with a method and all that it selects; ConfigError for a bad file."""
     try:
         cfg = _of_method(method, GlobalHydra.instance().hydra)
     except (HydraException, OmegaConfBaseException, YAMLError) as error:

@@ -77,21 +77,13 @@ class Plan:
 
 
 def make_plan(spec: RunSpec) -> Plan:
-    """Plan a run.
-
-    Raises:
-        ConfigError: the schedule cannot be used.
-    """
+    """Plan a run; ConfigError if its schedule cannot be used."""
     config = spec.config
     return Plan(config, steps_per_epoch(config), load_schedule(config), _find_reports(spec))
 
 
 def load_schedule(config: TrainConfig) -> "array[float]":
-    """The learning rate of every step, by the function that YAML names.
-
-    Raises:
-        ConfigError: no such function, it does not take these values, or a rate is not a number.
-    """
+    """The learning rate of every step, by the function that YAML names; ConfigError if it fails."""
     values = dict(config.schedule)
     target = values.pop("_target_", None)
     try:
@@ -149,11 +141,7 @@ def _find_reports(spec: RunSpec) -> list[TrainConfig]:
 
 
 def describe(plans: Sequence[Plan], device: str) -> str:
-    """Two lines on what runs of one recipe are.
-
-    Args:
-        device: its name; "" if it is not known.
-    """
+    """Two lines on what runs of one recipe are; the device's name may be unknown ("")."""
     config = plans[0].config
     seeds = ", ".join(str(plan.config.seed) for plan in plans)
     steps = config.epochs * plans[0].steps_per_epoch

@@ -233,11 +233,7 @@ def whole_epochs(budget: float, budget_epochs: int) -> int:
 
 
 def from_dict(values: Any) -> TrainConfig:
-    """Check nested plain values.
-
-    Raises:
-        ConfigError: the first field that is missing, unknown, of a wrong type or out of range.
-    """
+    """Check nested plain values; ConfigError names the first field that is wrong."""
     if renamed := old_names(values):
         name, value = next(iter(renamed.items()))
         raise ConfigError(name, value, f"is called {RENAMED[name]} now")

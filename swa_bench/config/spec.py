@@ -33,11 +33,7 @@ class RunSpec:
 
     @classmethod
     def of(cls, cfg: DictConfig) -> "RunSpec":
-        """Resolve and check.
-
-        Raises:
-            ConfigError: the first option that is missing, wrong or contradicts another.
-        """
+        """Resolve and check; ConfigError names the first option that is wrong."""
         return cls(cfg, from_dict(_resolved(cfg)))
 
     def replace(self, **options: Any) -> "RunSpec":

@@ -101,11 +101,7 @@ class CropAndFlip:
 
 
 def load_augmentation(config: TrainConfig) -> Augmentation:
-    """Make what config.augmentation names.
-
-    Raises:
-        ConfigError: there is no such class, or it does not take these values.
-    """
+    """Make what config.augmentation names; ConfigError if it does not take these values."""
     options = dict(config.augmentation)
     target = options.pop("_target_", None)
     sizes = {"resize": config.dataset.resize, "image_size": config.dataset.image_size}

@@ -101,11 +101,7 @@ def alone_with(path: Path) -> Iterator[None]:
 
 
 def find_loader(dataset: DatasetConfig) -> Callable[[DatasetConfig], object]:
-    """The function that dataset._target_ names.
-
-    Raises:
-        ConfigError: there is none.
-    """
+    """The function that dataset._target_ names; ConfigError if there is none."""
     target = dataset._target_
     try:
         loader: object = pkgutil.resolve_name(target)

@@ -142,11 +142,7 @@ def _table(
     models: Sequence[str],
     notes: Sequence[str],
 ) -> Table:
-    """A table of test errors, ours and published.
-
-    Args:
-        notes: keys of NOTES, for a data set of the paper's.
-    """
+    """A table of test errors, ours and published; `notes` are keys of NOTES."""
     found, letters = labelled_rows(part, recipes, models)
     lines = [line for row in found for line in _row_lines(dataset, *row, columns)]
     if dataset not in PAPER_DATASETS:

@@ -71,11 +71,7 @@ def tables_of_runs(records: Iterable[Record], models: Sequence[str] = ()) -> lis
 
 
 def calibration_table(dataset: str, cells: pd.DataFrame, recipes: Recipes) -> Table:
-    """Test error, NLL and ECE of each cell whose records hold all three.
-
-    Args:
-        cells: of `cells_frame`.
-    """
+    """Test error, NLL and ECE of each cell of `cells_frame` whose records hold all three."""
     measured = cells[(cells["dataset"] == dataset) & cells["ece"].notna()]
     names = [name for name in map(str, measured) if name.startswith(METRIC)]
     own = [name for name in names if measured[name].notna().any()]
@@ -125,11 +121,7 @@ def _figure(cell: Mapping[Hashable, Any], name: str, decimals: int) -> str:
 
 
 def collected_table(dataset: str, collected: pd.DataFrame, recipes: Recipes) -> Table:
-    """Test error of k collected models, for some k, of each method that collects them.
-
-    Args:
-        collected: of `collected_frame`.
-    """
+    """Test error of k collected models (`collected_frame`), for some k, of each method."""
     of_dataset = collected["dataset"] == dataset
     tested = tested_columns(collected)
     shown = collected[of_dataset & collected["n_averaged"].isin(COUNTS)]

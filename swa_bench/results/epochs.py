@@ -102,11 +102,7 @@ def _lines(columns: list[str], rows: list[Row]) -> bytes:
 
 
 def read_epochs(path: Path) -> list[Row]:
-    """The rows of an epochs.csv; none if there is no such file or it is damaged, as the log says.
-
-    Returns:
-        A row for epoch 1, 2, 3 and so on: finite numbers, or None where nothing was measured.
-    """
+    """The rows of epochs 1, 2, 3 and so on; none where there is no sound file, as the log says."""
     return if_sound(parse_epochs, path) or []
 
 
@@ -130,12 +126,7 @@ def shared_with(folder: Path, row: Row) -> str:
 
 
 def parse_epochs(path: Path) -> list[Row]:
-    """The rows of an epochs.csv, without one of which only the beginning is there.
-
-    Raises:
-        ValueError: it is damaged.
-        OSError: it is not there, or the system cannot read it.
-    """
+    """The whole rows of an epochs.csv; ValueError if it is damaged, OSError if it is not there."""
     whole, newline, begun = read_file(path).decode().rpartition("\n")
     text = io.StringIO(whole + newline, newline="")
     try:

@@ -33,11 +33,7 @@ class Speed:
 
 
 def speed(config: TrainConfig, records: Iterable[Record]) -> Speed | None:
-    """The speed of past runs that train alike on this machine, or else what swa-check measured.
-
-    Args:
-        records: of runs of the network.
-    """
+    """The speed by records of a network that train alike here, or else by swa-check."""
     alike = _alike(to_dict(config))
     speeds = {
         record.folder: record.timing.images_per_s
@@ -77,11 +73,7 @@ def _alike(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def run_seconds(plan: Plan, image_s: float, epochs: range) -> float:
-    """Training and evaluation of some epochs of a run, from the time of one training image.
-
-    Args:
-        epochs: from 0.
-    """
+    """Training and evaluation of some epochs (from 0), by the time of one training image."""
     config, evaluation = plan.config, plan.config.evaluation
     first = config.method.collect_from
     averages = bool(config.method.predictors)

@@ -13,11 +13,7 @@ CONFIDENCE = 0.95
 
 
 def check_level(level_pct: float | None, errors_pct: Mapping[str, float]) -> None:
-    """Check that a level is above the test errors in % of {network: its own}, and up to 100.
-
-    Raises:
-        SwaBenchError: no ray can reach it.
-    """
+    """Raise SwaBenchError unless a level is above the networks' own errors in %, and up to 100."""
     highest = max(errors_pct.values())
     if level_pct is None or highest < level_pct <= 100:
         return

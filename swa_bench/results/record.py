@@ -205,11 +205,7 @@ def _row_folder(config: TrainConfig) -> Path:
 
 
 def parse_record(values: Any, path: Path = Path()) -> Record:
-    """Check the values of a record, as `parse_json` gives them; those of format 1 are translated.
-
-    Raises:
-        ValueError: it is of a later format, or a value is missing or of the wrong kind.
-    """
+    """Check what `parse_json` gives, of format 1 too; ValueError if it is no sound record."""
     check_format(values, FORMAT)
     try:
         translated = _from_format_1(values) if values["format"] == 1 else values
@@ -259,11 +255,7 @@ def read_record(path: Path) -> Record | None:
 
 
 def sound_record(path: Path) -> Record:
-    """A record.
-
-    Raises:
-        SwaBenchError: there is none, or it is not sound.
-    """
+    """A record; SwaBenchError if there is none, or it is not sound."""
     if (record := read_record(path)) is None:
         raise SwaBenchError(f"{path}: no sound record is there; name a cell-*.json")
     return record

@@ -61,11 +61,7 @@ def check_run(config: TrainConfig, data: DataIdentity | None, reports: list[Trai
 
 
 def other_code(segments: list[dict[str, Any]], epoch: int, config: TrainConfig) -> list[str]:
-    """A sentence on each segment of a stored state that other code of the user's has trained.
-
-    Args:
-        segments: of the state after `epoch` epochs, as records have them.
-    """
+    """A sentence on each segment of the state after `epoch` epochs that other code has trained."""
     found = []
     for segment in reversed(segments):
         if what := changed(segment.get("source_sha256", {}), config):

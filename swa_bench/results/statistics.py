@@ -103,11 +103,7 @@ def mean_and_std(frame: pd.DataFrame, keys: list[str], figures: list[str]) -> pd
 
 
 def summarise(cells: pd.DataFrame) -> pd.DataFrame:
-    """Test error of each cell over its seeds, compared with the published.
-
-    Args:
-        cells: of `cells_frame`.
-    """
+    """Test error of each cell of `cells_frame` over its seeds, compared with the published."""
     found = mean_and_std(cells, CELL, ["error"]).rename(columns={"error_count": "n"})
     compared = compare(found.merge(_published_frame(), "left", COMPARED))
     return compared[[*CELL, "error_mean", "error_std", "n", *COMPARISON]]

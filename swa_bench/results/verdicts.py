@@ -68,11 +68,7 @@ def verdict_path(results_dir: Path, device: str, driver: str, torch: str) -> Pat
 
 
 def write_verdict(results_dir: Path, verdict: Verdict) -> Path:
-    """Write a verdict, over an older one of the same device, driver and torch.
-
-    Raises:
-        SwaBenchError: it could not be written.
-    """
+    """Write a verdict, over an older one of the same device, driver and torch."""
     path = verdict_path(results_dir, verdict.device, verdict.driver, verdict.torch)
     write_atomically(path, (verdict.model_dump_json(indent=1) + "\n").encode())
     return path

@@ -134,11 +134,7 @@ def ends(found: Width) -> tuple[str, str]:
 
 
 def read_width(path: Path) -> Width:
-    """A record that swa-width has written; one of an earlier format under the present names.
-
-    Raises:
-        SwaBenchError: it is not there or is damaged.
-    """
+    """A record of swa-width under the present names; SwaBenchError if it is not sound."""
     try:
         found: Width = parse_json(read_file(path))
         check_format(found, FORMAT)
@@ -204,11 +200,7 @@ def go_on(path: Path, fresh: Width, parts: Width, force: bool) -> Width:
 
 
 def write_width(path: Path, found: Width) -> None:
-    """Write a record.
-
-    Raises:
-        SwaBenchError: it could not be written there; it is in a temporary folder then.
-    """
+    """Write a record; SwaBenchError if that fails, and it is in a temporary folder then."""
     content = (json.dumps(found, allow_nan=False) + "\n").encode()
     try:
         write_atomically(path, content)

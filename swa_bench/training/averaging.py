@@ -134,11 +134,7 @@ class WeightEMA(Predictor):
 
 
 def make_predictors(config: TrainConfig) -> dict[str, Predictor]:
-    """The two predictors of every run, and those that method.predictors adds.
-
-    Raises:
-        ConfigError: one of them cannot be built.
-    """
+    """The predictors of every run, and of method.predictors; ConfigError if one cannot be built."""
     found: dict[str, Predictor] = {"swa": WeightAverage(), "ensemble": PredictionAverage()}
     for name, options in config.method.predictors.items():
         field, values = f"method.predictors.{name}", dict(options)
@@ -157,11 +153,7 @@ def make_predictors(config: TrainConfig) -> dict[str, Predictor]:
 
 
 def check_predictors(config: TrainConfig) -> None:
-    """Let every predictor do once what a run asks of it, on a network of one weight.
-
-    Raises:
-        ConfigError: one of them cannot be built, or fails.
-    """
+    """Let each predictor do its work once, on a network of one weight; ConfigError if it fails."""
     for name, predictor in make_predictors(config).items():
         model = nn.Linear(1, 1)
         try:

@@ -80,12 +80,7 @@ def score(predictions: Tensor, labels: Tensor) -> Score:
 
 
 def calibration_error_pct(predictions: Tensor, labels: Tensor) -> float:
-    """Expected calibration error in %, with 15 bins of equal width (arXiv 1706.04599).
-
-    Args:
-        predictions: log-probabilities (N, classes).
-        labels: int64 (N,).
-    """
+    """Expected calibration error in % of log-probabilities (N, classes): arXiv 1706.04599."""
     # On the CPU, where sums have one order.
     probabilities, answers = predictions.cpu().double().exp().max(1)
     confidence, right = probabilities.float(), answers.eq(labels.cpu()).float()

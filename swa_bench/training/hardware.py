@@ -92,11 +92,7 @@ def decide(device: Device, precision: Precision) -> tuple[Device, Precision]:
 
 
 def decide_device(device: Device) -> Device:
-    """What `auto` stands for; says why a GPU that is there is not used.
-
-    Raises:
-        ConfigError: there is no GPU that was asked for, or one that torch cannot use.
-    """
+    """What `auto` stands for; ConfigError where a GPU is there, or asked for, and of no use."""
     if device == "cpu":
         return "cpu"
     # Weeks on a CPU without a word are the worst that can happen.

@@ -173,11 +173,7 @@ def _unfit(config: TrainConfig, reason: str) -> ConfigError:
 
 
 def fresh_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimiser that `optimizer._target_` names; the rate is set before every step.
-
-    Raises:
-        ConfigError: it cannot be built.
-    """
+    """The optimiser that `optimizer._target_` names; ConfigError if it cannot be built."""
     values = dict(config.optimizer)
     target = values.pop("_target_", None)
     try:

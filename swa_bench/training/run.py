@@ -215,12 +215,7 @@ class Run:
         )
 
     def _write(self, sync: bool = True) -> None:
-        """Write epochs.csv, and the reports that are due after this epoch and not recorded yet.
-
-        Args:
-            sync: whether the epoch's row must be on the disk; a power cut costs no more epochs
-                than are trained again.
-        """
+        """Write epochs.csv, and the reports that are due after this epoch and not recorded yet."""
         due = self.plan.reports_at(self.state.epoch)
         rows, predictors = self.state.rows, self.config.method.predictors
         sync = sync or bool(due)
