@@ -107,17 +107,11 @@ def _members(options: Namespace) -> list[NetworkRef]:
 def measure(options: Namespace) -> tuple[Path, Width]:
     """Measure the parts that are asked for and not in the record of these networks yet.
 
-    The record is written after each part.
-
-    Args:
-        options: see commands/width.py, which describes each.
+    The record is written after each part. What commands/width.py lets a user ask for is checked
+    before: after a SwaBenchError nothing was measured.
 
     Returns:
         The file of the record, and what it holds.
-
-    Raises:
-        SwaBenchError: a network cannot be restored, they do not go together, or no ray can reach
-            the level; nothing is measured then.
     """
     pair, three = choose(options)
     records = {ref: sound_record(ref.path) for ref in dict.fromkeys([*pair, *three])}

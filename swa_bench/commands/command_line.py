@@ -49,13 +49,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def checked(known: argparse.Namespace) -> list[str]:
-    """The arguments for Hydra, of what `parse` found.
-
-    Raises:
-        UsageError: flags do not go together, or an option has no value.
-        ConfigError: a group has one that cannot be the name of an option, or no such folder.
-        OverrideParseException: a value cannot be read.
-    """
+    """The arguments for Hydra, of what `parse` found; an error if they do not go together."""
     _check_flags(known)
     # An experiment is an optional group of its own: it works with and without the plus.
     known.overrides = [re.sub(r"^\+(?=experiment=)", "", word) for word in known.overrides]

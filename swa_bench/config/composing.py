@@ -93,15 +93,7 @@ def check_own_code(group: str, name: str, target: str) -> None:
 
 
 def check_own_files(name: str) -> None:
-    """Check the user's files of options in a running swa-train.
-
-    Args:
-        name: of the method.
-
-    Raises:
-        ConfigError: the method is not called as its file.
-        SwaBenchError: one of its files is never read, since a shipped one has its name.
-    """
+    """Check that a method is called as its file, and that all of the user's own files are read."""
     runtime = HydraConfig.get().runtime
     check_name(runtime.choices["method"], name)
     for source in runtime.config_sources:

@@ -61,12 +61,7 @@ def _report(root: str) -> None:
 
 
 def load_folder(dataset: DatasetConfig) -> ImageSet:
-    """The images of dataset.root as squares of dataset.resize pixels, memory-mapped.
-
-    Raises:
-        SwaBenchError: a file is no image that is understood, or the decoded images cannot be
-            written or are damaged.
-    """
+    """The images of dataset.root as memory-mapped squares; SwaBenchError for a damaged file."""
     folder, root = scan(dataset.root), Path(dataset.root)
     _report(dataset.root)
     arrays: dict[str, Any] = {}

@@ -161,14 +161,7 @@ def predictor_label(column: str) -> str:
 
 
 def write_tables(records: Iterable[Record], folder: Path, whole: bool = True) -> list[Table]:
-    """Write each table as .txt, .md, .csv and .tex, and return the tables.
-
-    Args:
-        whole: whether the paper's rows and columns without runs are shown.
-
-    Raises:
-        SwaBenchError: a file could not be written, or a CSV of that name is no table's.
-    """
+    """Write each table as .txt, .md, .csv and .tex, over no other files; return the tables."""
     cells = cells_frame(records)
     tables = make_tables(cells, epochs_frame(cells), whole)
     for table in tables:

@@ -13,14 +13,7 @@ MOST = 20  # candidates that are listed
 
 
 def only(records: Iterable[Record], what: str) -> Record:
-    """The record of the largest budget of the only run among some records, of which there are some.
-
-    Args:
-        what: what the message says before the candidates, such as which option names one.
-
-    Raises:
-        SwaBenchError: they are of several runs; it lists the last record of each.
-    """
+    """The record of the largest budget of one run; SwaBenchError begins with `what` for several."""
     last: dict[Any, Record] = {}
     for record in sorted(records, key=lambda record: record.budget):
         last[record.folder] = record

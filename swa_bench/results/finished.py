@@ -81,9 +81,6 @@ def write_record(
         schedule_sha256: see plan.Plan.
         result, timing: fields of Result and Timing.
         provenance: recipe_diff, data_sha256, device, versions and what else Record names.
-
-    Raises:
-        SwaBenchError: there is one of a newer version, or the file cannot be written.
     """
     record = Record(
         format=FORMAT,
@@ -122,11 +119,7 @@ def _write(record: Record, path: Path) -> None:
 
 
 def missing(plan: Plan) -> list[TrainConfig]:
-    """What a plan reports that has no sound record with its rates, collections and data on disk.
-
-    Raises:
-        SwaBenchError: there is a record of a newer version, or one that cannot be read.
-    """
+    """What a plan reports without a sound record of its rates, collections and data on disk."""
     found = []
     for report in plan.reports:
         path = record_path(report)

@@ -44,11 +44,6 @@ def _best_precision(device: Device) -> Precision:
     return "bf16" if float(known[0]) >= 8 else "fp32"
 
 
-def is_here(name: str) -> bool:
-    """Whether this machine may have a device that records know by a name."""
-    return THREADS.sub("", name) == cpu_name() or name in gpu_names()
-
-
 def device_names(device: Device) -> str:
     """What is called so here, such as 'AMD EPYC'; "" if that does not show."""
     return cpu_name() if device == "cpu" else ", ".join(dict.fromkeys(gpu_names()))

@@ -13,7 +13,7 @@ from swa_bench.config.schema import TrainConfig, shaping, to_dict
 from swa_bench.labels import counted, duration
 from swa_bench.results.epochs import read_epochs
 from swa_bench.results.finished import missing
-from swa_bench.results.machine import THREADS, is_here
+from swa_bench.results.machine import THREADS, cpu_name, gpu_names
 from swa_bench.results.record import Record, read_records, run_folder
 from swa_bench.results.stored import furthest, read_start
 from swa_bench.results.verdicts import read_verdicts
@@ -56,10 +56,11 @@ def speed(config: TrainConfig, records: Iterable[Record]) -> Speed | None:
 
 
 def _is_meant(config: TrainConfig, name: str) -> bool:
-    """Whether a device that records know by a name is the one of a configuration."""
+    """Whether a device that records know by a name is here, and that of a configuration."""
     threads = THREADS.search(name)
+    is_here = THREADS.sub("", name) == cpu_name() or name in gpu_names()
     fits = config.device in ("auto", "cpu" if threads else "cuda")
-    return is_here(name) and fits and (not threads or config.threads in ("auto", int(threads[1])))
+    return is_here and fits and (not threads or config.threads in ("auto", int(threads[1])))
 
 
 def _alike(values: dict[str, Any]) -> dict[str, Any]:

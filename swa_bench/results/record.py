@@ -1,13 +1,5 @@
 """Records: the schema, the places and the reader of cell-*.json, one for each reported budget.
 
-A record (class `Record`) holds
-- which cell it is: format, dataset, model, method, budget, epochs, seed;
-- its recipe: recipe_hash, schedule_sha256, recipe_diff, and config with every option;
-- result (class `Result`): errors, losses and ECE of the last epoch, and digests; timing;
-- where it comes from: device, versions, segments, data_sha256, source_sha256,
-  initial_weights_sha256;
-- class_names of a user's own images, warnings, and runs of an ensemble.
-
 A record may come from anybody. It is read as data, within bounds, and one that is not sound is left
 out: damaged, of a newer version, or not in the folder of its run. Nothing here imports torch.
 """

@@ -111,12 +111,7 @@ class RowStatus:
         return sum((*column, seed) in found for column in PAPER_COLUMNS for seed in PAPER_SEEDS)
 
     def epochs_left(self, lengths: dict[str, int], shared: int) -> int:
-        """Epochs that the grid still has to train, those that two methods share counted once.
-
-        Args:
-            lengths: epochs of the grid's run of each of the two methods.
-            shared: the epochs after which their runs part.
-        """
+        """Epochs that the grid still has to train; those `shared` by the two methods count once."""
         left = 0
         for seed in PAPER_SEEDS:
             done = []

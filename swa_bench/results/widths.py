@@ -172,15 +172,12 @@ def width_path(folder: Path, found: Width) -> Path:
 
 
 def go_on(path: Path, fresh: Width, parts: Width, force: bool) -> Width:
-    """The record to add parts to: the one at its place, or a fresh one if there is none.
+    """The record to add parts to: the one at its place if it was measured alike, or a fresh one.
 
     Args:
         fresh: what a record says before anything is measured.
         parts: {part: the options that it is measured with}.
         force: whether one that is there is replaced.
-
-    Raises:
-        SwaBenchError: the one there was measured otherwise, or is damaged.
     """
     if force or not path.exists():
         return fresh

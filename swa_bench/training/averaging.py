@@ -1,12 +1,8 @@
 """Predictors: what a run keeps of the weights that it passes through, to be tested as a result.
 
-`swa`, WeightAverage: the average of the collected weights, w_swa <- (w_swa * n + w) / (n + 1).
-`ensemble`, PredictionAverage: the average of the softmax outputs of the collected models.
-`ema`, WeightEMA: w_ema <- decay * w_ema + (1 - decay) * w after every optimiser step.
-
-Which epochs collect is decided in config/plan.py. Every run keeps the first two, whichever is its
-method's result, so that methods with the same rates share all states. A method may add predictors
-of its own: see docs/methods.md.
+Which epochs collect is decided in config/plan.py. Every run keeps WeightAverage as `swa` and
+PredictionAverage as `ensemble`, whichever is its method's result, so that methods with the same
+rates share all states. A method may add predictors of its own: see docs/methods.md.
 """
 
 import math

@@ -26,13 +26,10 @@ log = logging.getLogger(__name__)
 
 
 def resolve(spec: RunSpec, swept: Container[int] = ()) -> RunSpec:
-    """The spec with what this machine has instead of `auto`.
+    """The spec with what this machine has instead of `auto`; ConfigError for what it has not.
 
     Args:
         swept: the seeds of the sweep whose jobs are done here one after the other.
-
-    Raises:
-        ConfigError: what was asked for cannot be had here.
     """
     config = spec.config
     device, precision = decide(config.device, config.precision)

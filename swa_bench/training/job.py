@@ -83,14 +83,12 @@ def train_missing(spec: RunSpec, with_predictions: bool = False) -> list[TrainCo
     if done:
         return finished()
     folders = [run_folder(plan.config) for plan in to_do]
-
-    def unfinished_folders() -> list[Path]:
-        return [run_folder(plan.config) for plan in unfinished()]
-
     recipe_diff = spec.recipe_diff()
     with device_faults(less_memory(config)), locks.alone_in(folders):
         _check_records(to_do)
-        with locks.failures_noted(folders, unfinished_folders):
+        with locks.failures_noted(
+            folders, lambda: [run_folder(plan.config) for plan in unfinished()]
+        ):
             # While this one waited, another process may have finished some.
             to_do = [plan for plan in to_do if config.force or missing(plan)]
             if to_do:

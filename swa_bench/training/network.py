@@ -32,12 +32,9 @@ def fresh_model(config: TrainConfig, device: torch.device, fetch: bool = True) -
 
 
 def copy_of(model: nn.Module, config: TrainConfig) -> nn.Module:
-    """A second network with the whole state of a first, built anew as config says.
+    """A second network with the whole state of a first, built anew; ConfigError if that is another.
 
     Not every network can be copied by copy.deepcopy, such as one with weight_norm.
-
-    Raises:
-        ConfigError: what model._target_ builds without pretrained weights is another network.
     """
     device = next(model.parameters()).device
     copy = _placed(_build(config, pretrained=False), config, device)

@@ -61,15 +61,9 @@ class Rehearsal:
 
 
 def rehearse(config: TrainConfig) -> Rehearsal:
-    """Do in small what a run will do; log what it will not do quite rightly.
+    """Do in small what a run will do, or raise ConfigError; log what it will not do quite rightly.
 
     No random number of the run is drawn, and no memory stays taken.
-
-    Args:
-        config: with precision and device decided.
-
-    Raises:
-        ConfigError: the run would fail.
     """
     values = to_dict(config)
     key = digest({name: values[name] for name in REHEARSED} | config.method.predictors)

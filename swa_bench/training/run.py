@@ -120,9 +120,6 @@ class Run:
         Args:
             trained: loss and error of the epoch's batches.
             train_seconds: this run's share of the time.
-
-        Raises:
-            NotFiniteError: a loss is not finite.
         """
         state, started = self.state, time.perf_counter()
         names = ("device", "versions", "source_sha256")

@@ -38,11 +38,8 @@ def begin(config: TrainConfig) -> None:
 def choose(config: TrainConfig, segments: list[dict[str, Any]]) -> None:
     """Set the threads with which a run computes its epochs, and log them.
 
-    Those that were asked for by `threads` or OMP_NUM_THREADS; or those of the state from which the
-    run goes on; or one or all cores that the process may use, whichever is faster.
-
-    Args:
-        segments: where the epochs of that state were computed.
+    Those that were asked for by `threads` or OMP_NUM_THREADS; or those of the stored state's last
+    segment; or one or all cores that the process may use, whichever is faster.
     """
     if config.device != "cpu":
         return
