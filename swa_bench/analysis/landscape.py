@@ -38,10 +38,7 @@ class Probe:
     The fixed pass goes through the network as one batch with its batch norms in training mode (but
     nothing else, so without dropout). So a batch's statistics are those of the pass, and one pass
     gives both the statistics and the training loss under them. It differs from a second pass with
-    these statistics by the variance's n / (n - 1) only.
-
-    Args:
-        images: how many training images the pass is of, at most all.
+    these statistics by the variance's n / (n - 1) only. The pass is of some training `images`.
     """
 
     def __init__(self, restored: Restored, images: int) -> None:
@@ -109,13 +106,10 @@ def direction(parameters: int, seed: int, index: int) -> Tensor:
 
 
 def plane_axes(points: list[Tensor]) -> tuple[Tensor, Tensor, np.ndarray]:
-    """Two orthonormal vectors (P,) that span the plane of three points, and its coordinates.
+    """Two orthonormal vectors (P,) that span the plane of three points; ValueError on a line.
 
     Returns:
         The axes, from the first point as the origin, and the points' places (3, 2) along them.
-
-    Raises:
-        ValueError: the points lie on a line.
     """
     origin, second, third = (point.double() for point in points)
     along, other = second - origin, third - origin

@@ -75,17 +75,13 @@ def as_recorded(record: Record, user: User) -> TrainConfig:
 def restore(
     path: Path, user: User, epoch: int | None = None, other: Restored | None = None
 ) -> Restored:
-    """Build the network of a record from the checkpoint of its last epoch.
+    """Build a record's network from the checkpoint of its last epoch, or raise SwaBenchError.
 
     Args:
         path: the record, in its folder beside the folder of the checkpoints.
         epoch: the weights, as they were, after that epoch of the run instead: such as a member
             of an ensemble. Which states are kept is option checkpoints.keep.
         other: a network whose data set is taken, where it is the same.
-
-    Raises:
-        SwaBenchError: there is no such record, data set or checkpoint, no such device, or the
-            weights are not finite.
     """
     if not path.exists():
         raise SwaBenchError(f"{path}: no such file; name a cell-*.json or a run's folder")

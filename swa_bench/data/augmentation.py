@@ -53,9 +53,6 @@ class CropAndFlip:
         flip: whether half of the windows are mirrored.
         padding: pixels that are added on each side.
         padding_mode: zeros or reflect.
-
-    Raises:
-        ConfigError: a value is out of range.
     """
 
     resize: int

@@ -261,12 +261,7 @@ def write_figures(records: Iterable[Record], folder: Path) -> list[Path]:
 def write_captioned(
     figure: Figure, row: Row, what: str, path: Path, recipes: Recipes | None = None
 ) -> None:
-    """Write a figure with its caption as PNG.
-
-    Args:
-        what: the kind of figure, which ends its title; then, after a semicolon, details.
-        recipes: whose letters stand in the title.
-    """
+    """Write a figure as PNG; `what` is its kind and, after a semicolon, details of the caption."""
     kind, _, details = what.partition("; ")
     title = recipes.title(row) if recipes else row.title
     add_caption(figure, f"{title}: {kind}", caption(row, details))

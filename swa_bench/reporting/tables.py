@@ -53,11 +53,7 @@ def make_tables(
 
 
 def tables_of_runs(records: Iterable[Record], models: Sequence[str] = ()) -> list[Table]:
-    """The tables of test errors, of each data set that has records of single networks or ensembles.
-
-    Args:
-        models: the rows; by default the paper's and all that have runs.
-    """
+    """The tables of test errors of each data set, with rows of `models`, or of all if it is ()."""
     cells = cells_frame(records)
     shown = cells[cells["model"].isin(models)] if models else cells
     summary, recipes = summarise(shown), recipes_of(shown)

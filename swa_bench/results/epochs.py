@@ -107,11 +107,7 @@ def read_epochs(path: Path) -> list[Row]:
 
 
 def shared_with(folder: Path, row: Row) -> str:
-    """Which run computed an epoch that a run starts from, such as ", shared with sgd".
-
-    Args:
-        folder: of the run that starts. If its own epochs.csv has the epoch, nothing is said.
-    """
+    """Which run computed an epoch from which another starts: ", shared with sgd", "" for itself."""
 
     def has_it(run: Path) -> bool:
         same = read_epochs(run / "epochs.csv")[row["epoch"] - 1 : row["epoch"]]

@@ -52,12 +52,7 @@ def _typed() -> list[str]:
 
 @dataclass(frozen=True)
 class Options:
-    """What config.yaml says at its top level.
-
-    Attributes:
-        epochs: the length of the run.
-        differs: the options in which the recipe differs from the published one.
-    """
+    """What config.yaml says: the run's length, and what differs from the published recipe."""
 
     epochs: int
     differs: str

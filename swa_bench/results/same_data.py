@@ -42,14 +42,11 @@ def check_code(path: Path, record: Record, config: TrainConfig, fix: str) -> Non
 
 
 def check_run(config: TrainConfig, data: DataIdentity | None, reports: list[TrainConfig]) -> None:
-    """Check all records of a run before it is called finished, trained, or trained further.
+    """Raise SwaBenchError if a record that stays is of other images, classes or code than now.
 
     Args:
         data: the images that are there; None if they are not known yet.
         reports: what is written, and with config.force overwritten.
-
-    Raises:
-        SwaBenchError: one of the others is of other images or classes, or of other code.
     """
     replaced = {record_path(report) for report in reports} if config.force else set()
     others = set(run_folder(config).glob("cell-*.json")) - replaced

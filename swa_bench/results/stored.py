@@ -43,14 +43,11 @@ def find_all(folder: Path, seed: int, keys: Mapping[int, str]) -> list[Path]:
 
 
 def limit_size(results: Path, limit_bytes: float, keep: Container[Path | None]) -> int:
-    """Delete checkpoints until all below a folder fit into a limit; return the bytes they take.
+    """Delete checkpoints, none of `keep`, until all below a folder fit; return their bytes.
 
     Only this program's own files count and are deleted, in folders that it marked. Those that were
     not written or used for the longest time go first. The epochs that they would save are then
     trained again: no result is lost.
-
-    Args:
-        keep: files that stay even so.
     """
     found = []
     for path in _checkpoints_below(results):

@@ -104,10 +104,7 @@ class PredictionAverage(Predictor):
 class WeightEMA(Predictor):
     """An exponential moving average: w_ema <- decay * w_ema + (1 - decay) * w after every step.
 
-    It starts at the first weights.
-
-    Args:
-        decay: from 0 (the last weights) to below 1.
+    It starts at the first weights; decay is from 0 (the last weights) to below 1.
     """
 
     each_step = True

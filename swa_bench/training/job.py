@@ -162,10 +162,8 @@ def _forks(spec: RunSpec, plan: Plan) -> frozenset[int]:
 def train_runs(runs: list[Run], progress: Progress) -> None:
     """Train each run to its end, writing epochs.csv, records and checkpoints on the way.
 
-    A run that fails, for whatever reason, is left; the others go on.
-
-    Args:
-        runs: of one recipe and several seeds, whose steps are taken in turn.
+    The runs, of one recipe and several seeds, take their steps in turn. One that fails, for
+    whatever reason, is left; the others go on.
 
     Raises:
         Exception: the first failure, after the other runs have ended.

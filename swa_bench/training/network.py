@@ -19,14 +19,10 @@ from swa_bench.training.recorded_pass import RecordedPass
 
 
 def fresh_model(config: TrainConfig, device: torch.device, fetch: bool = True) -> nn.Module:
-    """The network before epoch 1: the same weights on every device, for one seed.
+    """The network before epoch 1, the same for one seed on every device; ConfigError if it is none.
 
     Args:
         fetch: whether pretrained weights are fetched, if config.init asks for them.
-
-    Raises:
-        ConfigError: model._target_ gives no network, or one that config.init does not fit.
-        SwaBenchError: pretrained weights could not be fetched.
     """
     return _placed(_initial(config, fetch and config.init == "pretrained"), config, device)
 

@@ -49,12 +49,7 @@ _done: dict[str, "Rehearsal"] = {}
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """What a rehearsal found out.
-
-    Attributes:
-        parameters: their number.
-        warnings: what the run will not do quite rightly, a sentence each.
-    """
+    """The number of parameters, and sentences on what the run will not do quite rightly."""
 
     parameters: int
     warnings: list[str]

@@ -48,10 +48,7 @@ class Run:
     """A run in progress, at the furthest of its stored states or before its first epoch.
 
     Args:
-        plan: what it will do.
         forks: after how many epochs other methods leave it; their states are kept.
-        data: on the device.
-        fingerprint: SHA-256 of the data set.
         provenance: parts of its records that it does not know itself.
     """
 

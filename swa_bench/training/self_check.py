@@ -65,10 +65,8 @@ NamedCheck = tuple[str, Topic, Callable[[], Measured]]
 def outcomes(checks: str, trial: Trial, hangs_after_s: float = HANGS_AFTER_S) -> Iterator[Outcome]:
     """Do checks one after the other; after a crash go on in another process with the next.
 
-    If one that is about the device itself fails, the others are left out.
-
-    Args:
-        checks: the dotted name of a function that gives a list of NamedCheck for a Trial.
+    If one that is about the device itself fails, the others are left out. `checks` is the dotted
+    name of a function that gives a list of NamedCheck for a Trial.
     """
     context = multiprocessing.get_context("spawn")
     done: set[str] = set()
