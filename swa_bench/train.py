@@ -110,7 +110,7 @@ def print_plan(runs: list[RunSpec]) -> None:
         for one in runs:
             dry_run.print_curve(one)
     elif HydraConfig.get().mode is RunMode.MULTIRUN:
-        sweep.note_plans(dry_run.plans_of(runs))
+        sweep.plans[:] = dry_run.plans_of(runs)
     else:
         print(dry_run.summary(runs))
 

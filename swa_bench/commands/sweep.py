@@ -47,7 +47,7 @@ JobReturn.return_value = property(_return_value, _set)  # type: ignore[method-as
 _sweeps: list["SweepReport"] = []
 # What the job that is running here reports, as (dataset, model, method, recipe_hash, budget).
 _cells: list[list[Any]] = []
-_plans: list[Plan] = []  # and, if nothing is trained, what there is to train
+plans: list[Plan] = []  # and, if nothing is trained, what there is to train
 seeds: set[int] = set()  # of the jobs that follow one another in this process
 
 
@@ -87,7 +87,7 @@ class SweepReport(Callback):
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Called before every job; a process of a launcher may have started in another folder."""
         _cells.clear()
-        _plans.clear()
+        plans.clear()
         if self.config is not None and self not in _sweeps:
             os.chdir(self.folder)
             if _has_workers(config):
@@ -109,7 +109,7 @@ class SweepReport(Callback):
             note["failed"] = f"swa-train: FAILED {what}"
         if self in _sweeps:
             self._take(note)
-            self.plans.append([*_plans])
+            self.plans.append([*plans])
             if getattr(error, "exit_code", None) == DeviceLostError.exit_code:
                 self.report()
                 print("swa-train: the sweep ends here, without the jobs after it", file=sys.stderr)
@@ -195,11 +195,6 @@ def _swept_seeds(config: DictConfig) -> set[int]:
 def note_runs(reports: Sequence[TrainConfig]) -> None:
     """Note what the job that is running reports, for the end of its sweep."""
     _cells[:] = map(_cell, reports)
-
-
-def note_plans(plans: Sequence[Plan]) -> None:
-    """Note what the job that is running would train, for the end of its sweep."""
-    _plans[:] = plans
 
 
 def print_rows(results: Path, reports: Sequence[TrainConfig]) -> None:

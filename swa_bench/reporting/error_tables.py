@@ -71,7 +71,6 @@ def single_table(
     """Lay a data set's single networks out as the paper does: one column per method and budget.
 
     Args:
-        summary: of `summarise`.
         models: the rows; by default the paper's and all that have runs.
         whole: whether a data set of the paper's has the paper's rows and columns without runs too.
     """
@@ -100,7 +99,6 @@ def ensembles_table(
     """Lay a data set's ensembles out, beside single networks of one budget.
 
     Args:
-        summary: of `summarise`.
         models: the rows; by default all that have a run or a published figure.
         whole: whether there are rows and columns that have only published figures.
     """

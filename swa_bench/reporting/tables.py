@@ -37,7 +37,6 @@ def make_tables(
     """All tables of each data set: single networks, ensembles, calibration, collected weights.
 
     Args:
-        cells, epochs: of `cells_frame` and `epochs_frame`.
         whole: whether the paper's rows and columns without runs are shown.
         recipes: with the letters that the tables use; by default those of `recipes_of`.
     """

@@ -1,7 +1,6 @@
 """Verdicts of swa-check on a device: their schema, place, reader and writer.
 
-A verdict is one JSON file in results_dir/.checks, for a device, its driver and the version of
-torch. It may come from anybody: one that is not sound is left out. Nothing here imports torch.
+A verdict is one JSON file in results_dir/.checks, for a device, its driver and torch's version.
 """
 
 import re

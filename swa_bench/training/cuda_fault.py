@@ -57,9 +57,8 @@ def _why_unavailable() -> str | None:
 
 def _runs_on(code: str, capability: tuple[int, int]) -> bool:
     """Whether code such as sm_86 or compute_90 (PTX, compiled by the driver) runs on a GPU."""
-    kind, _, number = code.partition("_")
-    digits = number.rstrip("af")
-    built_for = int(digits[:-1]), int(digits[-1])
+    kind, _, number = code.rstrip("af").partition("_")
+    built_for = divmod(int(number), 10)
     same_major = built_for[0] == capability[0]
     return built_for <= capability and (same_major or kind == "compute")
 

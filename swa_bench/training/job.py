@@ -40,14 +40,11 @@ log = logging.getLogger(__name__)
 def train_missing(spec: RunSpec, with_predictions: bool = False) -> list[TrainConfig]:
     """Train what is missing of a run and of the seeds that train with it; return its reports.
 
+    It raises SwaBenchError for what is wrong, and Terminated if the process was asked to end.
+
     Args:
         spec: with precision and device decided.
         with_predictions: whether a record without its predictions is missing too.
-
-    Raises:
-        SwaBenchError: no such data, records of other data, no place to write, or a loss that is
-            not finite.
-        Terminated: the process was asked to end.
     """
     config = spec.config
     plans = {

@@ -45,8 +45,9 @@ def choose(config: TrainConfig, segments: list[dict[str, Any]]) -> None:
         return
     count = _asked(config)
     why = "as OMP_NUM_THREADS has it" if config.threads == "auto" else f"threads={count}"
-    if count is None and (before := _computed_with(segments)):
-        count, why = min(before, joblib.cpu_count()), "as the epochs before"
+    before = THREADS.search(segments[-1]["device"]) if segments else None
+    if count is None and before:
+        count, why = min(int(before[1]), joblib.cpu_count()), "as the epochs before"
     if count is None:
         key = recipe_hash(config)
         if key not in _measured:
@@ -60,12 +61,6 @@ def _asked(config: TrainConfig) -> int | None:
     if config.threads != "auto":
         return config.threads
     return AT_START if os.environ.get("OMP_NUM_THREADS") else None
-
-
-def _computed_with(segments: list[dict[str, Any]]) -> int | None:
-    """The number of threads in the name of the last segment's device; None if it is no CPU."""
-    found = THREADS.search(segments[-1]["device"]) if segments else None
-    return int(found[1]) if found else None
 
 
 def measure_threads(config: TrainConfig) -> tuple[int, str]:
