@@ -101,14 +101,16 @@ def _devices() -> list[Path]:
 
 def _nvidia_smi(what: str) -> list[str]:
     """A value of each GPU, none where the tool is missing or fails."""
-    listed = output_of("nvidia-smi", f"--query-gpu={what}", "--format=csv,noheader")
+    command = ("nvidia-smi", f"--query-gpu={what}", "--format=csv,noheader")
+    listed = output_of(*command, timeout_s=10)
     return [line.strip() for line in (listed or "").splitlines()]
 
 
-def output_of(*command: str) -> str | None:
-    """What a command prints; None if it is not there, fails, or takes more than 10 s."""
+def output_of(*command: str, timeout_s: float | None = None) -> str | None:
+    """What a command prints; None if it is not there, fails, or takes too long."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+        return subprocess.check_output(
+            command, stderr=subprocess.DEVNULL, text=True, timeout=timeout_s
+        ).strip()
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip()
