@@ -58,9 +58,6 @@ def make_wheels(folder: Path, python_version: str, machine: str) -> None:
 
     pip reads conditions such as `python_version < "3.12"` as for the Python that runs it; no
     dependency has one that tells 3.11 to 3.13 apart.
-
-    Raises:
-        SwaBenchError: pip failed.
     """
     with tempfile.TemporaryDirectory() as copy:
         _copy_project(Path(copy))

@@ -1,7 +1,6 @@
 """How fast training on a CPU is beside another busy process, with one thread and with several."""
 
 import contextlib
-import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -27,8 +26,7 @@ def contention(config: TrainConfig, steps: int, threads: int) -> dict[str, Any]:
             found[f"auto_{when}"], _ = measure_threads(config)
             torch.set_num_threads(threads)
             step = [timing.step_on_noise(config, steps)]
-            seconds = [timing.epoch_seconds(step) for _ in range(4)][1:]  # the first warms up
-            found[when] = steps * config.batch_size / statistics.median(seconds)
+            found[when] = steps * config.batch_size / timing.usual_seconds(step)
     return found
 
 

@@ -32,8 +32,6 @@ from swa_bench.results.stored import limit_size
 class Row:
     """The runs of one data set and model, and what is left of each."""
 
-    dataset: str
-    model: str
     config: TrainConfig
     runs: list[Outlook]
 
@@ -57,27 +55,23 @@ def plan_grid(overrides: list[str]) -> list[Row]:
                 for seed in PAPER_SEEDS
                 for method in PAPER_METHODS
             ]
-            rows.append(Row(dataset, model, plans[0].config, look_ahead(plans)))
+            rows.append(Row(plans[0].config, look_ahead(plans)))
     return rows
 
 
 def show(rows: list[Row], elsewhere: bool) -> None:
-    """Print the plan: runs, epochs, and the time by the speed of this device.
-
-    Args:
-        elsewhere: whether other machines will train; then by the speed of past runs.
-    """
+    """Print runs, epochs and time by the speed of this device, or `elsewhere` of past runs."""
     lines = []
     for row in rows:
+        dataset, model = row.config.dataset.name, row.config.model.name
         epochs, seconds = sum(len(run.epochs) for run in row.missing), seconds_of(row.missing)
         if elsewhere:
-            results = Path(row.config.results_dir)
-            a_epoch = read_row(results, row.dataset, row.model).epoch_seconds()
+            a_epoch = read_row(Path(row.config.results_dir), dataset, model).epoch_seconds()
             seconds = None if a_epoch is None else epochs * a_epoch
         cost = "-" if not row.missing else "unknown" if seconds is None else duration(seconds)
         counts = [len(row.runs) - len(row.missing), len(row.missing)]
         saved = sum(run.shared for run in row.missing)
-        lines.append([row.dataset, row.model, *counts, epochs, saved, cost])
+        lines.append([dataset, model, *counts, epochs, saved, cost])
     header = ["\ndata set", "\nmodel", "runs\nfinished", "\nmissing", "\nepochs"]
     print(tabulate(lines, [*header, "saved by\nsharing", "\ntime"], "simple"))
     print(total([run for row in rows for run in row.missing], here=not elsewhere))
@@ -115,7 +109,7 @@ def main(overrides: list[str]) -> int:
             "this CPU all the same; make quickstart shows the project at work in minutes."
         )
         return 1
-    settings = {row.dataset: row.config.dataset for row in lacking}
+    settings = {row.config.dataset.name: row.config.dataset for row in lacking}
     datasets = [name for name, dataset in settings.items() if available(dataset)]
     if not datasets:
         return 1

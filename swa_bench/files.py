@@ -29,11 +29,7 @@ _LEFTOVER = re.compile(
 
 
 def expanded(path: str) -> str:
-    """A path with ~ replaced by the user's home folder, as a shell does only at a word's start.
-
-    Raises:
-        ValueError: it begins with ~ and what is no user.
-    """
+    """A path with ~ at its start replaced by a home folder; ValueError if there is no such user."""
     found = os.path.expanduser(path)  # noqa: PTH111
     if found.startswith("~"):
         raise ValueError(f"~ stands for a home folder, but that of {path.split('/')[0]} is unknown")
@@ -41,24 +37,24 @@ def expanded(path: str) -> str:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file, flush it to the disk, and only then give it its name; make its folder.
-
-    Raises:
-        SwaBenchError: it could not be written; what stood under the name before still does.
-    """
+    """Write a file, on the disk, and give it its name; SwaBenchError leaves what was there."""
+    temporary = temporary_name(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write_and_rename(path, content)
+        with temporary.open("xb") as file:  # its mode is what the umask leaves
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
     except OSError as error:
         raise SwaBenchError(f"{path} could not be written: {error.strerror}") from error
+    finally:
+        with contextlib.suppress(OSError):  # it is there after a failure only
+            temporary.unlink()
 
 
 def append(path: Path, content: bytes, sync: bool) -> None:
-    """Add to the end of a file, and flush it to the disk if `sync`.
-
-    Raises:
-        SwaBenchError: it could not be written; a part of the content may have been.
-    """
+    """Add to the end of a file, on the disk if `sync`; SwaBenchError if that fails, or in part."""
     try:
         with path.open("ab") as file:
             file.write(content)
@@ -70,31 +66,11 @@ def append(path: Path, content: bytes, sync: bool) -> None:
 
 
 def write_over_own(path: Path, content: bytes, begins: bytes) -> None:
-    """Write a file as `write_atomically` does, over nothing but an older one of its kind.
-
-    Args:
-        begins: what is within the first 1,000 bytes of all such files.
-
-    Raises:
-        SwaBenchError: another file has its name, or it could not be written.
-    """
+    """Write atomically; SwaBenchError over a file without `begins` in its first 1,000 bytes."""
     with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
         if begins not in file.read(1000):
             raise SwaBenchError(f"{path} is there and not of this command: not overwritten")
     write_atomically(path, content)
-
-
-def _write_and_rename(path: Path, content: bytes) -> None:
-    temporary = temporary_name(path)
-    try:
-        with temporary.open("xb") as file:  # its mode is what the umask leaves
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def temporary_name(path: Path) -> Path:
@@ -103,15 +79,7 @@ def temporary_name(path: Path) -> Path:
 
 
 def acquired(path: Path, waiting: Callable[[], str]) -> FileLock:
-    """A lock that is held, after a wait for other processes if it must be, which the log says.
-
-    Args:
-        waiting: gives what the log says.
-
-    Raises:
-        OSError: its file cannot be written.
-        NotImplementedError: the file system has no locks.
-    """
+    """A lock that is held, after a wait that the log says; NotImplementedError if none is had."""
     lock = FileLock(path)
     try:
         lock.acquire(timeout=0)

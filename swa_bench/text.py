@@ -9,11 +9,7 @@ DEEPEST = 50  # levels of nested values; records have five
 
 
 def check_printable(value: Any, name: str = "", depth: int = 0) -> None:
-    """Check every string of nested plain values, keys too.
-
-    Raises:
-        ValueError: one holds a control character, or the values are nested too deeply.
-    """
+    """Check all strings of nested values; ValueError for control characters, or deep nesting."""
     if depth > DEEPEST:
         raise ValueError("it is nested too deeply")
     if isinstance(value, str) and CONTROL.search(value):

@@ -35,11 +35,7 @@ from swa_bench.results.record import read_record, record_path
 
 
 def train(spec: RunSpec) -> None:
-    """Do one run, then those of the methods in `also_train`; print their row of the table.
-
-    Raises:
-        SwaBenchError: some of them failed; the others were done even so.
-    """
+    """Do a run, then those of `also_train`, and print their row; SwaBenchError if some failed."""
     check_methods(spec.config)
     runs = [spec, *(spec.with_method(method) for method in spec.config.also_train)]
     if spec.config.dry_run:
@@ -99,7 +95,7 @@ def train_one(spec: RunSpec) -> list[TrainConfig]:
     """Train what is missing of a run; return what it reports."""
     from swa_bench.training import ensembles, hardware, job, metrics
 
-    spec = hardware.resolve(spec, sweep.seeds())
+    spec = hardware.resolve(spec, sweep.seeds)
     ensemble = spec.is_ensemble_of_runs
     reports = ensembles.train_members(spec) if ensemble else job.train_missing(spec)
     metrics.measure_finished(reports)
@@ -114,7 +110,7 @@ def print_plan(runs: list[RunSpec]) -> None:
         for one in runs:
             dry_run.print_curve(one)
     elif HydraConfig.get().mode is RunMode.MULTIRUN:
-        sweep.note_plans(dry_run.plans_of(runs))
+        sweep.plans[:] = dry_run.plans_of(runs)
     else:
         print(dry_run.summary(runs))
 

@@ -27,7 +27,7 @@ from swa_bench.results.epochs import epoch_columns
 from swa_bench.training import step
 from swa_bench.training.averaging import WeightEMA
 from swa_bench.training.batch_norm import recompute_batch_norm
-from swa_bench.training.evaluation import evaluate
+from swa_bench.training.evaluation import predict, score
 from swa_bench.training.forward import TrainingPass
 from swa_bench.training.states import weights_sha256
 
@@ -95,7 +95,7 @@ def test_its_record_and_columns_are_of_the_average(tmp_path: Path, swa_train: Sw
     model.load_state_dict({**stored["model"], **average})
     plain = torch.autocast("cpu", enabled=False)
     recompute_batch_norm(model, data.train_batches(data.draw(0, 4, "recompute"), 128), plain)
-    tested = evaluate(model, data.test_batches(500), plain)
+    tested = score(*predict(model, data.test_batches(500), plain))
     assert record["result"]["test_loss"] == rows["ema_test_loss"].iloc[-1] == tested.loss
     assert record["result"]["test_error_pct"] == tested.error_pct
 

@@ -26,7 +26,7 @@ from swa_bench.data.batches import to_device
 from swa_bench.results.epochs import EPOCH_COLUMNS
 from swa_bench.training import states
 from swa_bench.training.batch_norm import recompute_batch_norm
-from swa_bench.training.evaluation import evaluate
+from swa_bench.training.evaluation import predict, score
 from swa_bench.training.network import fresh_model
 
 SWA = [*TINY, "budget=1.5"]
@@ -87,10 +87,10 @@ def test_the_record_is_of_the_averaged_weights(undisturbed: Path) -> None:
     config = config_of(*SWA)
     data = to_device(images.load_images(config.dataset), config, torch.device("cpu"))
     plain = torch.autocast("cpu", enabled=False)
-    stale = evaluate(model, data.test_batches(500), plain)
+    stale = score(*predict(model, data.test_batches(500), plain))
     draws = data.draw(0, 6, "recompute")
     recompute_batch_norm(model, data.train_batches(draws, 128), plain)
-    fresh = evaluate(model, data.test_batches(500), plain)
+    fresh = score(*predict(model, data.test_batches(500), plain))
     assert record["result"]["test_loss"] == fresh.loss != stale.loss
     assert record["result"]["test_error_pct"] == fresh.error_pct
     assert states.weights_sha256(average) == record["result"]["weights_sha256"]

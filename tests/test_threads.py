@@ -1,7 +1,6 @@
 """The number of threads of a run on a CPU: asked for, that of its state, or measured."""
 
 import json
-import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -83,9 +82,12 @@ def test_several_threads_are_taken_where_they_are_much_faster(
     assert threads.measure_threads(config_of(*TINY))[0] == count
 
 
-def test_a_step_that_is_far_too_slow_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = types.SimpleNamespace(perf_counter=lambda: 1e9 * (torch.get_num_threads() > 1))
-    monkeypatch.setattr(threads, "time", clock)
+def test_after_a_step_that_is_far_too_slow_no_more_are_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    slow = iter([2.0])
+    seconds = lambda _: 0.2 if torch.get_num_threads() == 1 else next(slow)  # noqa: E731
+    monkeypatch.setattr(threads.timing, "epoch_seconds", seconds)
     count, why = threads.measure_threads(config_of(*TINY))
     assert (count, why) == (1, "2 are slower, as they are beside another busy process")
 

@@ -91,8 +91,8 @@ def test_a_point_has_the_statistics_and_the_loss_of_the_fixed_pass(trained: Path
     data, plain = restored.data, torch.autocast("cpu", enabled=False)
     fixed = list(data.train_batches(data.draw(0, 4, "recompute"), 96))
     recompute_batch_norm(restored.model, fixed, plain)
-    test = evaluation.evaluate(restored.model, data.test_batches(50), plain)
-    train = evaluation.evaluate(restored.model, fixed, plain)
+    test = evaluation.score(*evaluation.predict(restored.model, data.test_batches(50), plain))
+    train = evaluation.score(*evaluation.predict(restored.model, fixed, plain))
     assert measured["test_loss"] == pytest.approx(test.loss, rel=1e-5)
     assert measured["test_error_pct"] == test.error_pct
     assert measured["train_loss"] == pytest.approx(train.loss, rel=1e-2)  # n / (n - 1)

@@ -56,25 +56,9 @@ class Exported:
     record: Record
     epoch: int | None
 
-    @property
-    def is_earlier(self) -> bool:
-        """Whether it was made when exports carried no digest yet."""
-        version = self.record.versions.get("swa_bench") or "0.1"
-        return str(version).startswith(("0.1", "0.2"))
-
-    @property
-    def epochs(self) -> int:
-        """After how many epochs of its run."""
-        return self.epoch or self.record.epochs or 0
-
 
 def check_out(out: Path, force: bool) -> None:
-    """Check that an export may be written there: nothing is there, or an export to overwrite.
-
-    Raises:
-        SwaBenchError: something else is there, or an export and `force` is not given, or nothing
-            can be written there.
-    """
+    """Raise SwaBenchError unless nothing is there, or an export that `force` overwrites."""
     check_writable("OUT", out.parent)
     if not out.is_symlink() and not out.exists():
         return
@@ -90,11 +74,7 @@ def check_out(out: Path, force: bool) -> None:
 
 @device_faults(NEEDS_LESS)
 def export(path: Path, out: Path, user: User, epoch: int | None = None) -> Record:
-    """Write the network of a record as safetensors; see `restore` for its weights.
-
-    Raises:
-        SwaBenchError: the network cannot be restored, or the file not be written.
-    """
+    """Write the network that `restore` gives as safetensors; SwaBenchError if that fails."""
     restored = restore(path, user, epoch)
     tensors = {
         name: tensor.detach().cpu().contiguous().clone()  # safetensors takes no shared memory
@@ -116,20 +96,12 @@ def content_digest(content: str, tensors: Mapping[str, Tensor]) -> str:
 
 
 def read_exported(path: Path) -> Exported:
-    """What an exported file says of itself: recipe, errors, versions.
-
-    Raises:
-        SwaBenchError: there is no such file, or it was not written by swa-export.
-    """
+    """What an exported file says of itself; SwaBenchError if swa-export did not write it."""
     return _read(path)[0]
 
 
 def _read(path: Path) -> tuple[Exported, dict[str, Tensor]]:
-    """What an exported file holds.
-
-    Raises:
-        SwaBenchError: as above, or it does not have its digest.
-    """
+    """What an exported file holds, if it has its digest."""
     try:
         if not path.is_file():
             what = "a folder, not a file that swa-export wrote" if path.is_dir() else "no such file"
@@ -146,9 +118,10 @@ def _read(path: Path) -> tuple[Exported, dict[str, Tensor]]:
         raise SwaBenchError(f"{path} {error.what} ({error})") from error
     except (OSError, safetensors.SafetensorError, LookupError, TypeError, ValueError) as error:
         raise SwaBenchError(f"{path} was not written by swa-export, or is damaged") from error
-    if DIGEST not in metadata and not exported.is_earlier:
-        raise SwaBenchError(f"{path} is damaged: it has lost its SHA-256")
     if DIGEST not in metadata:
+        version = exported.record.versions.get("swa_bench") or "0.1"
+        if not str(version).startswith(("0.1", "0.2")):  # which wrote none
+            raise SwaBenchError(f"{path} is damaged: it has lost its SHA-256")
         log.warning("%s is of an earlier version, without a digest: it cannot be checked.", path)
     elif metadata[DIGEST] != digest:
         raise SwaBenchError(f"{path} is damaged: its SHA-256 is not that of its content")
@@ -186,11 +159,7 @@ def _load(path: Path, user: User) -> tuple[Exported, nn.Module]:
 
 @device_faults(NEEDS_LESS)
 def evaluate(path: Path, user: User) -> tuple[Score, float, Exported]:
-    """Loss, error and calibration error in % on the test images of its data set; the file's own.
-
-    Raises:
-        SwaBenchError: the data set has other classes now; other images are only logged.
-    """
+    """Loss, error and ECE in % on its test images, SwaBenchError for other classes; the file's."""
     exported, model = _load(path, user)
     record, config = exported.record, recorded_config(exported.record, user)
     images = load_images(config.dataset)
@@ -202,5 +171,6 @@ def evaluate(path: Path, user: User) -> tuple[Score, float, Exported]:
         log.warning("%s: %s has changed since: its record does not compare.", path, found)
     target = hardware.prepare(config)
     data = to_device(images, config, target)
-    predictions, labels = predict_test_images(model.to(target), data, config, exported.epochs)
+    epochs = exported.epoch or record.epochs or 0
+    predictions, labels = predict_test_images(model.to(target), data, config, epochs)
     return score(predictions, labels), calibration_error_pct(predictions, labels), exported

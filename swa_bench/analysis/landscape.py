@@ -18,14 +18,13 @@ from torch.nn import functional as F
 
 from swa_bench.analysis.restore import Restored
 from swa_bench.data.random import random_numbers
+from swa_bench.results.widths import MEASURED as MEASURES
 from swa_bench.training import hardware
 from swa_bench.training.batch_norm import RunningStatistics
 from swa_bench.training.evaluation import with_room
 from swa_bench.training.network import copy_of
 
 Around = AbstractContextManager[Any]
-# What is measured at a point, in the order of the last axis of all results.
-MEASURES = ("train_loss", "train_error_pct", "test_loss", "test_error_pct", "squared_norm")
 
 
 def flat(model: nn.Module) -> Tensor:
@@ -39,10 +38,7 @@ class Probe:
     The fixed pass goes through the network as one batch with its batch norms in training mode (but
     nothing else, so without dropout). So a batch's statistics are those of the pass, and one pass
     gives both the statistics and the training loss under them. It differs from a second pass with
-    these statistics by the variance's n / (n - 1) only.
-
-    Args:
-        images: how many training images the pass is of, at most all.
+    these statistics by the variance's n / (n - 1) only. The pass is of some training `images`.
     """
 
     def __init__(self, restored: Restored, images: int) -> None:
@@ -71,11 +67,7 @@ class Probe:
 
     @torch.no_grad()
     def at(self, weights: Tensor) -> Tensor:
-        """MEASURES (5,) of one point, float64 on the device; without waiting for the device.
-
-        Args:
-            weights: (P,), as of `flat`.
-        """
+        """MEASURES (5,) at weights (P,), float64 on the device; without waiting for it."""
         parts = torch.split(weights, [parameter.numel() for parameter in self.parameters])
         for parameter, part in zip(self.parameters, parts, strict=True):
             parameter.copy_(part.view(parameter.shape))
@@ -114,13 +106,10 @@ def direction(parameters: int, seed: int, index: int) -> Tensor:
 
 
 def plane_axes(points: list[Tensor]) -> tuple[Tensor, Tensor, np.ndarray]:
-    """Two orthonormal vectors (P,) that span the plane of three points, and its coordinates.
+    """Two orthonormal vectors (P,) that span the plane of three points; ValueError on a line.
 
     Returns:
         The axes, from the first point as the origin, and the points' places (3, 2) along them.
-
-    Raises:
-        ValueError: the points lie on a line.
     """
     origin, second, third = (point.double() for point in points)
     along, other = second - origin, third - origin
@@ -138,11 +127,7 @@ def plane_axes(points: list[Tensor]) -> tuple[Tensor, Tensor, np.ndarray]:
 def rays(
     probe: Probe, center: Tensor, distances: np.ndarray, count: int, seed: int, what: str
 ) -> dict[str, list[Any]]:
-    """MEASURES at each distance along each of `count` random rays, as lists (count, distances).
-
-    Args:
-        distances: the first is 0, where all rays are one point, which is measured once.
-    """
+    """MEASURES along each of `count` rays, as lists (count, distances); the first distance is 0."""
 
     def points() -> Iterator[Tensor]:
         for index in range(count):

@@ -16,7 +16,7 @@ from swa_bench.config.schema import Device, TrainConfig, from_dict
 from swa_bench.data.batches import DeviceImages, to_device
 from swa_bench.data.images import ImageSet, load_images
 from swa_bench.errors import SwaBenchError
-from swa_bench.results.record import Record, read_record
+from swa_bench.results.record import Record, sound_record
 from swa_bench.results.same_data import check_code, check_data
 from swa_bench.training import checkpoints, hardware
 from swa_bench.training.batch_norm import describe_kept
@@ -59,23 +59,14 @@ class Restored:
 
 
 def recorded_config(record: Record, user: User) -> TrainConfig:
-    """The configuration of a record as the user runs it, on a device that may lack its arithmetic.
-
-    Raises:
-        ConfigError: as of `as_recorded`, or there is no such device.
-    """
+    """A record's configuration on the user's device, or ConfigError as of `as_recorded`."""
     config, device = as_recorded(record, user), hardware.decide_device(user.device)
     precision = hardware.recorded_precision(device, config.precision)
     return dataclasses.replace(config, device=device, precision=precision)
 
 
 def as_recorded(record: Record, user: User) -> TrainConfig:
-    """The configuration of a record; its first weights are not needed again.
-
-    Raises:
-        ConfigError: it names code that is not known here and not trusted, it is of another version
-            of the code, or was changed.
-    """
+    """A record's configuration; ConfigError if it is not sound, or names code not to be run."""
     if not user.trust:
         check_trusted(record.config)
     return from_dict(with_own_data(record.config, user.data) | {"init": "random"})
@@ -84,23 +75,17 @@ def as_recorded(record: Record, user: User) -> TrainConfig:
 def restore(
     path: Path, user: User, epoch: int | None = None, other: Restored | None = None
 ) -> Restored:
-    """Build the network of a record from the checkpoint of its last epoch.
+    """Build a record's network from the checkpoint of its last epoch, or raise SwaBenchError.
 
     Args:
         path: the record, in its folder beside the folder of the checkpoints.
         epoch: the weights, as they were, after that epoch of the run instead: such as a member
             of an ensemble. Which states are kept is option checkpoints.keep.
         other: a network whose data set is taken, where it is the same.
-
-    Raises:
-        SwaBenchError: there is no such record, data set or checkpoint, no such device, or the
-            weights are not finite.
     """
     if not path.exists():
         raise SwaBenchError(f"{path}: no such file; name a cell-*.json or a run's folder")
-    record = read_record(path)
-    if record is None:
-        raise SwaBenchError(f"{path}: no sound record is there; name a cell-*.json")
+    record = sound_record(path)
     config = recorded_config(record, user)
     if other is not None and _data_options(other.config) != _data_options(config):
         other = None
@@ -117,7 +102,9 @@ def restore(
             "trained with checkpoints.keep=collected), or the average of FGE's (method=swa_fge)"
         )
     done = config.epochs if epoch is None else epoch
-    keys = _state_keys(as_recorded(record, user), record, images.fingerprint())[: done + 1]
+    there = as_recorded(record, user)  # on the device that it ran on, which the keys hold
+    plan = Plan(there, steps_per_epoch(there), load_schedule(there), [])
+    keys = plan.state_keys(images.fingerprint(), record.initial_weights_sha256 or "")[: done + 1]
     folder = path.resolve().parent.parent / "checkpoints"
     checkpoints.load_newest(folder, config.seed, keys, state)
     if state.epoch != done:
@@ -149,9 +136,3 @@ def check_finite(path: Path, model: nn.Module) -> None:
         bad = ~tensor.isfinite() if infinite else tensor.isnan()
         if bad.any():
             raise SwaBenchError(f"{path}: {int(bad.sum()):,} values of {name} are not finite")
-
-
-def _state_keys(config: TrainConfig, record: Record, fingerprint: str) -> list[str]:
-    """The keys of the states of a recorded run, on the device that it ran on."""
-    plan = Plan(config, steps_per_epoch(config), load_schedule(config), [])
-    return plan.state_keys(fingerprint, record.initial_weights_sha256 or "")

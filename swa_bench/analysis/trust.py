@@ -38,11 +38,7 @@ REMEDY = "with --trust, or load_model(..., trust=True), the code that the record
 
 
 def check_trusted(config: dict[str, Any]) -> None:
-    """Check that a recorded configuration builds nothing but what is known here.
-
-    Raises:
-        ConfigError: it names something else, or asks for a value from elsewhere.
-    """
+    """Raise ConfigError if a recorded configuration builds anything that is not known here."""
     built: dict[Names, list[str]] = {(group,): known for group, known in KNOWN.items()}
     predictors = _get(config, ("method", "predictors"))
     if isinstance(predictors, dict):
@@ -83,11 +79,7 @@ def _leaves(value: Any, path: Names = ()) -> Iterator[tuple[Names, Any]]:
 
 
 def with_own_data(config: dict[str, Any], root: str | None) -> dict[str, Any]:
-    """The configuration with the user's place of the data instead of the record's.
-
-    Args:
-        root: as --data gives it; None for the default of the kind of data set.
-    """
+    """The configuration with its data in `root`, or the default place, not the record's."""
     dataset = config.get("dataset")
     if not isinstance(dataset, dict):
         return config  # the schema says what is missing

@@ -18,7 +18,7 @@ from swa_bench.errors import SwaBenchError
 from swa_bench.labels import LABELS, column_label
 from swa_bench.results import choice
 from swa_bench.results.reach import check_level
-from swa_bench.results.record import Record, read_record, read_records
+from swa_bench.results.record import Record, read_records, sound_record
 from swa_bench.results.widths import FORMAT, Width, go_on, width_path, write_width
 from swa_bench.training import hardware
 from swa_bench.training.faults import device_faults
@@ -46,11 +46,7 @@ def _user(options: Namespace) -> User:
 
 
 def choose(options: Namespace) -> tuple[list[NetworkRef], list[NetworkRef]]:
-    """The networks of SGD and SWA, and the three of the plane.
-
-    Raises:
-        SwaBenchError: the folder has no such runs.
-    """
+    """The networks of SGD and SWA, and the three of the plane; SwaBenchError if one is missing."""
     if not (options.sgd and options.swa) and not options.folder.is_dir():
         raise SwaBenchError(f"{options.folder}: no such folder")
     found = read_records([options.folder])
@@ -64,13 +60,13 @@ def choose(options: Namespace) -> tuple[list[NetworkRef], list[NetworkRef]]:
         return pair, _members(options)
     if options.third:
         return pair, [*pair, NetworkRef("third", options.third)]
-    epochs = as_recorded(_record(swa), _user(options)).epochs
+    epochs = as_recorded(sound_record(swa), _user(options)).epochs
     return pair, [*pair, NetworkRef(f"last of the {pair[1].label} run", swa, epochs)]
 
 
 def _labels(*paths: Path) -> list[str]:
     """What networks are called: by their method and, where that is one, by its budget and seed."""
-    records = [_record(path) for path in paths]
+    records = list(map(sound_record, paths))
     labels = [LABELS.get(record.method, record.method) for record in records]
     if len(set(labels)) == 1:
         labels = [column_label(record.method, record.budget) for record in records]
@@ -78,13 +74,6 @@ def _labels(*paths: Path) -> list[str]:
         seeds = [record.seed for record in records]
         labels = [f"{label}, seed {seed}" for label, seed in zip(labels, seeds, strict=True)]
     return labels
-
-
-def _record(path: Path) -> Record:
-    record = read_record(path)
-    if record is None:
-        raise SwaBenchError(f"{path}: no sound record is there; name a cell-*.json")
-    return record
 
 
 def _only(found: list[Record], method: str, options: Namespace) -> Path:
@@ -106,7 +95,7 @@ def _only(found: list[Record], method: str, options: Namespace) -> Path:
 def _members(options: Namespace) -> list[NetworkRef]:
     """The first, the middle and the last of the weights that a run collected."""
     path: Path = options.members
-    config = as_recorded(_record(path), _user(options))
+    config = as_recorded(sound_record(path), _user(options))
     epochs = [e + 1 for e in range(config.epochs) if collects(config.method, e)]
     if len(epochs) < 3:
         raise SwaBenchError(f"--members {path}: it collected fewer than three weights")
@@ -118,20 +107,14 @@ def _members(options: Namespace) -> list[NetworkRef]:
 def measure(options: Namespace) -> tuple[Path, Width]:
     """Measure the parts that are asked for and not in the record of these networks yet.
 
-    The record is written after each part.
-
-    Args:
-        options: see commands/width.py, which describes each.
+    The record is written after each part. What commands/width.py lets a user ask for is checked
+    before: after a SwaBenchError nothing was measured.
 
     Returns:
         The file of the record, and what it holds.
-
-    Raises:
-        SwaBenchError: a network cannot be restored, they do not go together, or no ray can reach
-            the level; nothing is measured then.
     """
     pair, three = choose(options)
-    records = {ref: _record(ref.path) for ref in dict.fromkeys([*pair, *three])}
+    records = {ref: sound_record(ref.path) for ref in dict.fromkeys([*pair, *three])}
     if "rays" in options.parts:
         own = {ref.label: records[ref].result.test_error_pct for ref in pair}
         check_level(options.level, own)
@@ -164,11 +147,7 @@ def _tasks(
     pair: list[NetworkRef],
     three: list[NetworkRef],
 ) -> dict[str, Callable[[], Width]]:
-    """What measures each part.
-
-    Raises:
-        SwaBenchError: there is no plane through the three networks.
-    """
+    """What measures each part."""
     weights = {ref: landscape.flat(net.model) for ref, net in nets.items()}
     if len({len(flat) for flat in weights.values()}) > 1:
         sizes = ", ".join(f"{len(flat):,} ({ref.label})" for ref, flat in weights.items())

@@ -43,17 +43,14 @@ def swa_check(arguments: Sequence[str] | None = None) -> None:
         said, code = conclusion(verdict)
         print(textwrap.fill(said, WIDTH))
         if verdict.device:  # else nothing would find it
-            print(f"Verdict: {_write(options.results_dir, verdict)}")
+            # What was not timed now keeps its time.
+            known = (verdict.device, verdict.driver, verdict.torch)
+            before = verdict_on(options.results_dir, *known)
+            image_s = (before.image_s if before else {}) | verdict.image_s
+            verdict = verdict.model_copy(update={"image_s": image_s})
+            print(f"Verdict: {write_verdict(options.results_dir, verdict)}")
         if code:
             sys.exit(code)
-
-
-def _write(results_dir: Path, verdict: Verdict) -> Path:
-    """Write a verdict; networks that were not timed keep the times of the one before."""
-    before = verdict_on(results_dir, verdict.device, verdict.driver, verdict.torch)
-    known = before.image_s if before else {}
-    image_s = {"image_s": known | verdict.image_s}
-    return write_verdict(results_dir, verdict.model_copy(update=image_s))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import functools
-import importlib.resources
 import io
 import os
 import re
@@ -17,7 +16,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, RangeSweep
 from omegaconf import OmegaConf
 
-from swa_bench.config.composing import compose
+from swa_bench.config.composing import CONF, compose
 from swa_bench.config.renames import flatten
 from swa_bench.config.suggestions import did_you_mean
 from swa_bench.errors import ConfigError, SwaBenchError
@@ -33,11 +32,7 @@ class UsageError(SwaBenchError):
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Hydra's flags, and the options in `overrides`, whatever the order.
-
-    Raises:
-        UsageError: a flag is unknown, or lacks its value.
-    """
+    """Hydra's flags, and the options in `overrides`, in any order; UsageError for a wrong flag."""
     words = list(arguments)
     for i, after in enumerate(words[1:]):
         if words[i] in ("-i", "--info") and "=" in after:  # it would take the option as its value
@@ -54,13 +49,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def checked(known: argparse.Namespace) -> list[str]:
-    """The arguments for Hydra, of what `parse` found.
-
-    Raises:
-        UsageError: flags do not go together, or an option has no value.
-        ConfigError: a group has one that cannot be the name of an option, or no such folder.
-        OverrideParseException: a value cannot be read.
-    """
+    """The arguments for Hydra, of what `parse` found; an error if they do not go together."""
     _check_flags(known)
     # An experiment is an optional group of its own: it works with and without the plus.
     known.overrides = [re.sub(r"^\+(?=experiment=)", "", word) for word in known.overrides]
@@ -123,13 +112,10 @@ def wrapped(wraps: bool) -> Iterator[None]:
 @functools.cache
 def groups() -> dict[str, list[str]]:
     """The shipped groups, such as model, and what can be chosen of each."""
-    folders = [one for one in importlib.resources.files("swa_bench.conf").iterdir() if one.is_dir()]
-    found = {one.name: [file.name for file in one.iterdir()] for one in folders}
-    return {
-        group: sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
-        for group, names in found.items()
-        if any(name.endswith(".yaml") for name in names)
-    }
+    found: dict[str, list[str]] = {}
+    for file in sorted(CONF.glob("*/*.yaml")):
+        found.setdefault(file.parent.name, []).append(file.stem)
+    return found
 
 
 def option_names() -> list[str]:

@@ -18,11 +18,7 @@ def is_query(known: argparse.Namespace) -> bool:
 
 
 def prepare(known: argparse.Namespace) -> list[str] | None:
-    """What to offer; None where Hydra knows, after it is given the line in its own order.
-
-    Args:
-        known: the flags of the query, to which --config-dir of the line is added.
-    """
+    """What to offer; None where Hydra knows, after the line is put into its own order."""
     line = os.environ["COMP_LINE"]
     command, *words = line.split()
     new_word = line.endswith(" ")

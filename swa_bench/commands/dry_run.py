@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from tabulate import tabulate
 
 from swa_bench.config.plan import Plan, describe, make_plan
-from swa_bench.config.schema import TrainConfig
 from swa_bench.config.spec import RunSpec
 from swa_bench.labels import duration
 from swa_bench.results.machine import device_names
@@ -27,11 +26,9 @@ def plans_of(runs: Sequence[RunSpec]) -> list[Plan]:
 
 def summary(runs: Sequence[RunSpec]) -> str:
     """What the runs of one job are, what is there already, and how long the rest takes."""
-    plans = [plans_of([spec]) for spec in runs]
-    found = _looks(plans)
-    sections = [_section(looks) for looks in found]
+    found = _looks([plans_of([spec]) for spec in runs])
     looks = list(itertools.chain(*found))
-    return "\n\n".join([*sections, *[total(looks)] * (len(looks) > 1)])
+    return "\n\n".join([*map(_section, found), *[total(looks)] * (len(looks) > 1)])
 
 
 def _looks(plans: Sequence[Sequence[Plan]]) -> list[list[Outlook]]:
@@ -42,17 +39,14 @@ def _looks(plans: Sequence[Sequence[Plan]]) -> list[list[Outlook]]:
 
 def _section(looks: Sequence[Outlook]) -> str:
     plans = [look.plan for look in looks]
-    text = [describe(plans, device_names(plans[0].config.device)), _reported(plans[0].reports)]
+    budgets = (f"{report.budget:g} (epoch {report.epochs})" for report in plans[0].reports)
+    text = [describe(plans, device_names(plans[0].config.device))]
+    text.append(f"reported budgets: {', '.join(budgets)}")
     for look in looks:
         seed = f"seed {look.plan.config.seed}: " * (len(looks) > 1)
         text += [seed + line for line in look.text().splitlines()]
         text.append(f"{seed}results: {run_folder(look.plan.config)}")
     return "\n".join(text)
-
-
-def _reported(reports: Sequence[TrainConfig]) -> str:
-    budgets = ", ".join(f"{report.budget:g} (epoch {report.epochs})" for report in reports)
-    return f"reported budgets: {budgets}"
 
 
 def print_curve(spec: RunSpec) -> None:
@@ -69,11 +63,7 @@ def print_curve(spec: RunSpec) -> None:
 
 
 def sweep_summary(jobs: "Sequence[Job]", plans: Sequence[Sequence[Plan]]) -> str:
-    """A line for each job of a sweep, and a total that counts shared epochs once.
-
-    Args:
-        plans: of each job.
-    """
+    """A line for each job and its plans, and a total that counts shared epochs once."""
     from swa_bench.reporting.sweep_table import broken, swept  # takes half a second to import
 
     names, lines, found = swept(jobs), [], _looks(plans)

@@ -62,11 +62,7 @@ def swa_export(arguments: Sequence[str] | None = None) -> None:
 
 
 def _only(paths: Sequence[Path]) -> Path:
-    """The record that is meant by files, or folders with records.
-
-    Raises:
-        SwaBenchError: there is none, or they are of several runs.
-    """
+    """The record that is meant by files, or folders with records; an error if several are."""
     if len(paths) == 1 and not paths[0].is_dir():
         return paths[0]  # whatever it is, `export` says what is wrong with it
     from swa_bench.results.choice import only

@@ -72,11 +72,7 @@ def swa_report(arguments: Sequence[str] | None = None) -> None:
 
 
 def _parse(kind: str, description: str, arguments: Sequence[str] | None) -> Found:
-    """The records of --records that the filters leave, and --out.
-
-    Raises:
-        SwaBenchError: no such folder; a filter that no record passes.
-    """
+    """The records of --records that the filters leave, and --out."""
     parser = CommandParser(f"swa-{kind}", description=description)
     parser.add_argument(
         "--records",
@@ -131,11 +127,7 @@ def _find_records(folders: Sequence[Path]) -> tuple[list[Record], str]:
 
 
 def _filtered(records: Sequence[Record], wanted: Mapping[str, Sequence[str]]) -> list[Record]:
-    """The records whose options all have one of the wanted values.
-
-    Raises:
-        SwaBenchError: one of the values leaves no record.
-    """
+    """The records whose options all have one of the wanted values; each value leaves some."""
     found = [(record, _options(record)) for record in records]
     for name, texts in wanted.items():
         flag = f"--{name} " if name in NAMES else f"--where {name}="

@@ -45,11 +45,7 @@ def swa_status(arguments: Sequence[str] | None = None) -> None:
 
 
 def show_runs(rows: Iterable[RowStatus], width: int) -> str:
-    """The runs of each data set and model, a line each; seeds of one recipe that are done in one.
-
-    Args:
-        width: of a line at most, in columns; names of folders are not broken.
-    """
+    """A line a run, of at most `width` columns; seeds of one recipe that are done share one."""
     lines, states = [], collections.Counter[str]()
     for row in sorted(rows, key=lambda row: row.in_grid):
         if row.runs:

@@ -47,8 +47,8 @@ JobReturn.return_value = property(_return_value, _set)  # type: ignore[method-as
 _sweeps: list["SweepReport"] = []
 # What the job that is running here reports, as (dataset, model, method, recipe_hash, budget).
 _cells: list[list[Any]] = []
-_plans: list[Plan] = []  # and, if nothing is trained, what there is to train
-_seeds: set[int] = set()  # of the jobs that follow one another in this process
+plans: list[Plan] = []  # and, if nothing is trained, what there is to train
+seeds: set[int] = set()  # of the jobs that follow one another in this process
 
 
 class SweepReport(Callback):
@@ -82,12 +82,12 @@ class SweepReport(Callback):
                 config.hydra.launcher = {"_target_": HERE}
         elif _has_workers(config):
             signal.signal(signal.SIGTERM, _end)  # by default it would leave the workers behind
-        _seeds.update(_swept_seeds(config))
+        seeds.update(_swept_seeds(config))
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Called before every job; a process of a launcher may have started in another folder."""
         _cells.clear()
-        _plans.clear()
+        plans.clear()
         if self.config is not None and self not in _sweeps:
             os.chdir(self.folder)
             if _has_workers(config):
@@ -109,7 +109,7 @@ class SweepReport(Callback):
             note["failed"] = f"swa-train: FAILED {what}"
         if self in _sweeps:
             self._take(note)
-            self.plans.append([*_plans])
+            self.plans.append([*plans])
             if getattr(error, "exit_code", None) == DeviceLostError.exit_code:
                 self.report()
                 print("swa-train: the sweep ends here, without the jobs after it", file=sys.stderr)
@@ -192,19 +192,9 @@ def _swept_seeds(config: DictConfig) -> set[int]:
     return set()
 
 
-def seeds() -> set[int]:
-    """The seeds of the sweep whose jobs are done in this process, one after the other."""
-    return _seeds
-
-
 def note_runs(reports: Sequence[TrainConfig]) -> None:
     """Note what the job that is running reports, for the end of its sweep."""
     _cells[:] = map(_cell, reports)
-
-
-def note_plans(plans: Sequence[Plan]) -> None:
-    """Note what the job that is running would train, for the end of its sweep."""
-    _plans[:] = plans
 
 
 def print_rows(results: Path, reports: Sequence[TrainConfig]) -> None:
@@ -249,4 +239,4 @@ def end() -> None:
     if signal.getsignal(signal.SIGTERM) is _end:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.environ.pop(SCRATCH, None)
-    _seeds.clear()
+    seeds.clear()

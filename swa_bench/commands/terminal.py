@@ -65,10 +65,8 @@ def safe_output(exits: bool = True) -> Iterator[None]:
     """Let prints inside fail without an exception.
 
     A character that the terminal lacks is printed as an escape. A stream that fails is given up: a
-    full disk is said on stderr, and a reader that has seen enough is not.
-
-    Args:
-        exits: with exit code 1 instead of 0 if a stream has failed.
+    full disk is said on stderr, and a reader that has seen enough is not. The exit code is 1 then,
+    instead of 0, if `exits`.
     """
     if isinstance(sys.stdout, _SafeStream):
         yield

@@ -39,11 +39,7 @@ def compose(overrides: Sequence[str]) -> DictConfig:
 
 
 def of_method(method: str) -> DictConfig:
-    """The default options with a method, shipped or the user's own, and all that it selects.
-
-    Raises:
-        ConfigError: its file cannot be read, or gives it another name than its own.
-    """
+    """The default options with a method and all that it selects; ConfigError for a bad file."""
     try:
         cfg = _of_method(method, GlobalHydra.instance().hydra)
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
@@ -97,15 +93,7 @@ def check_own_code(group: str, name: str, target: str) -> None:
 
 
 def check_own_files(name: str) -> None:
-    """Check the user's files of options in a running swa-train.
-
-    Args:
-        name: of the method.
-
-    Raises:
-        ConfigError: the method is not called as its file.
-        SwaBenchError: one of its files is never read, since a shipped one has its name.
-    """
+    """Check that a method is called as its file, and that all of the user's own files are read."""
     runtime = HydraConfig.get().runtime
     check_name(runtime.choices["method"], name)
     for source in runtime.config_sources:

@@ -11,8 +11,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from swa_bench.config.resolvers import register_resolvers
-
-Column = tuple[str, float]  # a method and a budget
+from swa_bench.labels import Column
 
 
 def shipped_yaml(name: str) -> Any:

@@ -12,7 +12,6 @@ and takes part in the digests of the runs that it concerns, and of no others.
 
 import hashlib
 import json
-import struct
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -71,7 +70,7 @@ def state_keys(
     whatever their methods are called and however long they will be, have the same key.
 
     Args:
-        epochs: what each epoch does, as `epoch_bytes` gives it.
+        epochs: what each epoch does to a state, beside the recipe.
         fingerprint: SHA-256 of the data set.
         initial: SHA-256 of the weights before epoch 1, which tells networks of one name apart.
     """
@@ -94,8 +93,3 @@ def state_keys(
         running.update(epoch)
         keys.append(running.hexdigest()[:16])
     return keys
-
-
-def epoch_bytes(rates: list[float], collects: bool) -> bytes:
-    """What an epoch does to a state, beside the recipe: its rates, and whether it collects."""
-    return struct.pack(f"<{len(rates)}d?", *rates, collects)

@@ -57,11 +57,7 @@ def _targets(config: TrainConfig) -> Iterator[tuple[str, str]]:
 
 
 def changed(known: Mapping[str, str], config: TrainConfig) -> str | None:
-    """Which of a user's own sources is another now, such as mynet.py (model._target_=mynet.Net).
-
-    Args:
-        known: the digest of each option, as a record or a segment of it has them.
-    """
+    """Which own source has another digest than is known: mynet.py (model._target_=mynet.Net)."""
     for option, source in (own_code(config) if known else {}).items():
         if known.get(option, source.sha256) != source.sha256:
             return f"{source.file.name} ({option}={flatten(to_dict(config))[option]})"

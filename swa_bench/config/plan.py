@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import pkgutil
+import struct
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -71,25 +72,18 @@ class Plan:
 
     def _epoch_bytes(self, epochs: int) -> Iterator[bytes]:
         for epoch in range(epochs):
-            yield identity.epoch_bytes(self.rates(epoch), self.collects(epoch))
+            rates = self.rates(epoch)
+            yield struct.pack(f"<{len(rates)}d?", *rates, self.collects(epoch))
 
 
 def make_plan(spec: RunSpec) -> Plan:
-    """Plan a run.
-
-    Raises:
-        ConfigError: the schedule cannot be used.
-    """
+    """Plan a run; ConfigError if its schedule cannot be used."""
     config = spec.config
     return Plan(config, steps_per_epoch(config), load_schedule(config), _find_reports(spec))
 
 
 def load_schedule(config: TrainConfig) -> "array[float]":
-    """The learning rate of every step, by the function that YAML names.
-
-    Raises:
-        ConfigError: no such function, it does not take these values, or a rate is not a number.
-    """
+    """The learning rate of every step, by the function that YAML names; ConfigError if it fails."""
     values = dict(config.schedule)
     target = values.pop("_target_", None)
     try:
@@ -147,11 +141,7 @@ def _find_reports(spec: RunSpec) -> list[TrainConfig]:
 
 
 def describe(plans: Sequence[Plan], device: str) -> str:
-    """Two lines on what runs of one recipe are.
-
-    Args:
-        device: its name; "" if it is not known.
-    """
+    """Two lines on what runs of one recipe are; the device's name may be unknown ("")."""
     config = plans[0].config
     seeds = ", ".join(str(plan.config.seed) for plan in plans)
     steps = config.epochs * plans[0].steps_per_epoch

@@ -233,11 +233,7 @@ def whole_epochs(budget: float, budget_epochs: int) -> int:
 
 
 def from_dict(values: Any) -> TrainConfig:
-    """Check nested plain values.
-
-    Raises:
-        ConfigError: the first field that is missing, unknown, of a wrong type or out of range.
-    """
+    """Check nested plain values; ConfigError names the first field that is wrong."""
     if renamed := old_names(values):
         name, value = next(iter(renamed.items()))
         raise ConfigError(name, value, f"is called {RENAMED[name]} now")
@@ -254,12 +250,8 @@ def from_dict(values: Any) -> TrainConfig:
         if first["type"] == "unexpected_keyword_argument":
             others = [one for one in flatten(values) if not f"{one}.".startswith(f"{name}.")]
             expected += did_you_mean(name, others)
-        raise ConfigError(name, _shown(first["input"]), expected) from None
-
-
-def _shown(value: object) -> object:
-    """A value as an option has it; a whole group is not repeated."""
-    return "..." if isinstance(value, dict) else value
+        value = first["input"]
+        raise ConfigError(name, "..." if isinstance(value, dict) else value, expected) from None
 
 
 def _expected(error: ErrorDetails, name: str) -> str:

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from swa_bench.config.composing import CONF, chosen, compose, method_file, of_method
-from swa_bench.config.renames import flatten
+from swa_bench.config.renames import flatten, lookup
 from swa_bench.config.resolvers import register_resolvers
 from swa_bench.config.schema import TrainConfig, from_dict, shaping, to_dict
 from swa_bench.errors import ConfigError, SwaBenchError
@@ -33,11 +33,7 @@ class RunSpec:
 
     @classmethod
     def of(cls, cfg: DictConfig) -> "RunSpec":
-        """Resolve and check.
-
-        Raises:
-            ConfigError: the first option that is missing, wrong or contradicts another.
-        """
+        """Resolve and check; ConfigError names the first option that is wrong."""
         return cls(cfg, from_dict(_resolved(cfg)))
 
     def replace(self, **options: Any) -> "RunSpec":
@@ -108,7 +104,7 @@ class RunSpec:
         for name in differs:
             if name not in NAMED_ELSEWHERE:
                 follows = FOLLOWS.fullmatch(str(mine[name])) if name.startswith(SELECTED) else None
-                found[name] = follows[1] if follows else _lookup(resolved, name)
+                found[name] = follows[1] if follows else lookup(resolved, name)
         return found
 
 
@@ -133,12 +129,6 @@ def compose_spec(*overrides: str) -> RunSpec:
 def _shipped(group: str, name: str, own: str) -> str:
     shipped = (CONF / group / f"{name}.yaml").is_file()
     return f"{group}={name if shipped else own}"
-
-
-def _lookup(values: Any, name: str) -> Any:
-    for part in name.split("."):
-        values = values[part]
-    return values
 
 
 def _raw(cfg: DictConfig) -> dict[str, Any]:

@@ -53,9 +53,6 @@ class CropAndFlip:
         flip: whether half of the windows are mirrored.
         padding: pixels that are added on each side.
         padding_mode: zeros or reflect.
-
-    Raises:
-        ConfigError: a value is out of range.
     """
 
     resize: int
@@ -101,11 +98,7 @@ class CropAndFlip:
 
 
 def load_augmentation(config: TrainConfig) -> Augmentation:
-    """Make what config.augmentation names.
-
-    Raises:
-        ConfigError: there is no such class, or it does not take these values.
-    """
+    """Make what config.augmentation names; ConfigError if it does not take these values."""
     options = dict(config.augmentation)
     target = options.pop("_target_", None)
     sizes = {"resize": config.dataset.resize, "image_size": config.dataset.image_size}

@@ -113,9 +113,6 @@ def to_device(images: ImageSet, config: TrainConfig, device: torch.device) -> De
     """Prepare the training images, cut out the centres of the test images, move them to the device.
 
     With dataset.memory=host the images stay as they are, and where they are.
-
-    Raises:
-        ConfigError: config.augmentation cannot be used.
     """
     dataset, normalisation = config.dataset, config.model.normalisation
     augmentation, on_host = load_augmentation(config), dataset.memory == "host"

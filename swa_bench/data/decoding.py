@@ -19,11 +19,7 @@ TIFF_BITS, TIFF_PHOTOMETRIC = 258, 262
 
 
 def read_square(path: str, size: int) -> bytes:
-    """An image whose shorter side is resized (bilinear), cut to a square: uint8 (size, size, 3).
-
-    Raises:
-        SwaBenchError: it cannot be read, or not converted rightly.
-    """
+    """An image, its shorter side resized, cut to a square (size, size, 3), or SwaBenchError."""
     from torchvision.transforms import functional as T  # takes seconds
 
     try:
@@ -40,11 +36,7 @@ def read_square(path: str, size: int) -> bytes:
 def read_rgb(path: str) -> Image.Image:
     """An image as RGB: turned as its EXIF says, 16 bits scaled to 8, transparency on white.
 
-    Of an animation it is the first frame.
-
-    Raises:
-        ValueError: there is no right way to convert it.
-        Exception: what Pillow raises for a damaged file.
+    Of an animation it is the first frame. ValueError if there is no right way to convert it.
     """
     # Of a path instead of a file, Pillow 13 maps a TIFF into memory and reads a turned one wrongly.
     with Path(path).open("rb") as file, Image.open(file, formats=FORMATS) as image:

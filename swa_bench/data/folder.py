@@ -35,12 +35,7 @@ PREFIX = "decoded-"
 
 
 def load_folder(dataset: DatasetConfig) -> ImageSet:
-    """The images of dataset.root as squares of dataset.resize pixels, memory-mapped.
-
-    Raises:
-        SwaBenchError: a file is no image that is understood, or the decoded images cannot be
-            written or are damaged.
-    """
+    """The images of dataset.root as memory-mapped squares; SwaBenchError for a damaged file."""
     folder, root = scan(dataset.root), Path(dataset.root)
     report(dataset.root)
     arrays: dict[str, Any] = {}
@@ -100,11 +95,7 @@ def _decode(samples: list[Sample], size: int, path: Path) -> None:
 
 
 def _read(path: Path, verify: bool) -> tuple[np.ndarray, str]:
-    """The decoded images, and their SHA-256 as noted when they were written.
-
-    Args:
-        verify: whether to hash them again, which reads them all.
-    """
+    """The decoded images, and their SHA-256 as noted when they were written."""
     try:
         # Copies what is written to, which nothing does: torch takes no read-only memory.
         images = np.load(path, mmap_mode="c")

@@ -45,12 +45,9 @@ class ImageSet:
 
     NAMES: ClassVar = ("train_images", "train_labels", "test_images", "test_labels")
 
+    @functools.cached_property  # several ask for it, and an array takes long
     def sha256(self) -> dict[str, str]:
         """SHA-256 of each array's bytes."""
-        return dict(self._sha256)
-
-    @functools.cached_property
-    def _sha256(self) -> dict[str, str]:  # several are asked for, and an array takes long
         return {
             name: self.known_sha256.get(name) or array_sha256(getattr(self, name))
             for name in self.NAMES
@@ -58,7 +55,7 @@ class ImageSet:
 
     def fingerprint(self) -> str:
         """One SHA-256 for the whole data set."""
-        return hashlib.sha256("".join(self.sha256().values()).encode()).hexdigest()
+        return hashlib.sha256("".join(self.sha256.values()).encode()).hexdigest()
 
     def identity(self) -> DataIdentity:
         """What records of it hold."""
@@ -104,11 +101,7 @@ def alone_with(path: Path) -> Iterator[None]:
 
 
 def find_loader(dataset: DatasetConfig) -> Callable[[DatasetConfig], object]:
-    """The function that dataset._target_ names.
-
-    Raises:
-        ConfigError: there is none.
-    """
+    """The function that dataset._target_ names; ConfigError if there is none."""
     target = dataset._target_
     try:
         loader: object = pkgutil.resolve_name(target)

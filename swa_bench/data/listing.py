@@ -57,11 +57,7 @@ class Folder:
 
 @functools.cache
 def scan(root: str) -> Folder:
-    """List a folder of images, only once per job.
-
-    Raises:
-        ConfigError: it is not laid out as expected, cannot be read, or has a link in a circle.
-    """
+    """List a folder of images, once per job; ConfigError if it is not laid out as expected."""
     test = "val" if (Path(root) / "val").is_dir() else "test"
     skipped: Counter[str] = Counter()
     parts = {split: _find(root, split, skipped) for split in ("train", test)}

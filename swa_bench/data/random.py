@@ -34,11 +34,7 @@ def stream_seed(seed: int, epoch: int, purpose: str) -> int:
 
 
 class RandomNumbers:
-    """A stream that global generators can be lent, and that goes on where they left it.
-
-    Args:
-        device: whose generator is lent too, beside those of the host.
-    """
+    """A stream that global generators of host and device are lent; it goes on where they left."""
 
     def __init__(self, device: torch.device) -> None:
         self.gpu: torch.Generator | None = None

@@ -71,7 +71,6 @@ def single_table(
     """Lay a data set's single networks out as the paper does: one column per method and budget.
 
     Args:
-        summary: of `summarise`.
         models: the rows; by default the paper's and all that have runs.
         whole: whether a data set of the paper's has the paper's rows and columns without runs too.
     """
@@ -100,7 +99,6 @@ def ensembles_table(
     """Lay a data set's ensembles out, beside single networks of one budget.
 
     Args:
-        summary: of `summarise`.
         models: the rows; by default all that have a run or a published figure.
         whole: whether there are rows and columns that have only published figures.
     """
@@ -142,11 +140,7 @@ def _table(
     models: Sequence[str],
     notes: Sequence[str],
 ) -> Table:
-    """A table of test errors, ours and published.
-
-    Args:
-        notes: keys of NOTES, for a data set of the paper's.
-    """
+    """A table of test errors, ours and published; `notes` are keys of NOTES."""
     found, letters = labelled_rows(part, recipes, models)
     lines = [line for row in found for line in _row_lines(dataset, *row, columns)]
     if dataset not in PAPER_DATASETS:

@@ -184,11 +184,7 @@ def _legend_below(figure: Figure, axes: Axes) -> None:
 
 
 def spread(runs: pd.DataFrame, shown_as: str = "band") -> str:
-    """What a figure shows of several seeds, if some of its curves or points have several.
-
-    Args:
-        runs: with the columns method, recipe_hash and seed.
-    """
+    """What a figure shows of runs (method, recipe_hash, seed), if some have several seeds."""
     several = (runs.groupby(["method", "recipe_hash"])["seed"].nunique() > 1).any()
     said = f"mean over n seeds, {shown_as} ± s (s: sample standard deviation)"
     return said if several else "one seed"
@@ -243,11 +239,7 @@ def stem(row: Row, what: str, taken: Iterable[str]) -> str:
 
 
 def write_figures(records: Iterable[Record], folder: Path) -> list[Path]:
-    """Draw the learning curves and collected models of each row as PNG; return the files.
-
-    Raises:
-        SwaBenchError: a file could not be written.
-    """
+    """Draw learning curves and collected models of each row as PNG; return the files."""
     cells = cells_frame(records)
     recipes = recipes_of(cells)
     written: list[Path] = []
@@ -269,12 +261,7 @@ def write_figures(records: Iterable[Record], folder: Path) -> list[Path]:
 def write_captioned(
     figure: Figure, row: Row, what: str, path: Path, recipes: Recipes | None = None
 ) -> None:
-    """Write a figure with its caption as PNG.
-
-    Args:
-        what: the kind of figure, which ends its title; then, after a semicolon, details.
-        recipes: whose letters stand in the title.
-    """
+    """Write a figure as PNG; `what` is its kind and, after a semicolon, details of the caption."""
     kind, _, details = what.partition("; ")
     title = recipes.title(row) if recipes else row.title
     add_caption(figure, f"{title}: {kind}", caption(row, details))

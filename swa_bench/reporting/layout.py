@@ -39,11 +39,7 @@ class Table:
     letters: Sequence[str] = ()
 
     def text(self, width: int | None = None) -> str:
-        """For a terminal.
-
-        Args:
-            width: of the lines around the table, in characters; by default the terminal's.
-        """
+        """For a terminal; the lines around the table have `width` characters, or its own."""
         if width is None:
             width = min(shutil.get_terminal_size((TEXT_WIDTH, 24)).columns, WIDEST)
 
@@ -132,11 +128,7 @@ class Recipes:
 
 
 def recipes_of(cells: pd.DataFrame) -> Recipes:
-    """The recipes of all cells, in the order of the tables.
-
-    Args:
-        cells: of `cells_frame`.
-    """
+    """The recipes of all cells of `cells_frame`, in the order of the tables."""
     return Recipes(recipe for _, _, recipe in row_names(cells))
 
 

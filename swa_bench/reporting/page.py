@@ -119,9 +119,6 @@ def write_report(records: Sequence[Record], where: str, folder: Path, whole: boo
     Args:
         where: the folders of the records, in words.
         whole: whether what is missing of the paper's tables is said.
-
-    Raises:
-        SwaBenchError: a file could not be written, or an index.html is there that is no report.
     """
     cells = cells_frame(records)
     epochs = epochs_frame(cells)

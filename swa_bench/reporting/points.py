@@ -1,7 +1,6 @@
 """Measured points beside the published ones: test errors of a row, and the gains of averaging.
 
 Filled markers are ours, hollow diamonds are published, small dots are single seeds.
-Nothing here imports torch.
 """
 
 import math

@@ -10,7 +10,7 @@ import pandas as pd
 
 from swa_bench.config.grid import PAPER_DATASETS
 from swa_bench.labels import LABELS, column_label, in_order, recipe_text
-from swa_bench.reporting.layout import Table, recipe_options
+from swa_bench.reporting.layout import Recipes, Table
 from swa_bench.reporting.tables import tables_of_runs
 from swa_bench.results.record import Record
 from swa_bench.results.statistics import Estimate
@@ -111,15 +111,9 @@ def sweep_table(records: Iterable[Record], jobs: Sequence[Job]) -> Table:
     frame = frame.drop(columns=shared)
     header = [broken(str(name)) for name in frame]
     notes = ["Mean ± sample standard deviation over n seeds."]
-    above = _shared(record for record in records if cell_of(record) in shown)
+    shown_diffs = (record.recipe_diff for record in records if cell_of(record) in shown)
+    above = Recipes(map(recipe_text, shown_diffs)).shared
     return Table("sweep", what, header, frame.to_numpy().tolist(), notes, frame, above)
-
-
-def _shared(records: Iterable[Record]) -> str:
-    """The options that differ from the published recipe in all runs alike."""
-    options = [set(recipe_options(recipe_text(record.recipe_diff))) for record in records]
-    shared = sorted(set.intersection(*options)) if options else []
-    return f"All runs: {' '.join(shared)}" if shared else ""
 
 
 def broken(name: str) -> str:

@@ -37,7 +37,6 @@ def make_tables(
     """All tables of each data set: single networks, ensembles, calibration, collected weights.
 
     Args:
-        cells, epochs: of `cells_frame` and `epochs_frame`.
         whole: whether the paper's rows and columns without runs are shown.
         recipes: with the letters that the tables use; by default those of `recipes_of`.
     """
@@ -53,11 +52,7 @@ def make_tables(
 
 
 def tables_of_runs(records: Iterable[Record], models: Sequence[str] = ()) -> list[Table]:
-    """The tables of test errors, of each data set that has records of single networks or ensembles.
-
-    Args:
-        models: the rows; by default the paper's and all that have runs.
-    """
+    """The tables of test errors of each data set, with rows of `models`, or of all if it is ()."""
     cells = cells_frame(records)
     shown = cells[cells["model"].isin(models)] if models else cells
     summary, recipes = summarise(shown), recipes_of(shown)
@@ -71,11 +66,7 @@ def tables_of_runs(records: Iterable[Record], models: Sequence[str] = ()) -> lis
 
 
 def calibration_table(dataset: str, cells: pd.DataFrame, recipes: Recipes) -> Table:
-    """Test error, NLL and ECE of each cell whose records hold all three.
-
-    Args:
-        cells: of `cells_frame`.
-    """
+    """Test error, NLL and ECE of each cell of `cells_frame` whose records hold all three."""
     measured = cells[(cells["dataset"] == dataset) & cells["ece"].notna()]
     names = [name for name in map(str, measured) if name.startswith(METRIC)]
     own = [name for name in names if measured[name].notna().any()]
@@ -125,11 +116,7 @@ def _figure(cell: Mapping[Hashable, Any], name: str, decimals: int) -> str:
 
 
 def collected_table(dataset: str, collected: pd.DataFrame, recipes: Recipes) -> Table:
-    """Test error of k collected models, for some k, of each method that collects them.
-
-    Args:
-        collected: of `collected_frame`.
-    """
+    """Test error of k collected models (`collected_frame`), for some k, of each method."""
     of_dataset = collected["dataset"] == dataset
     tested = tested_columns(collected)
     shown = collected[of_dataset & collected["n_averaged"].isin(COUNTS)]
@@ -169,14 +156,7 @@ def predictor_label(column: str) -> str:
 
 
 def write_tables(records: Iterable[Record], folder: Path, whole: bool = True) -> list[Table]:
-    """Write each table as .txt, .md, .csv and .tex, and return the tables.
-
-    Args:
-        whole: whether the paper's rows and columns without runs are shown.
-
-    Raises:
-        SwaBenchError: a file could not be written, or a CSV of that name is no table's.
-    """
+    """Write each table as .txt, .md, .csv and .tex, over no other files; return the tables."""
     cells = cells_frame(records)
     tables = make_tables(cells, epochs_frame(cells), whole)
     for table in tables:

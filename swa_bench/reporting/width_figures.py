@@ -166,14 +166,7 @@ def _what(part: str, found: Width) -> str:
 
 
 def write_figures(found: Width, folder: Path, level_pct: float | None = None) -> list[Path]:
-    """Draw the parts that a record has as PNG; return the files.
-
-    Args:
-        level_pct: as of `reach`; one that is given stands in the name of the rays' figure.
-
-    Raises:
-        SwaBenchError: a file could not be written.
-    """
+    """Draw the parts that a record has as PNG; a level that is given stands in a file's name."""
     row = Row(found["dataset"], found["model"], recipe_text(found["recipe_diff"]), found["device"])
     level = "" if level_pct is None else f"-level-{level_pct:g}"
     drawings: dict[str, tuple[Callable[[Figure, Width], None], float, str]] = {

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from swa_bench.config.renames import lookup
 from swa_bench.errors import SwaBenchError
 from swa_bench.labels import recipe_text
 from swa_bench.results.record import Record
@@ -12,14 +13,7 @@ MOST = 20  # candidates that are listed
 
 
 def only(records: Iterable[Record], what: str) -> Record:
-    """The record of the largest budget of the only run among some records, of which there are some.
-
-    Args:
-        what: what the message says before the candidates, such as which option names one.
-
-    Raises:
-        SwaBenchError: they are of several runs; it lists the last record of each.
-    """
+    """The record of the largest budget of one run; SwaBenchError begins with `what` for several."""
     last: dict[Any, Record] = {}
     for record in sorted(records, key=lambda record: record.budget):
         last[record.folder] = record
@@ -54,7 +48,5 @@ def differences(records: Sequence[Record]) -> list[dict[str, Any]]:
 
 def _option(record: Record, name: str) -> Any:
     """The value of an option such as model.learning_rate, as far as the record says."""
-    value: Any = record.config
-    for part in name.split("."):
-        value = value.get(part) if isinstance(value, dict) else None
+    value = lookup(record.config, name)
     return "as published" if value is None else value

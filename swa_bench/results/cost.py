@@ -13,16 +13,13 @@ SHARED = ["epoch", "learning_rate", "train_loss", "train_error_pct", "seconds"]
 def costs(rows: Sequence[Row]) -> pd.DataFrame:
     """What each row's runs cost, one line per row; nan where the records do not say.
 
-    A run of 1.5 budgets reports three, whose seconds all count from its first epoch: the longest
-    counts. An epoch that is in the epochs.csv of several runs of a seed with the same rate,
-    training loss, training error and seconds was trained once, and counts for the first; without an
-    epochs.csv, all epochs of a run count. Runs that have no record (killed, or repeated with
-    force=true) are not counted, nor are ensembles of whole runs, which are counted themselves.
+    Of a run that reports several budgets the longest counts, and an epoch in the epochs.csv of
+    several runs (SHARED) counts for the first. Runs without a record are not counted, nor are
+    ensembles of whole runs, whose runs are.
 
     Returns:
-        runs, each counted once; epochs_by_cell, had every cell been trained alone; epochs_by_run,
-        had every run; epochs that were trained; hours of the device as a whole, training and
-        evaluation; images_per_s of training, a dict of the means of each method.
+        runs; epochs_by_cell, had every cell been trained alone; epochs_by_run, had every run;
+        epochs that were trained; hours of the device; images_per_s, {method: mean}.
     """
     names = ["runs", "epochs_by_cell", "epochs_by_run", "epochs", "hours", "images_per_s"]
     if not rows:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter, ValidationError
 
 from swa_bench.files import append, write_atomically
-from swa_bench.results.foreign import LARGEST_INTEGER, log_left_out, read_file, set_aside
+from swa_bench.results.foreign import LARGEST_INTEGER, if_sound, read_file, set_aside
 from swa_bench.text import check_printable
 
 # A method's own predictor adds <name>_test_loss and <name>_test_error_pct.
@@ -102,26 +102,12 @@ def _lines(columns: list[str], rows: list[Row]) -> bytes:
 
 
 def read_epochs(path: Path) -> list[Row]:
-    """The rows of an epochs.csv; none if there is no such file or it is damaged, as the log says.
-
-    Returns:
-        A row for epoch 1, 2, 3 and so on: finite numbers, or None where nothing was measured.
-    """
-    try:
-        return parse_epochs(path)
-    except FileNotFoundError:
-        return []
-    except (OSError, ValueError) as error:
-        log_left_out(path, error)
-        return []
+    """The rows of epochs 1, 2, 3 and so on; none where there is no sound file, as the log says."""
+    return if_sound(parse_epochs, path) or []
 
 
 def shared_with(folder: Path, row: Row) -> str:
-    """Which run computed an epoch that a run starts from, such as ", shared with sgd".
-
-    Args:
-        folder: of the run that starts. If its own epochs.csv has the epoch, nothing is said.
-    """
+    """Which run computed an epoch from which another starts: ", shared with sgd", "" for itself."""
 
     def has_it(run: Path) -> bool:
         same = read_epochs(run / "epochs.csv")[row["epoch"] - 1 : row["epoch"]]
@@ -136,12 +122,7 @@ def shared_with(folder: Path, row: Row) -> str:
 
 
 def parse_epochs(path: Path) -> list[Row]:
-    """The rows of an epochs.csv, without one of which only the beginning is there.
-
-    Raises:
-        ValueError: it is damaged.
-        OSError: it is not there, or the system cannot read it.
-    """
+    """The whole rows of an epochs.csv; ValueError if it is damaged, OSError if it is not there."""
     whole, newline, begun = read_file(path).decode().rpartition("\n")
     text = io.StringIO(whole + newline, newline="")
     try:

@@ -86,9 +86,6 @@ def write_record(
         schedule_sha256: see plan.Plan.
         result, timing: fields of Result and Timing.
         provenance: recipe_diff, data_sha256, device, versions and what else Record names.
-
-    Raises:
-        SwaBenchError: there is one of a newer version, or the file cannot be written.
     """
     record = Record(
         format=FORMAT,
@@ -127,11 +124,7 @@ def _write(record: Record, path: Path) -> None:
 
 
 def missing(plan: Plan) -> list[TrainConfig]:
-    """What a plan reports that has no sound record with its rates, collections and data on disk.
-
-    Raises:
-        SwaBenchError: there is a record of a newer version, or one that cannot be read.
-    """
+    """What a plan reports without a sound record of its rates, collections and data on disk."""
     found = []
     for report in plan.reports:
         path = record_path(report)
@@ -169,11 +162,7 @@ def finished_reports(spec: RunSpec) -> list[TrainConfig] | None:
 
 
 def _load_own(path: Path) -> Record | ValueError | None:
-    """The record that a run would write, or what is wrong with it, or None if there is none.
-
-    Raises:
-        SwaBenchError: it is of a newer version, or the system cannot read it.
-    """
+    """The record that a run would write, or what is wrong with it, or None if there is none."""
     try:
         return load_record(path)
     except (FileNotFoundError, NotADirectoryError):

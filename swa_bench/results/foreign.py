@@ -7,8 +7,9 @@ import json
 import logging
 import math
 import stat
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -19,6 +20,7 @@ log = logging.getLogger(__name__)
 
 LARGEST_BYTES = 64 * 2**20
 LARGEST_INTEGER = 2**63
+Content = TypeVar("Content")
 
 
 class NewerFormatError(ValueError):
@@ -34,12 +36,7 @@ class MisplacedError(ValueError):
 
 
 def check_format(values: Any, known: int) -> None:
-    """Check the format of a record.
-
-    Raises:
-        NewerFormatError: it is a later one than `known`.
-        ValueError: it is no format.
-    """
+    """Raise NewerFormatError if a record's format is later than `known`, ValueError if none."""
     found = values.get("format") if isinstance(values, dict) else None
     if isinstance(found, bool) or not isinstance(found, int) or found < 1:
         raise ValueError(f"its format is no number from 1 to {known}")
@@ -48,12 +45,7 @@ def check_format(values: Any, known: int) -> None:
 
 
 def read_file(path: Path, largest_bytes: float = LARGEST_BYTES) -> bytes:
-    """The content of a regular file of bounded size.
-
-    Raises:
-        ValueError: it is something else, or too large.
-        OSError: it is not there, or the system cannot read it.
-    """
+    """The content of a regular file; ValueError if it is something else, or too large."""
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):  # a pipe would never end
         raise ValueError("it is no regular file")
@@ -63,11 +55,7 @@ def read_file(path: Path, largest_bytes: float = LARGEST_BYTES) -> bytes:
 
 
 def parse_json(content: bytes | str) -> Any:
-    """Plain values from JSON: no key twice, no number out of range, no control characters.
-
-    Raises:
-        ValueError: it is not like that.
-    """
+    """JSON without a key twice, huge numbers and control characters; ValueError if it has some."""
     text = content.decode() if isinstance(content, bytes) else content
     try:
         values = json.loads(
@@ -108,18 +96,21 @@ def first_fault(error: ValidationError) -> str:
     return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
 
 
-def log_left_out(path: Path, error: Exception) -> None:
-    """Say in the log why a file is not used."""
-    what = getattr(error, "what", "is damaged")
-    log.warning("%s", printable(f"{path} {what} ({error}): left out."))
+def if_sound(read: Callable[[Path], Content], path: Path) -> Content | None:
+    """What a reader makes of a file; None if there is none or it is not sound, as the log says."""
+    try:
+        return read(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        what = getattr(error, "what", "is damaged")
+        reason = first_fault(error) if isinstance(error, ValidationError) else error
+        log.warning("%s", printable(f"{path} {what} ({reason}): left out."))
+        return None
 
 
 def set_aside(path: Path, reason: Exception) -> None:
-    """Rename a damaged file, so that another can be written in its place and nothing is lost.
-
-    Raises:
-        SwaBenchError: it cannot be renamed.
-    """
+    """Rename a damaged file, so that nothing is lost; SwaBenchError if that fails."""
     aside, count = path.with_name(f"{path.name}.damaged"), 1
     while aside.exists() or aside.is_symlink():
         count += 1

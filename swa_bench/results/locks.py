@@ -72,12 +72,7 @@ def _holder(folder: Path) -> str:
 
 @contextlib.contextmanager
 def failures_noted(folders: list[Path], unfinished: Callable[[], list[Path]]) -> Iterator[None]:
-    """Keep the traceback of a failure inside in the run folders, until they are tried again.
-
-    Args:
-        folders: of the runs that are tried.
-        unfinished: those of them that have not ended successfully.
-    """
+    """Keep the traceback of a failure in the folders of unfinished runs, until the next try."""
     for folder in folders:
         (folder / TRACEBACK).unlink(missing_ok=True)
     try:

@@ -1,5 +1,6 @@
 """What this machine is, as far as it shows without torch, which takes seconds to import."""
 
+import contextlib
 import functools
 import os
 import platform
@@ -12,7 +13,9 @@ from swa_bench.config.spec import RunSpec
 
 CPU_INFO, DEVICES = Path("/proc/cpuinfo"), Path("/dev")
 NVIDIA_INFO = Path("/proc/driver/nvidia/gpus")
+NVIDIA_DRIVER = Path("/sys/module/nvidia/version")
 BF16 = {"avx512_bf16", "amx_bf16"}  # a flag of processors that compute bf16
+THREADS = re.compile(r", (\d+) threads?$")  # ends the name that records have for a processor
 
 
 def guess(spec: RunSpec) -> RunSpec:
@@ -39,12 +42,6 @@ def _best_precision(device: Device) -> Precision:
     if not known or len(set(known)) > 1:
         return "auto"
     return "bf16" if float(known[0]) >= 8 else "fp32"
-
-
-def is_here(name: str) -> bool:
-    """Whether this machine may have a device that records know by a name."""
-    cpu = re.sub(r", \d+ threads?$", "", name)
-    return cpu == cpu_name() or name in gpu_names()
 
 
 def device_names(device: Device) -> str:
@@ -75,20 +72,45 @@ def _cpu_info() -> str:
 @functools.cache
 def gpu_names() -> tuple[str, ...]:
     """The names of the NVIDIA GPUs that processes may use here; those of other makers are none."""
-    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
-    # A container that was given no GPU sees the information of the machine's all the same.
-    if hidden or not (any(DEVICES.glob("nvidia[0-9]*")) or (DEVICES / "dxg").exists()):
+    if _are_hidden() or not (_devices() or (DEVICES / "dxg").exists()):
         return ()
     texts = (path.read_text() for path in sorted(NVIDIA_INFO.glob("*/information")))
     names = [found[1].strip() for text in texts if (found := re.search(r"Model:\s*(.*)", text))]
     return tuple(names or _nvidia_smi("name"))
 
 
+def driver_version() -> str:
+    """The version of NVIDIA's driver, such as 550.54.15; "" where there is no GPU to use."""
+    if _are_hidden():
+        return ""
+    if _devices():
+        with contextlib.suppress(OSError):
+            return NVIDIA_DRIVER.read_text().strip()
+    return next(iter(_nvidia_smi("driver_version")), "unknown" if _devices() else "")
+
+
+def _are_hidden() -> bool:
+    """Whether CUDA_VISIBLE_DEVICES hides all GPUs, as "", -1 and Slurm's NoDevFiles do."""
+    return not re.match(r"\d|GPU-|MIG-", os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip())
+
+
+def _devices() -> list[Path]:
+    """Those of NVIDIA. A container has the host's /proc and /sys, but only its own devices."""
+    return list(DEVICES.glob("nvidia[0-9]*"))
+
+
 def _nvidia_smi(what: str) -> list[str]:
     """A value of each GPU, none where the tool is missing or fails."""
-    command = ["nvidia-smi", f"--query-gpu={what}", "--format=csv,noheader"]
+    command = ("nvidia-smi", f"--query-gpu={what}", "--format=csv,noheader")
+    listed = output_of(*command, timeout_s=10)
+    return [line.strip() for line in (listed or "").splitlines()]
+
+
+def output_of(*command: str, timeout_s: float | None = None) -> str | None:
+    """What a command prints; None if it is not there, fails, or takes too long."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+        return subprocess.check_output(
+            command, stderr=subprocess.DEVNULL, text=True, timeout=timeout_s
+        ).strip()
     except (OSError, subprocess.SubprocessError):
-        return []
-    return [line.strip() for line in done.stdout.splitlines()]
+        return None

@@ -1,21 +1,92 @@
 """What is left of runs before they are started: what is there already, epochs to train, time."""
 
 import functools
+import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from swa_bench.config.identity import digest
 from swa_bench.config.plan import Plan
-from swa_bench.config.schema import shaping, to_dict
+from swa_bench.config.schema import TrainConfig, shaping, to_dict
 from swa_bench.labels import counted, duration
 from swa_bench.results.epochs import read_epochs
 from swa_bench.results.finished import missing
+from swa_bench.results.machine import THREADS, cpu_name, gpu_names
 from swa_bench.results.record import Record, read_records, run_folder
-from swa_bench.results.speed import Speed, run_seconds, speed
 from swa_bench.results.stored import furthest, read_start
+from swa_bench.results.verdicts import read_verdicts
 
 UNKNOWN = "time unknown (no run or swa-check yet)"
+# A pass without gradients costs about a third of a training pass.
+FORWARD_SHARE = 1 / 3
+TRAINS_ALIKE = "batch_size precision channels_last compile".split()
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Seconds of training on an image, and how that is known."""
+
+    image_s: float
+    source: str
+
+
+def speed(config: TrainConfig, records: Iterable[Record]) -> Speed | None:
+    """The speed by records of a network that train alike here, or else by swa-check."""
+    alike = _alike(to_dict(config))
+    speeds = {
+        record.folder: record.timing.images_per_s
+        for record in records
+        if record.timing.images_per_s
+        and _alike(record.config) == alike
+        and all(_is_meant(config, str(part.get("device"))) for part in record.segments)
+        and _is_meant(config, record.device)
+    }
+    if speeds:
+        source = f"by {counted(len(speeds), 'run')} on this device"
+        return Speed(1 / statistics.median(speeds.values()), source)
+    if not config.model._target_.startswith("swa_bench.") or config.dataset.image_size != 32:
+        return None  # swa-check has timed no such step
+    for verdict in read_verdicts(Path(config.results_dir)):
+        image_s = verdict.image_s.get(config.model.name, {}).get(config.precision)
+        if image_s is not None and _is_meant(config, verdict.device):
+            return Speed(image_s, "by swa-check")
+    return None
+
+
+def _is_meant(config: TrainConfig, name: str) -> bool:
+    """Whether a device that records know by a name is here, and that of a configuration."""
+    threads = THREADS.search(name)
+    is_here = THREADS.sub("", name) == cpu_name() or name in gpu_names()
+    fits = config.device in ("auto", "cpu" if threads else "cuda")
+    return is_here and fits and (not threads or config.threads in ("auto", int(threads[1])))
+
+
+def _alike(values: dict[str, Any]) -> dict[str, Any]:
+    """What the time of a step depends on, of the options of a run or record."""
+    groups = {name: values.get(name) or {} for name in ("model", "dataset", "optimizer")}
+    return {name: values.get(name) for name in (*TRAINS_ALIKE, "augmentation")} | {
+        "model": [groups["model"].get(name) for name in ("_target_", "arguments")],
+        "dataset": [groups["dataset"].get(name) for name in ("resize", "image_size")],
+        "optimizer": groups["optimizer"].get("_target_"),
+    }
+
+
+def run_seconds(plan: Plan, image_s: float, epochs: range) -> float:
+    """Training and evaluation of some epochs (from 0), by the time of one training image."""
+    config, evaluation = plan.config, plan.config.evaluation
+    first = config.method.collect_from
+    averages = bool(config.method.predictors)
+    test_passes = average_passes = 0
+    for epoch in epochs:
+        collected = first is not None and epoch + 1 >= first
+        test_passes += (epoch + 1) % evaluation.every == 0
+        average_passes += (averages or collected) and (epoch + 1) % evaluation.average_every == 0
+    train_images = config.dataset.train_images
+    tested = (test_passes + average_passes) * config.dataset.test_images
+    forward = tested + average_passes * train_images
+    return image_s * (len(epochs) * train_images + FORWARD_SHARE * forward)
 
 
 @dataclass(frozen=True)
@@ -43,8 +114,7 @@ class Outlook:
     @property
     def seconds(self) -> float | None:
         """How long they will take; None if that is not known."""
-        image_s = self.speed.image_s if self.speed else None
-        return None if image_s is None else run_seconds(self.plan, image_s, self.epochs)
+        return run_seconds(self.plan, self.speed.image_s, self.epochs) if self.speed else None
 
     def text(self) -> str:
         """Such as: epochs 82 to 200 of 200 to train, about 2 h 3 min (by 3 runs on this device)."""

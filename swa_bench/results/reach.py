@@ -13,11 +13,7 @@ CONFIDENCE = 0.95
 
 
 def check_level(level_pct: float | None, errors_pct: Mapping[str, float]) -> None:
-    """Check that a level is above the test errors in % of {network: its own}, and up to 100.
-
-    Raises:
-        SwaBenchError: no ray can reach it.
-    """
+    """Raise SwaBenchError unless a level is above the networks' own errors in %, and up to 100."""
     highest = max(errors_pct.values())
     if level_pct is None or highest < level_pct <= 100:
         return
@@ -37,11 +33,8 @@ def start_errors(rays: Width) -> dict[str, float]:
 def reach(rays: Width, level_pct: float | None = None) -> Width:
     """At which distance the test error reaches a level, mean over directions with an interval.
 
-    The interval is Student's at 95 %. The difference is paired: both have the same directions.
-
-    Args:
-        rays: that part of a record.
-        level_pct: by default 10 points above SGD's error at distance 0, but at most 100.
+    The interval is Student's at 95 %. The difference is paired: both have the same directions. The
+    level is by default 10 points above SGD's error at distance 0, but at most 100.
     """
     if level_pct is None:
         level_pct = min(round(start_errors(rays)["sgd"] + LEVEL_ABOVE_PCT, 2), 100.0)

@@ -1,13 +1,5 @@
 """Records: the schema, the places and the reader of cell-*.json, one for each reported budget.
 
-A record (class `Record`) holds
-- which cell it is: format, dataset, model, method, budget, epochs, seed;
-- its recipe: recipe_hash, schedule_sha256, recipe_diff, and config with every option;
-- result (class `Result`): errors, losses and ECE of the last epoch, and digests; timing;
-- where it comes from: device, versions, segments, data_sha256, source_sha256,
-  initial_weights_sha256;
-- class_names of a user's own images, warnings, and runs of an ensemble.
-
 A record may come from anybody. It is read as data, within bounds, and one that is not sound is left
 out: damaged, of a newer version, or not in the folder of its run. Nothing here imports torch.
 """
@@ -35,12 +27,13 @@ from swa_bench.config.schema import (
     Positive,
     TrainConfig,
 )
+from swa_bench.errors import SwaBenchError
 from swa_bench.files import find
 from swa_bench.results.foreign import (
     MisplacedError,
     check_format,
     first_fault,
-    log_left_out,
+    if_sound,
     parse_json,
     read_file,
 )
@@ -204,11 +197,7 @@ def _row_folder(config: TrainConfig) -> Path:
 
 
 def parse_record(values: Any, path: Path = Path()) -> Record:
-    """Check the values of a record, as `parse_json` gives them; those of format 1 are translated.
-
-    Raises:
-        ValueError: it is of a later format, or a value is missing or of the wrong kind.
-    """
+    """Check what `parse_json` gives, of format 1 too; ValueError if it is no sound record."""
     check_format(values, FORMAT)
     try:
         translated = _from_format_1(values) if values["format"] == 1 else values
@@ -254,13 +243,14 @@ def load_record(path: Path) -> Record:
 
 def read_record(path: Path) -> Record | None:
     """A record, or None if there is none or it is not sound, which the log says."""
-    try:
-        return load_record(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, ValueError) as error:
-        log_left_out(path, error)
-        return None
+    return if_sound(load_record, path)
+
+
+def sound_record(path: Path) -> Record:
+    """A record; SwaBenchError if there is none, or it is not sound."""
+    if (record := read_record(path)) is None:
+        raise SwaBenchError(f"{path}: no sound record is there; name a cell-*.json")
+    return record
 
 
 def read_records(folders: Iterable[Path]) -> list[Record]:

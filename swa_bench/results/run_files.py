@@ -28,14 +28,7 @@ log = logging.getLogger(__name__)
 
 
 def write_options(folder: Path, config: TrainConfig, differs: str) -> None:
-    """Write config.yaml and, if Hydra was started with options, overrides.txt.
-
-    Args:
-        differs: the options in which the recipe differs from the published one.
-
-    Raises:
-        SwaBenchError: a file could not be written.
-    """
+    """Write config.yaml, headed by what differs, and overrides.txt if options were typed."""
     lines = [f"{DIFFERS}{differs or 'nothing'}"]
     for option, source in own_code(config).items():
         lines.append(printable(f"# {option} is in {source.file}, SHA-256 {source.sha256}"))
@@ -59,12 +52,7 @@ def _typed() -> list[str]:
 
 @dataclass(frozen=True)
 class Options:
-    """What config.yaml says at its top level.
-
-    Attributes:
-        epochs: the length of the run.
-        differs: the options in which the recipe differs from the published one.
-    """
+    """What config.yaml says: the run's length, and what differs from the published recipe."""
 
     epochs: int
     differs: str

@@ -42,14 +42,11 @@ def check_code(path: Path, record: Record, config: TrainConfig, fix: str) -> Non
 
 
 def check_run(config: TrainConfig, data: DataIdentity | None, reports: list[TrainConfig]) -> None:
-    """Check all records of a run before it is called finished, trained, or trained further.
+    """Raise SwaBenchError if a record that stays is of other images, classes or code than now.
 
     Args:
         data: the images that are there; None if they are not known yet.
         reports: what is written, and with config.force overwritten.
-
-    Raises:
-        SwaBenchError: one of the others is of other images or classes, or of other code.
     """
     replaced = {record_path(report) for report in reports} if config.force else set()
     others = set(run_folder(config).glob("cell-*.json")) - replaced
@@ -61,11 +58,7 @@ def check_run(config: TrainConfig, data: DataIdentity | None, reports: list[Trai
 
 
 def other_code(segments: list[dict[str, Any]], epoch: int, config: TrainConfig) -> list[str]:
-    """A sentence on each segment of a stored state that other code of the user's has trained.
-
-    Args:
-        segments: of the state after `epoch` epochs, as records have them.
-    """
+    """A sentence on each segment of the state after `epoch` epochs that other code has trained."""
     found = []
     for segment in reversed(segments):
         if what := changed(segment.get("source_sha256", {}), config):

@@ -87,10 +87,7 @@ def mean_and_std(frame: pd.DataFrame, keys: list[str], figures: list[str]) -> pd
     """Of each figure over the seeds: <figure>_mean, <figure>_std (sample) and <figure>_count.
 
     Rows of different recipes are never averaged. Where one recipe_diff has two recipe hashes in a
-    column and no option tells them apart, each keeps a row, named by its hash.
-
-    Args:
-        keys: what names a row of the result.
+    column and no option tells them apart, each keeps a row, named by its hash. `keys` name a row.
     """
     found = frame.groupby(keys, sort=False)[figures].agg(["mean", "std", "count"])
     found.columns = found.columns.map("_".join)
@@ -103,11 +100,7 @@ def mean_and_std(frame: pd.DataFrame, keys: list[str], figures: list[str]) -> pd
 
 
 def summarise(cells: pd.DataFrame) -> pd.DataFrame:
-    """Test error of each cell over its seeds, compared with the published.
-
-    Args:
-        cells: of `cells_frame`.
-    """
+    """Test error of each cell of `cells_frame` over its seeds, compared with the published."""
     found = mean_and_std(cells, CELL, ["error"]).rename(columns={"error_count": "n"})
     compared = compare(found.merge(_published_frame(), "left", COMPARED))
     return compared[[*CELL, "error_mean", "error_std", "n", *COMPARISON]]
@@ -119,11 +112,7 @@ def estimate(cell: Mapping[Hashable, Any]) -> Estimate:
 
 
 def compare(frame: pd.DataFrame) -> pd.DataFrame:
-    """Add difference and Welch's t-test (two-sided, unequal variances) of ours and the published.
-
-    Args:
-        frame: with error_mean, error_std, n and the same of the published, nan where unpublished.
-    """
+    """Add difference and Welch's t-test (two-sided, unequal variances) of ours and published."""
     ours, theirs = frame["error_mean"], frame["published_mean"]
     testable = frame[(frame["n"] > 1) & frame["published_n"].notna()]
     p_value = pd.Series(math.nan, frame.index)

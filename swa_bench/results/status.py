@@ -58,11 +58,6 @@ class RunStatus:
         return max(recorded, self.options.epochs if self.options else 0) or None
 
     @property
-    def budgets(self) -> list[float]:
-        """Those that are recorded."""
-        return [record.budget for record in self.records]
-
-    @property
     def epoch_seconds(self) -> float | None:
         """Median time of an epoch, None before the first."""
         seconds = [row["seconds"] for row in self.rows if row["seconds"] is not None]
@@ -112,24 +107,11 @@ class RowStatus:
 
     def done(self) -> int:
         """Number of records of the grid's columns and seeds, in any precision."""
-        found = [(run.method, budget, run.seed) for run in self.runs for budget in run.budgets]
+        found = [(run.method, one.budget, run.seed) for run in self.runs for one in run.records]
         return sum((*column, seed) in found for column in PAPER_COLUMNS for seed in PAPER_SEEDS)
 
-    def running(self) -> list[RunStatus]:
-        """The runs that a process trains now."""
-        return [run for run in self.runs if run.state == "running"]
-
-    def failed(self) -> list[RunStatus]:
-        """The runs whose last attempt failed, and that no process is trying again."""
-        return [run for run in self.runs if run.state == "failed"]
-
     def epochs_left(self, lengths: dict[str, int], shared: int) -> int:
-        """Epochs that the grid still has to train, those that two methods share counted once.
-
-        Args:
-            lengths: epochs of the grid's run of each of the two methods.
-            shared: the epochs after which their runs part.
-        """
+        """Epochs that the grid still has to train; those `shared` by the two methods count once."""
         left = 0
         for seed in PAPER_SEEDS:
             done = []

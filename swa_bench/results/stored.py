@@ -21,7 +21,7 @@ from swa_bench.config.identity import digest
 from swa_bench.config.own_code import source_file
 from swa_bench.config.schema import TrainConfig, shaping, to_dict
 from swa_bench.files import remove, write_atomically
-from swa_bench.results.foreign import log_left_out, parse_json, read_file
+from swa_bench.results.foreign import if_sound, parse_json, read_file
 from swa_bench.results.record import checkpoint_folder
 
 log = logging.getLogger(__name__)
@@ -43,14 +43,11 @@ def find_all(folder: Path, seed: int, keys: Mapping[int, str]) -> list[Path]:
 
 
 def limit_size(results: Path, limit_bytes: float, keep: Container[Path | None]) -> int:
-    """Delete checkpoints until all below a folder fit into a limit; return the bytes they take.
+    """Delete checkpoints, none of `keep`, until all below a folder fit; return their bytes.
 
     Only this program's own files count and are deleted, in folders that it marked. Those that were
     not written or used for the longest time go first. The epochs that they would save are then
     trained again: no result is lost.
-
-    Args:
-        keep: files that stay even so.
     """
     found = []
     for path in _checkpoints_below(results):
@@ -99,14 +96,11 @@ def note_start(config: TrainConfig, data_sha256: str, initial_sha256: str) -> No
 
 def read_start(config: TrainConfig) -> tuple[str, str] | None:
     """The digests of the images and the first weights of a run, if it was started before."""
-    path = _start_path(config)
-    try:
-        data_sha256, initial_sha256 = map(str, parse_json(read_file(path)))
-    except FileNotFoundError:
-        return None
-    except (OSError, TypeError, ValueError) as error:
-        log_left_out(path, error)
-        return None
+    return if_sound(_parse_start, _start_path(config))
+
+
+def _parse_start(path: Path) -> tuple[str, str]:
+    data_sha256, initial_sha256 = map(str, list(parse_json(read_file(path))))
     return data_sha256, initial_sha256
 
 

@@ -1,25 +1,22 @@
 """Verdicts of swa-check on a device: their schema, place, reader and writer.
 
-A verdict is one JSON file in results_dir/.checks, for a device, its driver and the version of
-torch. It may come from anybody, so it is read as data within bounds, and one that is not sound is
-left out. Nothing here imports torch.
+A verdict is one JSON file in results_dir/.checks, for a device, its driver and torch's version.
 """
 
 import re
 from pathlib import Path
 from typing import Literal
 
-from pydantic import StrictBool, ValidationError
+from pydantic import StrictBool
 
 from swa_bench.config.identity import digest
 from swa_bench.config.schema import Count, Positive
 from swa_bench.files import write_atomically
-from swa_bench.results.foreign import check_format, first_fault, log_left_out, parse_json, read_file
+from swa_bench.results.foreign import check_format, if_sound, parse_json, read_file
 from swa_bench.results.record import Part
 
 FORMAT = 1
 FOLDER = ".checks"
-LARGEST_BYTES = 2**20
 # What a check is about: an option that its failure decides, or nothing but what it measures.
 Topic = Literal["device", "cuda_graphs", "compile", "seeds_together", ""]
 
@@ -70,11 +67,7 @@ def verdict_path(results_dir: Path, device: str, driver: str, torch: str) -> Pat
 
 
 def write_verdict(results_dir: Path, verdict: Verdict) -> Path:
-    """Write a verdict, over an older one of the same device, driver and torch.
-
-    Raises:
-        SwaBenchError: it could not be written.
-    """
+    """Write a verdict, over an older one of the same device, driver and torch."""
     path = verdict_path(results_dir, verdict.device, verdict.driver, verdict.torch)
     write_atomically(path, (verdict.model_dump_json(indent=1) + "\n").encode())
     return path
@@ -83,24 +76,17 @@ def write_verdict(results_dir: Path, verdict: Verdict) -> Path:
 def read_verdicts(results_dir: Path) -> list[Verdict]:
     """All sound verdicts below a results_dir; the others are named in the log."""
     paths = sorted((results_dir / FOLDER).glob("*.json"))
-    return [verdict for path in paths if (verdict := _read(path)) is not None]
+    return [verdict for path in paths if (verdict := if_sound(_load, path)) is not None]
 
 
 def verdict_on(results_dir: Path, device: str, driver: str, torch: str) -> Verdict | None:
     """The verdict on a device with this driver and version of torch, if there is a sound one."""
-    path = verdict_path(results_dir, device, driver, torch)
-    found = _read(path) if path.exists() else None
+    found = if_sound(_load, verdict_path(results_dir, device, driver, torch))
     known = found and (found.device, found.driver, found.torch)
     return found if known == (device, driver, torch) else None
 
 
-def _read(path: Path) -> Verdict | None:
-    try:
-        values = parse_json(read_file(path, LARGEST_BYTES))
-        check_format(values, FORMAT)
-        return Verdict.model_validate(values)
-    except ValidationError as error:
-        log_left_out(path, ValueError(first_fault(error)))
-    except (OSError, ValueError) as error:
-        log_left_out(path, error)
-    return None
+def _load(path: Path) -> Verdict:
+    values = parse_json(read_file(path))
+    check_format(values, FORMAT)
+    return Verdict.model_validate(values)

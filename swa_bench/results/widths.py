@@ -28,6 +28,7 @@ FORMAT = 3
 Width = dict[str, Any]
 Pair = Annotated[list[Number], Field(min_length=2, max_length=2)]
 Options = Annotated[dict[str, Any], Field(default_factory=dict)]
+# In the order of the last axis of what is measured at points.
 MEASURED = ("train_loss", "train_error_pct", "test_loss", "test_error_pct", "squared_norm")
 
 
@@ -133,11 +134,7 @@ def ends(found: Width) -> tuple[str, str]:
 
 
 def read_width(path: Path) -> Width:
-    """A record that swa-width has written; one of an earlier format under the present names.
-
-    Raises:
-        SwaBenchError: it is not there or is damaged.
-    """
+    """A record of swa-width under the present names; SwaBenchError if it is not sound."""
     try:
         found: Width = parse_json(read_file(path))
         check_format(found, FORMAT)
@@ -175,15 +172,12 @@ def width_path(folder: Path, found: Width) -> Path:
 
 
 def go_on(path: Path, fresh: Width, parts: Width, force: bool) -> Width:
-    """The record to add parts to: the one at its place, or a fresh one if there is none.
+    """The record to add parts to: the one at its place if it was measured alike, or a fresh one.
 
     Args:
         fresh: what a record says before anything is measured.
         parts: {part: the options that it is measured with}.
         force: whether one that is there is replaced.
-
-    Raises:
-        SwaBenchError: the one there was measured otherwise, or is damaged.
     """
     if force or not path.exists():
         return fresh
@@ -203,11 +197,7 @@ def go_on(path: Path, fresh: Width, parts: Width, force: bool) -> Width:
 
 
 def write_width(path: Path, found: Width) -> None:
-    """Write a record.
-
-    Raises:
-        SwaBenchError: it could not be written there; it is in a temporary folder then.
-    """
+    """Write a record; SwaBenchError if that fails, and it is in a temporary folder then."""
     content = (json.dumps(found, allow_nan=False) + "\n").encode()
     try:
         write_atomically(path, content)

@@ -1,12 +1,8 @@
 """Predictors: what a run keeps of the weights that it passes through, to be tested as a result.
 
-`swa`, WeightAverage: the average of the collected weights, w_swa <- (w_swa * n + w) / (n + 1).
-`ensemble`, PredictionAverage: the average of the softmax outputs of the collected models.
-`ema`, WeightEMA: w_ema <- decay * w_ema + (1 - decay) * w after every optimiser step.
-
-Which epochs collect is decided in config/plan.py. Every run keeps the first two, whichever is its
-method's result, so that methods with the same rates share all states. A method may add predictors
-of its own: see docs/methods.md.
+Which epochs collect is decided in config/plan.py. Every run keeps WeightAverage as `swa` and
+PredictionAverage as `ensemble`, whichever is its method's result, so that methods with the same
+rates share all states. A method may add predictors of its own: see docs/methods.md.
 """
 
 import math
@@ -108,10 +104,7 @@ class PredictionAverage(Predictor):
 class WeightEMA(Predictor):
     """An exponential moving average: w_ema <- decay * w_ema + (1 - decay) * w after every step.
 
-    It starts at the first weights.
-
-    Args:
-        decay: from 0 (the last weights) to below 1.
+    It starts at the first weights; decay is from 0 (the last weights) to below 1.
     """
 
     each_step = True
@@ -134,11 +127,7 @@ class WeightEMA(Predictor):
 
 
 def make_predictors(config: TrainConfig) -> dict[str, Predictor]:
-    """The two predictors of every run, and those that method.predictors adds.
-
-    Raises:
-        ConfigError: one of them cannot be built.
-    """
+    """The predictors of every run, and of method.predictors; ConfigError if one cannot be built."""
     found: dict[str, Predictor] = {"swa": WeightAverage(), "ensemble": PredictionAverage()}
     for name, options in config.method.predictors.items():
         field, values = f"method.predictors.{name}", dict(options)
@@ -157,11 +146,7 @@ def make_predictors(config: TrainConfig) -> dict[str, Predictor]:
 
 
 def check_predictors(config: TrainConfig) -> None:
-    """Let every predictor do once what a run asks of it, on a network of one weight.
-
-    Raises:
-        ConfigError: one of them cannot be built, or fails.
-    """
+    """Let each predictor do its work once, on a network of one weight; ConfigError if it fails."""
     for name, predictor in make_predictors(config).items():
         model = nn.Linear(1, 1)
         try:

@@ -55,18 +55,12 @@ class RunningStatistics:
             else:
                 self.kept[name] = FROZEN
         self.seen = dict.fromkeys(self.layers, 0)  # images of each layer
-        self.scripted = {
-            name: _ScriptedLayer(layer)
-            for name, layer in self.layers.items()
-            if _is_scripted(layer)
-        }
+        scripted = {name: layer for name, layer in self.layers.items() if _is_scripted(layer)}
+        self.scripted = {name: _ScriptedLayer(layer) for name, layer in scripted.items()}
         self.tracked = _tracked(self.layers)
-        self.others = self._other_buffers()
-
-    def _other_buffers(self) -> dict[str, Tensor]:
-        return {
+        self.others = {
             name: buffer.clone()
-            for name, buffer in self.model.named_buffers()
+            for name, buffer in model.named_buffers()
             if buffer.is_floating_point() and _owner(name) not in self.layers  # no mere counters
         }
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import gc
-import statistics
 import time
 from typing import Any
 
@@ -139,5 +138,5 @@ def _step_seconds(configs: list[TrainConfig], steps: int) -> float:
     """Seconds of a step of networks that train together, for each; the first half warms up."""
     hardware.free_memory()
     trained = [timing.step_on_noise(config, steps) for config in configs]
-    seconds = [timing.epoch_seconds(trained) for _ in range(4 if steps > 1 else 2)]
-    return statistics.median(seconds[len(seconds) // 2 :]) / (steps * len(configs))
+    half = 2 if steps > 1 else 1
+    return timing.usual_seconds(trained, warm_up=half, epochs=half) / (steps * len(configs))

@@ -23,11 +23,7 @@ log = logging.getLogger(__name__)
 
 
 def save(folder: Path, seed: int, key: str, state: State) -> Path:
-    """Write a state and return its file; the same state written before is replaced.
-
-    Raises:
-        SwaBenchError: the file could not be written; earlier checkpoints are as they were.
-    """
+    """Write a state, over the same one, and return its file; SwaBenchError leaves the others."""
     buffer = io.BytesIO()
     torch.save(
         {
@@ -55,10 +51,7 @@ def save(folder: Path, seed: int, key: str, state: State) -> Path:
 def load_newest(folder: Path, seed: int, keys: list[str], state: State) -> Path | None:
     """Fill `state` from the furthest sound checkpoint among keys[1:], and return its file.
 
-    A damaged file is named in the log and passed over.
-
-    Args:
-        keys: the keys of the run's states after 0, 1, 2, ... epochs.
+    A damaged file is named in the log and passed over. The keys are of 0, 1, 2, ... epochs.
     """
     candidates = find_all(folder, seed, dict(enumerate(keys[1:], start=1)))
     for path in sorted(candidates, reverse=True):  # by epoch, which the name holds

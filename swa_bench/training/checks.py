@@ -21,6 +21,7 @@ from swa_bench.data.batches import to_device
 from swa_bench.data.images import load_images
 from swa_bench.errors import SwaBenchError
 from swa_bench.results.epochs import read_epochs
+from swa_bench.results.machine import driver_version
 from swa_bench.results.record import read_record, record_path, run_folder
 from swa_bench.results.verdicts import Topic
 from swa_bench.training import check_speed, hardware, job, timing
@@ -82,7 +83,7 @@ def find_device(trial: Trial) -> Measured:
     if on_gpu and (fault := hardware.cuda_fault()):
         raise NotOkError(fault)
     name = hardware.device_name(torch.device(trial.device))
-    driver = hardware.driver_version() if on_gpu else ""
+    driver = (driver_version() or "unknown") if on_gpu else ""
     text = f"{name}, torch {version}"
     if on_gpu:
         capability = ".".join(map(str, torch.cuda.get_device_capability()))

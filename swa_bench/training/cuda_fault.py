@@ -1,13 +1,12 @@
 """Why torch cannot use the NVIDIA GPU of this machine: the driver, the wheel, the card."""
 
-import contextlib
 import os
 import re
-import subprocess
 import warnings
-from pathlib import Path
 
 import torch
+
+from swa_bench.results.machine import driver_version
 
 
 def cuda_fault() -> str | None:
@@ -33,10 +32,8 @@ def cuda_fault() -> str | None:
 
 
 def _why_unavailable() -> str | None:
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    hidden = visible is not None and not re.match(r"\d|GPU-|MIG-", visible.strip())  # "" or -1
-    driver = None if hidden else _driver()
-    if driver is None:
+    driver, visible = driver_version(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    if not driver:
         return None
     found = f"torch {torch.__version__} cannot use this NVIDIA GPU (driver {driver})"
     if torch.version.cuda is None:
@@ -58,25 +55,10 @@ def _why_unavailable() -> str | None:
     return f"{found}{chosen}: {reason.strip('. ')} (CUDA {torch.version.cuda})"
 
 
-def _driver() -> str | None:
-    """The version of the NVIDIA driver; None if this process is shown no NVIDIA device."""
-    listed = output_of(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"])
-    if listed:
-        return listed.splitlines()[0]
-    # A container has the host's /proc, but only those devices that it was given.
-    if not list(Path("/dev").glob("nvidia[0-9]*")):
-        return None
-    with contextlib.suppress(OSError):
-        version = re.search(r"\s(\d+\.[\d.]+)\s", Path("/proc/driver/nvidia/version").read_text())
-        return version[1] if version else "unknown"
-    return "unknown"
-
-
 def _runs_on(code: str, capability: tuple[int, int]) -> bool:
     """Whether code such as sm_86 or compute_90 (PTX, compiled by the driver) runs on a GPU."""
-    kind, _, number = code.partition("_")
-    digits = number.rstrip("af")
-    built_for = int(digits[:-1]), int(digits[-1])
+    kind, _, number = code.rstrip("af").partition("_")
+    built_for = divmod(int(number), 10)
     same_major = built_for[0] == capability[0]
     return built_for <= capability and (same_major or kind == "compute")
 
@@ -89,12 +71,3 @@ def _try_kernels() -> None:
     """
     ones = torch.ones(2, 3, 8, 8, device="cuda")
     torch.nn.functional.conv2d(ones, ones).sum().item()
-
-
-def output_of(command: list[str]) -> str | None:
-    """What a command prints; None if it is not there or fails."""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()

@@ -1,8 +1,6 @@
 """Ensembles of whole runs: the mean of the softmax outputs that runs of several seeds recorded."""
 
-import functools
 import logging
-from pathlib import Path
 
 import torch
 
@@ -51,11 +49,7 @@ def _ensembles(spec: RunSpec) -> list[TrainConfig]:
 
 
 def _record(spec: RunSpec, ensemble: TrainConfig, runs: dict[int, RunSpec]) -> None:
-    """Write the record of an ensemble, unless there is one of the same runs.
-
-    Raises:
-        SwaBenchError: the runs saw other data than is here now.
-    """
+    """Write the record of an ensemble, unless there is one of the same runs."""
     seeds = seed_block(ensemble.seed, int(ensemble.budget))
     paths = [record_path(runs[seed].config) for seed in seeds]
     parts = [part for path in paths if (part := read_record(path)) is not None]
@@ -73,7 +67,10 @@ def _record(spec: RunSpec, ensemble: TrainConfig, runs: dict[int, RunSpec]) -> N
         of.append((record_path(ensemble), known))
     for path, one in of:
         check_data(path, one, ensemble.dataset, images.identity(), fix_of(one))
-    total = functools.reduce(add_member, map(_predictions, paths), None)
+    total = None
+    for predictions in map(read_predictions, paths):
+        assert predictions is not None  # a run without them counts as missing
+        total = add_member(total, torch.from_numpy(predictions))
     assert total is not None
     mean = mean_of_sum(total, len(paths))
     labels = torch.from_numpy(images.test_labels)
@@ -98,9 +95,3 @@ def _record(spec: RunSpec, ensemble: TrainConfig, runs: dict[int, RunSpec]) -> N
     schedule_sha256 = digest({"runs": [part.schedule_sha256 for part in parts]})
     path = write_record(ensemble, schedule_sha256, result, timing, provenance)
     log.info("Recorded %s", path)
-
-
-def _predictions(path: Path) -> torch.Tensor:
-    predictions = read_predictions(path)
-    assert predictions is not None  # a run without them counts as missing
-    return torch.from_numpy(predictions)

@@ -79,18 +79,8 @@ def score(predictions: Tensor, labels: Tensor) -> Score:
     return Score(loss.item(), 100.0 * wrong.item() / len(labels))
 
 
-def evaluate(model: nn.Module, batches: Batches, autocast: torch.autocast) -> Score:
-    """Score a model in evaluation mode."""
-    return score(*predict(model, batches, autocast))
-
-
 def calibration_error_pct(predictions: Tensor, labels: Tensor) -> float:
-    """Expected calibration error in %, with 15 bins of equal width (arXiv 1706.04599).
-
-    Args:
-        predictions: log-probabilities (N, classes).
-        labels: int64 (N,).
-    """
+    """Expected calibration error in % of log-probabilities (N, classes): arXiv 1706.04599."""
     # On the CPU, where sums have one order.
     probabilities, answers = predictions.cpu().double().exp().max(1)
     confidence, right = probabilities.float(), answers.eq(labels.cpu()).float()

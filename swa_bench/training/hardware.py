@@ -18,22 +18,18 @@ from swa_bench.config.schema import Device, Precision, TrainConfig
 from swa_bench.config.spec import RunSpec, seed_block
 from swa_bench.errors import ConfigError
 from swa_bench.labels import counted
-from swa_bench.results.machine import cpu_has_bf16, cpu_name
+from swa_bench.results.machine import cpu_has_bf16, cpu_name, driver_version, output_of
 from swa_bench.results.verdicts import Verdict, verdict_on
 from swa_bench.training.cuda_fault import cuda_fault as cuda_fault
-from swa_bench.training.cuda_fault import output_of
 
 log = logging.getLogger(__name__)
 
 
 def resolve(spec: RunSpec, swept: Container[int] = ()) -> RunSpec:
-    """The spec with what this machine has instead of `auto`.
+    """The spec with what this machine has instead of `auto`; ConfigError for what it has not.
 
     Args:
         swept: the seeds of the sweep whose jobs are done here one after the other.
-
-    Raises:
-        ConfigError: what was asked for cannot be had here.
     """
     config = spec.config
     device, precision = decide(config.device, config.precision)
@@ -71,14 +67,7 @@ def _verdict(config: TrainConfig, device: Device) -> Verdict | None:
     if device != "cuda":
         return None
     name, version = device_name(torch.device(device)), str(torch.__version__)
-    return verdict_on(Path(config.results_dir), name, driver_version(), version)
-
-
-def driver_version() -> str:
-    """The version of NVIDIA's driver, such as 550.54.15."""
-    with contextlib.suppress(OSError):
-        return Path("/sys/module/nvidia/version").read_text().strip()
-    return "unknown"
+    return verdict_on(Path(config.results_dir), name, driver_version() or "unknown", version)
 
 
 @functools.cache
@@ -100,11 +89,7 @@ def decide(device: Device, precision: Precision) -> tuple[Device, Precision]:
 
 
 def decide_device(device: Device) -> Device:
-    """What `auto` stands for; says why a GPU that is there is not used.
-
-    Raises:
-        ConfigError: there is no GPU that was asked for, or one that torch cannot use.
-    """
+    """What `auto` stands for; ConfigError where a GPU is there, or asked for, and of no use."""
     if device == "cpu":
         return "cpu"
     # Weeks on a CPU without a word are the worst that can happen.
@@ -210,7 +195,7 @@ def versions() -> dict[str, Any]:
 def _commit(checkout: Path) -> str | None:
     if not (checkout / ".git").exists():
         return None
-    git = ["git", "-C", str(checkout)]
-    head = output_of([*git, "rev-parse", "HEAD"])
-    changed = output_of([*git, "status", "--porcelain", "--untracked-files=no"])
+    git = ("git", "-C", str(checkout))
+    head = output_of(*git, "rev-parse", "HEAD")
+    changed = output_of(*git, "status", "--porcelain", "--untracked-files=no")
     return head and head + ("+" if changed else "")

@@ -2,7 +2,6 @@
 
 import random
 from collections import deque
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -168,15 +167,9 @@ def unregistered(model: nn.Module) -> list[str]:
         for path, layer in model.named_modules()
         for name, value in vars(layer).items()
         if name not in TORCHS_OWN
+        and isinstance(value, list | tuple | dict)
         and any(
             isinstance(one, nn.Module | nn.Parameter) and id(one) not in known
-            for one in _members(value)
+            for one in (value.values() if isinstance(value, dict) else value)
         )
     ]
-
-
-def _members(value: object) -> Iterator[object]:
-    if isinstance(value, list | tuple):
-        yield from value
-    elif isinstance(value, dict):
-        yield from value.values()

@@ -40,14 +40,11 @@ log = logging.getLogger(__name__)
 def train_missing(spec: RunSpec, with_predictions: bool = False) -> list[TrainConfig]:
     """Train what is missing of a run and of the seeds that train with it; return its reports.
 
+    It raises SwaBenchError for what is wrong, and Terminated if the process was asked to end.
+
     Args:
         spec: with precision and device decided.
         with_predictions: whether a record without its predictions is missing too.
-
-    Raises:
-        SwaBenchError: no such data, records of other data, no place to write, or a loss that is
-            not finite.
-        Terminated: the process was asked to end.
     """
     config = spec.config
     plans = {
@@ -83,14 +80,12 @@ def train_missing(spec: RunSpec, with_predictions: bool = False) -> list[TrainCo
     if done:
         return finished()
     folders = [run_folder(plan.config) for plan in to_do]
-
-    def unfinished_folders() -> list[Path]:
-        return [run_folder(plan.config) for plan in unfinished()]
-
     recipe_diff = spec.recipe_diff()
     with device_faults(less_memory(config)), locks.alone_in(folders):
         _check_records(to_do)
-        with locks.failures_noted(folders, unfinished_folders):
+        with locks.failures_noted(
+            folders, lambda: [run_folder(plan.config) for plan in unfinished()]
+        ):
             # While this one waited, another process may have finished some.
             to_do = [plan for plan in to_do if config.force or missing(plan)]
             if to_do:
@@ -164,10 +159,8 @@ def _forks(spec: RunSpec, plan: Plan) -> frozenset[int]:
 def train_runs(runs: list[Run], progress: Progress) -> None:
     """Train each run to its end, writing epochs.csv, records and checkpoints on the way.
 
-    A run that fails, for whatever reason, is left; the others go on.
-
-    Args:
-        runs: of one recipe and several seeds, whose steps are taken in turn.
+    The runs, of one recipe and several seeds, take their steps in turn. One that fails, for
+    whatever reason, is left; the others go on.
 
     Raises:
         Exception: the first failure, after the other runs have ended.

@@ -21,11 +21,7 @@ log = logging.getLogger(__name__)
 
 
 def check_metrics(config: TrainConfig) -> None:
-    """Let every metric do its work once, on made-up predictions of two images of each class.
-
-    Raises:
-        ConfigError: one of them cannot be used.
-    """
+    """Let each metric do its work once, on made-up predictions; ConfigError if it fails."""
     classes = config.dataset.classes
     numbers = torch.rand(2 * classes, classes, generator=torch.Generator().manual_seed(0))
     for name, options in config.metrics.items():
@@ -36,12 +32,7 @@ def check_metrics(config: TrainConfig) -> None:
 
 
 def measure(config: TrainConfig, predictions: Tensor, labels: Tensor) -> dict[str, float]:
-    """The user's metrics by name; of one that fails, the log says why, and it is left out.
-
-    Args:
-        predictions: log-probabilities (N, classes), float32.
-        labels: int64 (N,).
-    """
+    """The user's metrics of log-probabilities (N, classes); one that fails is logged, left out."""
     found = {}
     for name, options in config.metrics.items():
         try:

@@ -19,25 +19,18 @@ from swa_bench.training.recorded_pass import RecordedPass
 
 
 def fresh_model(config: TrainConfig, device: torch.device, fetch: bool = True) -> nn.Module:
-    """The network before epoch 1: the same weights on every device, for one seed.
+    """The network before epoch 1, the same for one seed on every device; ConfigError if it is none.
 
     Args:
         fetch: whether pretrained weights are fetched, if config.init asks for them.
-
-    Raises:
-        ConfigError: model._target_ gives no network, or one that config.init does not fit.
-        SwaBenchError: pretrained weights could not be fetched.
     """
     return _placed(_initial(config, fetch and config.init == "pretrained"), config, device)
 
 
 def copy_of(model: nn.Module, config: TrainConfig) -> nn.Module:
-    """A second network with the whole state of a first, built anew as config says.
+    """A second network with the whole state of a first, built anew; ConfigError if that is another.
 
     Not every network can be copied by copy.deepcopy, such as one with weight_norm.
-
-    Raises:
-        ConfigError: what model._target_ builds without pretrained weights is another network.
     """
     device = next(model.parameters()).device
     copy = _placed(_build(config, pretrained=False), config, device)
@@ -173,11 +166,7 @@ def _unfit(config: TrainConfig, reason: str) -> ConfigError:
 
 
 def fresh_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimiser that `optimizer._target_` names; the rate is set before every step.
-
-    Raises:
-        ConfigError: it cannot be built.
-    """
+    """The optimiser that `optimizer._target_` names; ConfigError if it cannot be built."""
     values = dict(config.optimizer)
     target = values.pop("_target_", None)
     try:

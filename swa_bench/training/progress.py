@@ -4,7 +4,6 @@ import logging
 import sys
 import time
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -107,12 +106,7 @@ class Progress:
                 if not self.bar.disable and not stream.closed and stream.isatty():
                     handler.stream = sys.stderr  # rich's, which prints above the bar
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.bar.stop()
         for handler, stream in self.streams.items():
             handler.removeFilter(_is_other)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from swa_bench.config.identity import digest
+from swa_bench.config.renames import lookup
 from swa_bench.config.schema import TrainConfig, to_dict
 from swa_bench.data.batches import DeviceImages, to_device
 from swa_bench.data.random import random_numbers
@@ -48,27 +49,16 @@ _done: dict[str, "Rehearsal"] = {}
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """What a rehearsal found out.
-
-    Attributes:
-        parameters: their number.
-        warnings: what the run will not do quite rightly, a sentence each.
-    """
+    """The number of parameters, and sentences on what the run will not do quite rightly."""
 
     parameters: int
     warnings: list[str]
 
 
 def rehearse(config: TrainConfig) -> Rehearsal:
-    """Do in small what a run will do; log what it will not do quite rightly.
+    """Do in small what a run will do, or raise ConfigError; log what it will not do quite rightly.
 
     No random number of the run is drawn, and no memory stays taken.
-
-    Args:
-        config: with precision and device decided.
-
-    Raises:
-        ConfigError: the run would fail.
     """
     values = to_dict(config)
     key = digest({name: values[name] for name in REHEARSED} | config.method.predictors)
@@ -112,9 +102,7 @@ def _explain(config: TrainConfig, fault: FaultError) -> ConfigError:
             if other != config and isinstance(_attempt(other), Rehearsal):
                 field, reason = option.split("=")[0], f"the network {reason}: {option} helps"
                 break
-    value: Any = to_dict(config)
-    for name in field.split("."):
-        value = value[name]
+    value = lookup(to_dict(config), field)
     return ConfigError(field, value.get("_target_") if isinstance(value, dict) else value, reason)
 
 

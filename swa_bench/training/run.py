@@ -48,10 +48,7 @@ class Run:
     """A run in progress, at the furthest of its stored states or before its first epoch.
 
     Args:
-        plan: what it will do.
         forks: after how many epochs other methods leave it; their states are kept.
-        data: on the device.
-        fingerprint: SHA-256 of the data set.
         provenance: parts of its records that it does not know itself.
     """
 
@@ -120,9 +117,6 @@ class Run:
         Args:
             trained: loss and error of the epoch's batches.
             train_seconds: this run's share of the time.
-
-        Raises:
-            NotFiniteError: a loss is not finite.
         """
         state, started = self.state, time.perf_counter()
         names = ("device", "versions", "source_sha256")
@@ -215,12 +209,7 @@ class Run:
         )
 
     def _write(self, sync: bool = True) -> None:
-        """Write epochs.csv, and the reports that are due after this epoch and not recorded yet.
-
-        Args:
-            sync: whether the epoch's row must be on the disk; a power cut costs no more epochs
-                than are trained again.
-        """
+        """Write epochs.csv, and the reports that are due after this epoch and not recorded yet."""
         due = self.plan.reports_at(self.state.epoch)
         rows, predictors = self.state.rows, self.config.method.predictors
         sync = sync or bool(due)

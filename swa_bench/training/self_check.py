@@ -65,10 +65,8 @@ NamedCheck = tuple[str, Topic, Callable[[], Measured]]
 def outcomes(checks: str, trial: Trial, hangs_after_s: float = HANGS_AFTER_S) -> Iterator[Outcome]:
     """Do checks one after the other; after a crash go on in another process with the next.
 
-    If one that is about the device itself fails, the others are left out.
-
-    Args:
-        checks: the dotted name of a function that gives a list of NamedCheck for a Trial.
+    If one that is about the device itself fails, the others are left out. `checks` is the dotted
+    name of a function that gives a list of NamedCheck for a Trial.
     """
     context = multiprocessing.get_context("spawn")
     done: set[str] = set()
@@ -133,18 +131,14 @@ def _work(connection: Connection, checks: str, trial: Trial, done: set[str]) -> 
     for name, topic, check in pkgutil.resolve_name(checks)(trial):
         if name not in done:
             connection.send((name, topic))
-            try:
-                connection.send(perform(name, topic, check))
-            except Exception as error:  # whatever torch, a driver or a compiler raises
-                said = textwrap.shorten(f"{type(error).__name__}: {error}", 300)
-                failed = Check(name=name, topic=topic, outcome="not ok", measured=said)
-                connection.send(Outcome(failed, {}))
+            connection.send(outcome := perform(name, topic, check))
+            if outcome.check.outcome == "not ok":
                 return  # a process that had a CUDA error is of no more use
     connection.send(None)
 
 
 def perform(name: str, topic: Topic, check: Callable[[], Measured]) -> Outcome:
-    """The outcome of a check, unless it raises what it should not."""
+    """The outcome of a check, whatever it raises."""
     outcome: Literal["ok", "not ok", "skipped"] = "ok"
     found: dict[str, Any] = {}
     try:
@@ -154,4 +148,6 @@ def perform(name: str, topic: Topic, check: Callable[[], Measured]) -> Outcome:
         outcome, text = "skipped", str(error)
     except NotOkError as error:
         outcome, text = "not ok", str(error)
+    except Exception as error:  # of torch, a driver or a compiler
+        outcome, text = "not ok", textwrap.shorten(f"{type(error).__name__}: {error}", 300)
     return Outcome(Check(name=name, topic=topic, outcome=outcome, measured=text), found)

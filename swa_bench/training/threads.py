@@ -7,28 +7,24 @@ that goes on from a stored state takes the number with which that state was comp
 
 import logging
 import os
-import re
-import statistics
-import time
 from dataclasses import replace
 from typing import Any
 
 import joblib
 import torch
-from torch.nn.modules.module import register_module_forward_hook
 
 from swa_bench.config.identity import recipe_hash
 from swa_bench.config.schema import TrainConfig
 from swa_bench.data.random import random_numbers
 from swa_bench.labels import counted
+from swa_bench.results.machine import THREADS
 from swa_bench.training import timing
-from swa_bench.training.step import TrainStep
 
 log = logging.getLogger(__name__)
 
 AT_START = torch.get_num_threads()  # torch's choice: the physical cores, or OMP_NUM_THREADS
 BETTER = 1.25  # times as fast as one thread, or else several are not worth it
-STEPS = 3
+TOO_SLOW = 8  # times as slow: no more steps are timed
 ENOUGH_S = 0.1  # of a timed step
 _measured: dict[str, tuple[int, str]] = {}  # by recipe, so that the seeds of a sweep agree
 
@@ -42,18 +38,16 @@ def begin(config: TrainConfig) -> None:
 def choose(config: TrainConfig, segments: list[dict[str, Any]]) -> None:
     """Set the threads with which a run computes its epochs, and log them.
 
-    Those that were asked for by `threads` or OMP_NUM_THREADS; or those of the state from which the
-    run goes on; or one or all cores that the process may use, whichever is faster.
-
-    Args:
-        segments: where the epochs of that state were computed.
+    Those that were asked for by `threads` or OMP_NUM_THREADS; or those of the stored state's last
+    segment; or one or all cores that the process may use, whichever is faster.
     """
     if config.device != "cpu":
         return
     count = _asked(config)
     why = "as OMP_NUM_THREADS has it" if config.threads == "auto" else f"threads={count}"
-    if count is None and (before := _computed_with(segments)):
-        count, why = min(before, joblib.cpu_count()), "as the epochs before"
+    before = THREADS.search(segments[-1]["device"]) if segments else None
+    if count is None and before:
+        count, why = min(int(before[1]), joblib.cpu_count()), "as the epochs before"
     if count is None:
         key = recipe_hash(config)
         if key not in _measured:
@@ -69,16 +63,6 @@ def _asked(config: TrainConfig) -> int | None:
     return AT_START if os.environ.get("OMP_NUM_THREADS") else None
 
 
-def _computed_with(segments: list[dict[str, Any]]) -> int | None:
-    """The number of threads in the name of the last segment's device; None if it is no CPU."""
-    found = re.search(r", (\d+) threads?$", segments[-1]["device"]) if segments else None
-    return int(found[1]) if found else None
-
-
-class _TooSlowError(Exception):
-    """Several threads have taken longer than one already."""
-
-
 def measure_threads(config: TrainConfig) -> tuple[int, str]:
     """One or all threads, and why: by a few steps on noise, of as few images as take a moment."""
     several = min(AT_START, joblib.cpu_count())  # of an affinity, or a container's quota
@@ -88,25 +72,13 @@ def measure_threads(config: TrainConfig) -> tuple[int, str]:
     while one_s < ENOUGH_S and size < 8 * config.batch_size:
         small = replace(config, compile=False, batch_size=min(size, config.batch_size))
         with random_numbers(config.seed, 0, "rehearsal"):
-            step = timing.step_on_noise(small, 1)
+            step = [timing.step_on_noise(small, 1)]
             torch.set_num_threads(1)
-            one_s = _seconds(step)
+            one_s = timing.usual_seconds(step)
         size *= 8
-    deadline = time.perf_counter() + 2 * (STEPS + 1) * one_s
-
-    def check_time(*_: object) -> None:
-        if time.perf_counter() > deadline:
-            raise _TooSlowError
-
     torch.set_num_threads(several)
-    try:
-        with random_numbers(config.seed, 0, "rehearsal"), register_module_forward_hook(check_time):
-            ratio = one_s / _seconds(step)
-    except _TooSlowError:
-        return 1, f"{several} are slower, as they are beside another busy process"
+    with random_numbers(config.seed, 0, "rehearsal"):
+        if timing.epoch_seconds(step) > TOO_SLOW * one_s:
+            return 1, f"{several} are slower, as they are beside another busy process"
+        ratio = one_s / timing.usual_seconds(step, warm_up=0)
     return several if ratio >= BETTER else 1, f"{several} are {ratio:.1f} times as fast as one here"
-
-
-def _seconds(step: TrainStep) -> float:
-    timing.epoch_seconds([step])  # warms up
-    return statistics.median(timing.epoch_seconds([step]) for _ in range(STEPS))

@@ -1,6 +1,7 @@
 """Training steps on images of noise, and how long they take on this device."""
 
 import dataclasses
+import statistics
 import time
 from collections.abc import Sequence
 
@@ -43,3 +44,8 @@ def epoch_seconds(steps: Sequence[TrainStep]) -> float:
         one.begin_epoch(draws, [1e-6] * len(one.sizes), seed=0, epoch=0)
     train_epoch(steps)  # waits for the device
     return time.perf_counter() - started
+
+
+def usual_seconds(steps: Sequence[TrainStep], warm_up: int = 1, epochs: int = 3) -> float:
+    """The median over some epochs, as of `epoch_seconds`, after others that warm up."""
+    return statistics.median([epoch_seconds(steps) for _ in range(warm_up + epochs)][warm_up:])
