@@ -30,6 +30,8 @@ from reference_loop import Turn, reference
 from tabulate import tabulate
 from torch import Tensor
 
+from swa_bench.commands.command_line import groups
+from swa_bench.commands.terminal import command
 from swa_bench.config.schema import TrainConfig
 from swa_bench.config.spec import compose_spec
 from swa_bench.data.batches import to_device
@@ -256,12 +258,16 @@ def in_a_process(work: Callable[..., Result], *arguments: Any) -> Result:
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.add_argument("--models", nargs="+", help="by default those that this device is for")
+    names = [name for name in groups()["model"] if name != "own"]
+    help_text = "by default those that this device is for"
+    parser.add_argument("--models", nargs="+", metavar="MODEL", choices=names, help=help_text)
     parser.add_argument("--rounds", type=int, default=3, help="turns of each variant (%(default)s)")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="on a GPU only")
     parser.add_argument("--out", type=Path, default=Path("results/speed"), help="%(default)s")
     parser.add_argument("overrides", nargs="*", help="options of swa-train, such as device=cpu")
     options = parser.parse_args()
+    with command("bench"):  # what cannot be had is refused before anything is measured
+        composed("vgg16", options.overrides)
     ceilings = in_a_process(measure_device, options.overrides)
     kind = ceilings["kind"]
     matmul = ceilings["matmul"]

@@ -4,6 +4,7 @@ import csv
 import io
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,9 @@ class Net(nn.Sequential):
 """
 
 
-def check_device(results: Path, device: str, image_s: float) -> None:
+def check_device(results: Path, device: str, image_s: float, torch: str = version("torch")) -> None:
     """What swa-check leaves, where VGG16 takes so long for an image in fp32."""
-    named = {"format": 1, "device": device, "driver": "", "torch": "2.6", "date": "2026-01-31"}
+    named = {"format": 1, "device": device, "driver": "", "torch": torch, "date": "2026-01-31"}
     found = {"usable": True, "cuda_graphs": None, "compile": None, "seeds_together": 1}
     speeds = {"vgg16": {"fp32": image_s}}
     ok = Check(name="speed", topic="", outcome="ok", measured="")
@@ -52,7 +53,10 @@ def test_the_curve_is_csv_and_the_summary_on_stderr(swa_train: SwaTrain, tmp_pat
     assert reported == {"200": "1", "250": "1.25", "300": "1.5"}
     assert "vgg16 on cifar10, swa, seed 0: 300 epochs, 117,300 steps\n" in outcome.err
     assert "reported budgets: 1 (epoch 200), 1.25 (epoch 250), 1.5 (epoch 300)" in outcome.err
-    assert "to train: 300 epochs, time unknown (no run or swa-check yet)" in outcome.err
+    assert (
+        "to train: 300 epochs, time unknown (no run like it, and no swa-check, on this machine)"
+        in outcome.err
+    )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -62,7 +66,10 @@ def test_a_verdict_of_swa_check_on_this_device_gives_the_time(
     results = tmp_path / "results" / "runs"
     check_device(results, "A processor of elsewhere, 2 threads", 0.1)
     assert "time unknown" in swa_train("model=vgg16", "dry_run=true").out
-    check_device(results, f"{machine.cpu_name()}, 64 threads", 0.01)
+    check_device(results, f"{machine.cpu_name()}, 64000 threads", 0.1)
+    check_device(results, f"{machine.cpu_name()}, 1 thread", 0.1, torch="2.6.0+cu126")
+    assert "time unknown" in swa_train("model=vgg16", "dry_run=true").out
+    check_device(results, f"{machine.cpu_name()}, 1 thread", 0.01)
     # 50,000 images an epoch; 300 tests of 10,000 and 28 averages, which also pass the training
     # images (epochs 165, 170, ... 300), at a third: 300 * 533.3 s + 28 * 200 s.
     said = swa_train("model=vgg16", "dry_run=true").out

@@ -80,7 +80,7 @@ def test_rows_survive_a_kill_and_a_torn_one_is_written_again(
     expected = figures(undisturbed)
     pd.testing.assert_frame_equal(figures(tmp_path), expected[:2], check_dtype=False)
     again = swa_train(*RUN)
-    assert again.code == 0 and "No checkpoint is left: from epoch 1" in again.err
+    assert again.code == 0 and "No checkpoint to go on from: from epoch 1" in again.err
     pd.testing.assert_frame_equal(figures(tmp_path), expected)
     (path,) = tmp_path.rglob("epochs.csv")
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:4])[:-9])

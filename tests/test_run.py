@@ -265,5 +265,5 @@ def test_a_run_without_a_checkpoint_says_that_it_begins_again(
     assert swa_train(*TINY, "method=sgd").code == 0
     for path in [*tmp_path.rglob("cell-1.json"), *tmp_path.rglob("*.pt")]:
         path.unlink()
-    assert "No checkpoint is left: from epoch 1" in swa_train(*TINY, "method=sgd").err
+    assert "No checkpoint to go on from: from epoch 1" in swa_train(*TINY, "method=sgd").err
     assert list(epochs_of(tmp_path, "sgd")["epoch"]) == [1, 2, 3, 4]

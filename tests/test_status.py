@@ -93,8 +93,7 @@ def test_runs_of_every_state(tmp_path: Path) -> None:
         ["stopped", "7/20", running.name.replace("seed2", "seed1")],
         [],
         "1 running, 1 failed, 2 stopped".split(),
-        "A stopped or failed run goes on when its command is typed again, without "
-        "force=true:".split(),
+        "A stopped or failed run goes on from its last checkpoint, if it has one:".split(),
         r"xargs -a FOLDER/overrides.txt -d '\n' swa-train".split(),
     ]
     assert "  3 stopped" in show_runs(read_rows(tmp_path), 80).replace("failed, ", " ")

@@ -37,10 +37,45 @@ def test_a_run_goes_on_with_the_threads_of_its_state(swa_train: SwaTrain) -> Non
     assert swa_train(*TINY, "threads=2", "results_dir=whole", "budget=1.5").code == 0
     assert swa_train(*TINY, "threads=2", "results_dir=two").code == 0
     outcome = swa_train(*TINY, "results_dir=two", "budget=1.5")
-    assert "Computing with 2 threads: as the epochs before" in outcome.err
+    assert "Computing with 2 threads (seed 0): as the epochs before" in outcome.err
     results = [record["result"] for record in records(Path("two"))]
     assert results == [record["result"] for record in records(Path("whole"))]
     assert took(records(Path("two"))[-1]) == [(1, 2)]
+
+
+def test_seeds_together_have_each_the_threads_of_their_states(
+    swa_train: SwaTrain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threads, "BETTER", float("inf"))  # seed 1 is new: it takes one
+    for seed, count in (0, 2), (1, 1):
+        alone = [f"seed={seed}", f"threads={count}", "results_dir=alone", "budget=1.5"]
+        assert swa_train(*TINY, *alone).code == 0
+    assert swa_train(*TINY, "threads=2", "results_dir=both").code == 0
+    assert swa_train(*TINY, "results_dir=both", "seeds_together=2", "budget=1.5").code == 0
+    both, alone = records(Path("both")), records(Path("alone"))
+    assert [took(one) for one in both] == [took(one) for one in alone]
+    assert {took(one)[0] for one in both} == {(1, 1), (1, 2)}
+    assert [one["result"] for one in both] == [one["result"] for one in alone]
+
+
+def test_jobs_side_by_side_take_one_thread_but_those_of_a_state(
+    swa_train: SwaTrain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """joblib sets OMP_NUM_THREADS for its processes, which is nobody's wish."""
+    assert swa_train(*TINY, "threads=2").code == 0
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv(threads.SIDE_BY_SIDE, "1")
+    assert "2 threads (seed 0): as the epochs" in swa_train(*TINY, "budget=1.5").err
+    assert "1 thread (seed 1): other jobs run beside it" in swa_train(*TINY, "seed=1").err
+
+
+def test_fewer_cores_than_before_are_said(
+    swa_train: SwaTrain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert swa_train(*TINY, "threads=2").code == 0
+    monkeypatch.setattr(joblib, "cpu_count", lambda: 1)
+    said = swa_train(*TINY, "budget=1.5").err
+    assert "1 thread (seed 0): the epochs before had 2, but there are fewer cores" in said
 
 
 def test_what_is_asked_for_goes_before_the_threads_of_the_state(
@@ -62,7 +97,7 @@ def test_measuring_leaves_the_bits_of_a_run(
     dropout = [*TINY, "+model.arguments.dropout=0.5"]
     assert swa_train(*dropout, "threads=1", "results_dir=asked").code == 0
     outcome = swa_train(*dropout, "results_dir=measured")
-    assert "Computing with 1 thread: 2 are " in outcome.err
+    assert "Computing with 1 thread (seed 0): 2 are " in outcome.err
     asked, measured = (records(Path(name)) for name in ("asked", "measured"))
     assert [one["result"] for one in asked] == [one["result"] for one in measured]
 

@@ -2,6 +2,7 @@
 
 import argparse
 import datetime
+import signal
 import statistics
 import sys
 import tempfile
@@ -31,6 +32,9 @@ def swa_check(arguments: Sequence[str] | None = None) -> None:
     """The command swa-check."""
     with command("swa-check"):
         options = _parser().parse_args(arguments)
+        for number in (signal.SIGTERM, signal.SIGHUP):  # the checks' process and folder go too
+            if signal.getsignal(number) is signal.SIG_DFL:
+                signal.signal(number, lambda number, _: sys.exit(128 + number))
         check_writable("--results-dir", options.results_dir)
         found = []
         with tempfile.TemporaryDirectory(prefix="swa-check-") as folder:

@@ -20,7 +20,7 @@ from swa_bench.results.status import REPORTS, STATES, RowStatus, RunStatus, read
 INDENT, NARROWEST = 4, 24  # columns: of what follows a line; of options beside a run
 HEADER = "  state      epochs  folder, own options\n"
 GO_ON = f"""\
-A stopped or failed run goes on when its command is typed again, without force=true:
+A stopped or failed run goes on from its last checkpoint, if it has one:
   xargs -a FOLDER/{OVERRIDES} -d '\\n' swa-train"""
 
 

@@ -23,6 +23,7 @@ from swa_bench.config.schema import TrainConfig
 from swa_bench.errors import DeviceLostError, SwaBenchError, Terminated, without_frames
 from swa_bench.files import write_atomically
 from swa_bench.labels import counted
+from swa_bench.results.machine import SIDE_BY_SIDE
 from swa_bench.results.record import read_records
 
 if TYPE_CHECKING:
@@ -66,6 +67,8 @@ class SweepReport(Callback):
         self.folder = self.results = Path()
         self.notes: Path | None = None
         self.scratch: Path | None = None
+        self.side_by_side = False
+        self.wants_threads = "OMP_NUM_THREADS" in os.environ  # of workers, it is joblib's wish
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Called before the first job."""
@@ -77,6 +80,7 @@ class SweepReport(Callback):
         # Nobody else can have put a link there, and it is deleted at the end.
         self.scratch = Path(tempfile.mkdtemp(prefix="swa-train-"))
         os.environ[SCRATCH] = str(self.scratch)
+        self.side_by_side = OmegaConf.select(config, "hydra.launcher._target_") not in (None, HERE)
         if config.dry_run:  # no cluster is asked to plan
             with flag_override(config, ["readonly", "struct"], [False, False]):
                 config.hydra.launcher = {"_target_": HERE}
@@ -93,6 +97,8 @@ class SweepReport(Callback):
             if _has_workers(config):
                 signal.signal(signal.SIGINT, signal.SIG_IGN)  # the sweep's process ends its workers
                 os.environ["TTY_INTERACTIVE"] = "0"  # several bars on one terminal would fight
+                if not self.wants_threads:
+                    os.environ[SIDE_BY_SIDE] = "1"
             if self.scratch is not None:  # Hydra has made it anew, on another machine
                 with contextlib.suppress(OSError):  # on this one it is not empty
                     self.scratch.rmdir()
@@ -165,6 +171,8 @@ class SweepReport(Callback):
             from swa_bench.commands.dry_run import sweep_summary
 
             print(sweep_summary(jobs, self.plans))
+            if self.side_by_side:
+                print("That is one job after the other; its launcher runs several side by side.")
 
 
 def _has_workers(config: DictConfig) -> bool:

@@ -15,6 +15,8 @@ CPU_INFO, DEVICES = Path("/proc/cpuinfo"), Path("/dev")
 NVIDIA_INFO = Path("/proc/driver/nvidia/gpus")
 NVIDIA_DRIVER = Path("/sys/module/nvidia/version")
 BF16 = {"avx512_bf16", "amx_bf16"}  # a flag of processors that compute bf16
+# In the environment of jobs that run side by side, where OMP_NUM_THREADS is not the user's wish.
+SIDE_BY_SIDE = "SWA_TRAIN_SIDE_BY_SIDE"
 THREADS = re.compile(r", (\d+) threads?$")  # ends the name that records have for a processor
 
 
@@ -76,7 +78,10 @@ def gpu_names() -> tuple[str, ...]:
         return ()
     texts = (path.read_text() for path in sorted(NVIDIA_INFO.glob("*/information")))
     names = [found[1].strip() for text in texts if (found := re.search(r"Model:\s*(.*)", text))]
-    return tuple(names or _nvidia_smi("name"))
+    names = names or _nvidia_smi("name")
+    visible = re.findall(r"\b\d+\b", os.environ.get("CUDA_VISIBLE_DEVICES", ""))
+    chosen = [names[int(index)] for index in visible if int(index) < len(names)]
+    return tuple(chosen or names)
 
 
 def driver_version() -> str:

@@ -1,6 +1,8 @@
 """What is left of runs before they are started: what is there already, epochs to train, time."""
 
 import functools
+import importlib.metadata
+import os
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,7 +20,7 @@ from swa_bench.results.record import Record, read_records, run_folder
 from swa_bench.results.stored import furthest, read_start
 from swa_bench.results.verdicts import read_verdicts
 
-UNKNOWN = "time unknown (no run or swa-check yet)"
+UNKNOWN = "time unknown (no run like it, and no swa-check, on this machine)"
 # A pass without gradients costs about a third of a training pass.
 FORWARD_SHARE = 1 / 3
 TRAINS_ALIKE = "batch_size precision channels_last compile".split()
@@ -48,9 +50,12 @@ def speed(config: TrainConfig, records: Iterable[Record]) -> Speed | None:
         return Speed(1 / statistics.median(speeds.values()), source)
     if not config.model._target_.startswith("swa_bench.") or config.dataset.image_size != 32:
         return None  # swa-check has timed no such step
-    for verdict in read_verdicts(Path(config.results_dir)):
+    installed = _release(importlib.metadata.version("torch"))
+    verdicts = read_verdicts(Path(config.results_dir))
+    for verdict in sorted(verdicts, key=lambda one: one.date, reverse=True):
         image_s = verdict.image_s.get(config.model.name, {}).get(config.precision)
-        if image_s is not None and _is_meant(config, verdict.device):
+        of_this_torch = _release(verdict.torch) == installed
+        if image_s is not None and of_this_torch and _is_meant(config, verdict.device):
             return Speed(image_s, "by swa-check")
     return None
 
@@ -60,7 +65,16 @@ def _is_meant(config: TrainConfig, name: str) -> bool:
     threads = THREADS.search(name)
     is_here = THREADS.sub("", name) == cpu_name() or name in gpu_names()
     fits = config.device in ("auto", "cpu" if threads else "cuda")
-    return is_here and fits and (not threads or config.threads in ("auto", int(threads[1])))
+    if not threads or not is_here or not fits:
+        return is_here and fits
+    # Records of another machine may lie here too, whose processor has the same name.
+    count = int(threads[1])
+    return count <= (os.cpu_count() or 1) and config.threads in ("auto", count)
+
+
+def _release(version: str) -> str:
+    """Without what wheels add to it: 2.6.0 of 2.6.0+cu126."""
+    return version.partition("+")[0]
 
 
 def _alike(values: dict[str, Any]) -> dict[str, Any]:
@@ -167,10 +181,11 @@ def time_of(found: Sequence[Outlook]) -> str:
     seconds = seconds_of(known)
     if not known or seconds is None:
         return UNKNOWN
-    sources = sorted({one.speed.source for one in known if one.speed})
+    sources, about = sorted({one.speed.source for one in known if one.speed}), "about"
     if others := len(found) - len(known):
+        about = "more than"
         sources.append(f"{counted(others, 'run')} of unknown time left out")
-    return f"about {duration(seconds)} ({'; '.join(sources)})"
+    return f"{about} {duration(seconds)} ({'; '.join(sources)})"
 
 
 def total(found: Iterable[Outlook], here: bool = True) -> str:

@@ -90,11 +90,13 @@ def compiles(trial: Trial) -> Measured:
 
 
 def threads(trial: Trial) -> Measured:
-    """On a CPU: whether all cores are faster than one thread, as threads=auto decides."""
+    """On a CPU: the threads that threads=auto takes now; what is timed later has them too."""
     if trial.device == "cuda":
         raise SkippedError("on a CPU only")
     spec = compose_spec("model=preresnet20", "batch_size=64", "device=cpu", "precision=auto")
-    return measure_threads(hardware.resolve(spec).config)[1]
+    count, why = measure_threads(hardware.resolve(spec).config)
+    torch.set_num_threads(count)
+    return f"{count}: {why}"
 
 
 def step_time(model: str, trial: Trial) -> Measured:

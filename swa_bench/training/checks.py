@@ -56,9 +56,9 @@ def all_checks(trial: Trial) -> list[NamedCheck]:
     trial = dataclasses.replace(trial, device=device)
     models = trial.models or check_speed.MODELS[device]
     checks: list[tuple[str, Topic, Callable[[Trial], Measured]]] = [
+        ("threads", "", check_speed.threads),  # their number is part of a processor's name
         ("device", "device", find_device),
         ("arithmetic", "device", arithmetic),
-        ("threads", "", check_speed.threads),
         ("steps as on the CPU", "device", steps_as_on_cpu),
         ("stopped, resumed", "device", resumed),
         ("CUDA graphs", "cuda_graphs", graphs),
@@ -82,6 +82,8 @@ def find_device(trial: Trial) -> Measured:
     on_gpu, version = trial.device == "cuda", str(torch.__version__)
     if on_gpu and (fault := hardware.cuda_fault()):
         raise NotOkError(fault)
+    if on_gpu and not torch.cuda.is_available():
+        raise NotOkError("torch sees no CUDA GPU here")
     name = hardware.device_name(torch.device(trial.device))
     driver = (driver_version() or "unknown") if on_gpu else ""
     text = f"{name}, torch {version}"

@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from swa_bench.config.own_code import own_code
 from swa_bench.config.plan import Plan, describe, fork_epochs, make_plan
 from swa_bench.config.schema import Device, Precision, TrainConfig
@@ -174,8 +176,12 @@ def train_runs(runs: list[Run], progress: Progress) -> None:
     failures: dict[Run, Exception] = {}
     with progress, locks.signals_noted() as end_request:
         while going := [run for run in runs if not run.done and run not in failures]:
-            epoch = min(run.state.epoch for run in going)
-            together = [run for run in going if run.state.epoch == epoch]
+            next_one = min(going, key=lambda run: run.state.epoch)
+            epoch, count = next_one.state.epoch, next_one.threads
+            if count is not None:
+                torch.set_num_threads(count)
+            same = (epoch, count)  # so that each has the bits that it has alone
+            together = [run for run in going if (run.state.epoch, run.threads) == same]
             streams = [stream for run in together if (stream := steps[run].stream)]
             progress.epoch_starts(epoch, len(together), streams)
             stored = False

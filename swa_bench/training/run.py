@@ -97,7 +97,7 @@ class Run:
         self._choose_threads()
         if path is None:
             if read_epochs(self.folder / "epochs.csv"):  # of a run that was killed
-                log.info("No checkpoint is left: from epoch 1")
+                log.info("No checkpoint to go on from: from epoch 1")
                 self._write()
             return
         shared = shared_with(self.folder, self.state.rows[-1])
@@ -108,7 +108,7 @@ class Run:
         self._write()
 
     def _choose_threads(self) -> None:
-        threads.choose(self.config, self.state.segments)
+        self.threads = threads.choose(self.config, self.state.segments)
         self.provenance["device"] = hardware.device_name(self.data.device)
 
     def end_epoch(self, trained: Score, train_seconds: float) -> bool:

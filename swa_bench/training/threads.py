@@ -7,6 +7,7 @@ that goes on from a stored state takes the number with which that state was comp
 
 import logging
 import os
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +18,7 @@ from swa_bench.config.identity import recipe_hash
 from swa_bench.config.schema import TrainConfig
 from swa_bench.data.random import random_numbers
 from swa_bench.labels import counted
-from swa_bench.results.machine import THREADS
+from swa_bench.results.machine import SIDE_BY_SIDE, THREADS
 from swa_bench.training import timing
 
 log = logging.getLogger(__name__)
@@ -35,37 +36,46 @@ def begin(config: TrainConfig) -> None:
         torch.set_num_threads(_asked(config) or 1)
 
 
-def choose(config: TrainConfig, segments: list[dict[str, Any]]) -> None:
-    """Set the threads with which a run computes its epochs, and log them.
+def choose(config: TrainConfig, segments: list[dict[str, Any]]) -> int | None:
+    """Set the threads with which a run computes its epochs, and log them; None on a GPU.
 
     Those that were asked for by `threads` or OMP_NUM_THREADS; or those of the stored state's last
     segment; or one or all cores that the process may use, whichever is faster.
     """
     if config.device != "cpu":
-        return
-    count = _asked(config)
-    why = "as OMP_NUM_THREADS has it" if config.threads == "auto" else f"threads={count}"
+        return None
+    cores = joblib.cpu_count()  # of an affinity, or a container's quota
+    count, why = _asked(config), "as asked for"
     before = THREADS.search(segments[-1]["device"]) if segments else None
+    if count is not None and count > cores:
+        why += f", which is more than the {counted(cores, 'core')} here"
     if count is None and before:
-        count, why = min(int(before[1]), joblib.cpu_count()), "as the epochs before"
+        computed = int(before[1])
+        count, why = min(computed, cores), "as the epochs before"
+        if count < computed:
+            why = f"the epochs before had {computed}, but there are fewer cores: other rounding"
+    if count is None and os.environ.get(SIDE_BY_SIDE):
+        count, why = 1, "other jobs run beside it"
     if count is None:
         key = recipe_hash(config)
         if key not in _measured:
             _measured[key] = measure_threads(config)
         count, why = _measured[key]
     torch.set_num_threads(count)
-    log.info("Computing with %s: %s", counted(count, "thread"), why)
+    log.info("Computing with %s (seed %d): %s", counted(count, "thread"), config.seed, why)
+    return count
 
 
 def _asked(config: TrainConfig) -> int | None:
     if config.threads != "auto":
         return config.threads
-    return AT_START if os.environ.get("OMP_NUM_THREADS") else None
+    wish = re.match(r"\s*[1-9]", os.environ.get("OMP_NUM_THREADS", ""))
+    return AT_START if wish and not os.environ.get(SIDE_BY_SIDE) else None
 
 
 def measure_threads(config: TrainConfig) -> tuple[int, str]:
     """One or all threads, and why: by a few steps on noise, of as few images as take a moment."""
-    several = min(AT_START, joblib.cpu_count())  # of an affinity, or a container's quota
+    several = min(AT_START, joblib.cpu_count())
     if several == 1:
         return 1, "there is one core for it"
     one_s, size = 0.0, 2  # which batch norm needs
