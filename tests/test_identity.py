@@ -20,10 +20,11 @@ from swa_bench.config.schema import (
     shaping,
     to_dict,
 )
-from swa_bench.results.record import Record, parse_record
+from swa_bench.results.record import parse_record
 
 SHIPPED = Path(__file__).parent.parent / "results" / "shipped"
-RECORDS = sorted(SHIPPED.rglob("cell-*.json"))
+# Records of version 0.1, by their path: all of quickstart and the questions with seed 0, and more.
+OLD = json.loads((Path(__file__).parent / "fixtures" / "records-format-1.json").read_text())
 DATA, WEIGHTS = "f" * 64, "i" * 64
 
 # Of version 0.1: the hash of the recipe, the first 12 digits of that of the rates, and the keys of
@@ -108,16 +109,21 @@ def test_an_ensemble_of_whole_runs_has_its_hash_too() -> None:
     assert recipe_hash(config_of("method=independent", "model=vgg16")) == "743b0d143854"
 
 
-def parsed(path: Path) -> Record:
-    return parse_record(json.loads(path.read_text()))
+def test_shipped_recipes_hash_as_when_they_were_trained() -> None:
+    paths = sorted(SHIPPED.rglob("cell-*.json"))
+    assert len(paths) == 93
+    for path in paths:
+        record = parse_record(json.loads(path.read_text()))
+        assert record.recipe_hash == path.parent.name.rsplit("-", 1)[1]
+        assert recipe_hash(from_dict(record.config)) == record.recipe_hash, path
 
 
-def test_shipped_records_are_migrated_and_their_recipes_hash_as_then() -> None:
-    assert len(RECORDS) == 93
-    for path in RECORDS:
-        raw, record = json.loads(path.read_text()), parsed(path)
+def test_records_of_version_0_1_are_migrated_and_their_recipes_hash_as_then() -> None:
+    assert len(OLD) > 30
+    for path, raw in OLD.items():
+        record = parse_record(raw)
         assert raw["format"] == 1 and record.format == 2, path
-        assert record.recipe_hash == raw["identity"] == path.parent.name.rsplit("-", 1)[1]
+        assert record.recipe_hash == raw["identity"] == Path(path).parent.name.rsplit("-", 1)[1]
         assert record.schedule_sha256 == raw["path_sha256"]
         assert record.segments == raw.get("origins", [])
         assert record.result.model_dump(exclude_unset=True) == raw["result"]
@@ -128,11 +134,11 @@ def test_shipped_records_are_migrated_and_their_recipes_hash_as_then() -> None:
 
 def test_formats_1_and_2_of_one_run_are_equal() -> None:
     """What a migrated record says of its run is what a new record would say."""
-    for path in RECORDS:
-        old = parsed(path)
+    for path, raw in OLD.items():
+        old = parse_record(raw)
         assert parse_record(json.loads(old.model_dump_json(exclude_unset=True))) == old, path
-    (path,) = SHIPPED.rglob("swa-seed1-9346c3328d54/cell-1.25.json")
-    old = parsed(path)
+    (raw,) = (OLD[path] for path in OLD if path.endswith("swa-seed1-9346c3328d54/cell-1.25.json"))
+    old = parse_record(raw)
     options = ["experiment=quickstart", "method=swa", "budget=1.25", "seed=1"]
     new = spec_of(*options, f"precision={old.config['precision']}")
     assert shaping(old.config) == shaping(to_dict(new.config))
