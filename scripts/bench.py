@@ -30,7 +30,7 @@ from reference_loop import Turn, reference
 from tabulate import tabulate
 from torch import Tensor
 
-from swa_bench.commands.command_line import groups
+from swa_bench.commands.command_line import networks
 from swa_bench.commands.terminal import command
 from swa_bench.config.schema import TrainConfig
 from swa_bench.config.spec import compose_spec
@@ -258,9 +258,8 @@ def in_a_process(work: Callable[..., Result], *arguments: Any) -> Result:
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    names = [name for name in groups()["model"] if name != "own"]
     help_text = "by default those that this device is for"
-    parser.add_argument("--models", nargs="+", metavar="MODEL", choices=names, help=help_text)
+    parser.add_argument("--models", nargs="+", metavar="MODEL", choices=networks(), help=help_text)
     parser.add_argument("--rounds", type=int, default=3, help="turns of each variant (%(default)s)")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="on a GPU only")
     parser.add_argument("--out", type=Path, default=Path("results/speed"), help="%(default)s")

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import io
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,8 @@ def test_a_cpu_is_checked_in_a_line_each(on_cpu: Checked) -> None:
     assert skipped == {"steps as on the CPU", "CUDA graphs", "no waiting", "compile"}
     for name in ("arithmetic", "stopped, resumed", "seeds together", "memory"):
         assert outcome[name] == "ok"
+    # It gives back the signals that would end it.
+    assert signal.getsignal(signal.SIGTERM) is signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
 
 
 def test_the_verdict_on_a_cpu_says_how_fast_it_is(on_cpu: Checked) -> None:

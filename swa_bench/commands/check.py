@@ -11,10 +11,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from swa_bench.commands.command_line import groups
+from swa_bench.commands.command_line import networks
 from swa_bench.commands.export import device_option
 from swa_bench.commands.terminal import CommandParser, command, path
 from swa_bench.files import check_writable
+from swa_bench.results.locks import handled
 from swa_bench.results.verdicts import FORMAT, Verdict, verdict_on, write_verdict
 from swa_bench.training.self_check import Outcome, Trial, outcomes
 
@@ -30,11 +31,10 @@ WIDTH = 80
 
 def swa_check(arguments: Sequence[str] | None = None) -> None:
     """The command swa-check."""
-    with command("swa-check"):
+    # The process and the folder of the checks end with this one.
+    ending = handled((signal.SIGTERM, signal.SIGHUP), lambda number, _: sys.exit(128 + number))
+    with command("swa-check"), ending:
         options = _parser().parse_args(arguments)
-        for number in (signal.SIGTERM, signal.SIGHUP):  # the checks' process and folder go too
-            if signal.getsignal(number) is signal.SIG_DFL:
-                signal.signal(number, lambda number, _: sys.exit(128 + number))
         check_writable("--results-dir", options.results_dir)
         found = []
         with tempfile.TemporaryDirectory(prefix="swa-check-") as folder:
@@ -66,9 +66,8 @@ def _parser() -> argparse.ArgumentParser:
     where = "that of swa-train; the verdict goes below it (%(default)s)"
     parser.add_argument("--results-dir", type=path, default=Path("results/runs"), help=where)
     models = "networks whose steps are timed, however long it takes"
-    names = [name for name in groups()["model"] if name != "own"]
     parser.add_argument(
-        "--models", nargs="+", default=[], metavar="MODEL", choices=names, help=models
+        "--models", nargs="+", default=[], metavar="MODEL", choices=networks(), help=models
     )
     device_option(parser)
     return parser

@@ -118,6 +118,11 @@ def groups() -> dict[str, list[str]]:
     return found
 
 
+def networks() -> list[str]:
+    """The shipped networks."""
+    return [name for name in groups()["model"] if name != "own"]
+
+
 def option_names() -> list[str]:
     """The shipped options and groups, in the order of the help."""
     options = OmegaConf.to_container(compose(()), resolve=False)

@@ -10,8 +10,9 @@ import socket
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from swa_bench.errors import Terminated
 from swa_bench.files import acquired, write_atomically
@@ -115,22 +116,32 @@ class EndRequest:
 
 
 @contextlib.contextmanager
-def signals_noted() -> Iterator[EndRequest]:
-    """Note SIGTERM, SIGINT and SIGHUP, so that the epoch can be finished and stored.
+def handled(
+    numbers: Iterable[signal.Signals], handler: Callable[[int, Any], object]
+) -> Iterator[None]:
+    """Handle signals meanwhile.
 
     A signal that a launcher handles itself, as submitit does, or that is ignored, as nohup has it,
     stays as it is.
     """
-    request, before = EndRequest(), {}
+    before = {}
     # Outside the main thread, whoever started it handles signals.
     if threading.current_thread() is threading.main_thread():
-        handlers = {number: signal.getsignal(number) for number in SIGNALS}
+        handlers = {number: signal.getsignal(number) for number in numbers}
         before = {number: known for number, known in handlers.items() if known in USUAL}
     for number in before:
-        signal.signal(number, request.note)
+        signal.signal(number, handler)
     try:
-        yield request
+        yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, known in before.items():
+            signal.signal(number, known)
+
+
+@contextlib.contextmanager
+def signals_noted() -> Iterator[EndRequest]:
+    """Note SIGTERM, SIGINT and SIGHUP, so that the epoch can be finished and stored."""
+    request = EndRequest()
+    with handled(SIGNALS, request.note):
+        yield request
     request.check()  # it may have come after the last epoch
