@@ -109,6 +109,30 @@ class DeviceImages:
         return planes.float().div_(255).sub_(self.mean).div_(self.std)
 
 
+class Feed:
+    """The training batches of a pass, one after the other, by a counter on the device.
+
+    It needs nothing of the host and waits for nothing, so that a CUDA graph can record it.
+    """
+
+    def __init__(self, data: DeviceImages, batch_size: int) -> None:
+        self.data, self.batch_size = data, batch_size
+        self.draws = data.buffers()
+        self.places = torch.arange(batch_size, device=data.device)
+        self.batches_done = torch.zeros(1, dtype=torch.int64, device=data.device)
+
+    def begin(self, draws: EpochDraws) -> None:
+        """Begin a pass with these draws."""
+        self.draws.copy_(draws)
+        self.batches_done.zero_()
+
+    def next(self, size: int) -> tuple[Tensor, Tensor]:
+        """The next `size` images and labels, as of `DeviceImages.train_batch`."""
+        places = torch.add(self.places[:size], self.batches_done, alpha=self.batch_size)
+        self.batches_done += 1
+        return self.data.train_batch(self.draws.at(places))
+
+
 def to_device(images: ImageSet, config: TrainConfig, device: torch.device) -> DeviceImages:
     """Prepare the training images, cut out the centres of the test images, move them to the device.
 

@@ -16,6 +16,11 @@ from torch.func import functional_call
 KINDS_OF_BLOCKS = 200
 
 
+def is_ours(model: nn.Module) -> bool:
+    """Whether it is a network of `swa_bench.models`, whose layers and calls are known."""
+    return type(model).__module__.startswith("swa_bench.models.")
+
+
 class TrainingPass:
     """Calls a network of `swa_bench.models` in training mode.
 
@@ -33,7 +38,7 @@ class TrainingPass:
         self.weights: dict[str, Tensor] = {}
         self.counters: dict[str, Tensor] = {}
         self.compiled: dict[nn.Module, Any] = {}
-        if not type(model).__module__.startswith("swa_bench.models."):
+        if not is_ours(model):
             self.model = torch.compile(model, dynamic=False) if compiled else model
             return
         for name, layer in model.named_modules():

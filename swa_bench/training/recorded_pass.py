@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from swa_bench.config.schema import TrainConfig
-from swa_bench.data.batches import DeviceImages, EpochDraws
+from swa_bench.data.batches import DeviceImages, EpochDraws, Feed
 from swa_bench.data.random import RandomNumbers
 from swa_bench.training import hardware
 from swa_bench.training.cuda_graphs import GraphedSteps
@@ -32,15 +32,12 @@ class RecordedPass:
     """
 
     def __init__(self, model: nn.Module, config: TrainConfig, data: DeviceImages) -> None:
-        self.model, self.data, self.batch_size = model, data, config.batch_size
+        self.model, self.feed = model, Feed(data, config.batch_size)
         self.forward, self.autocast = TrainingPass(model), hardware.autocast(config)
         self.layers: list[Any] = [one for one in model.modules() if isinstance(one, nn.BatchNorm2d)]
         self.sums = [one.running_mean for one in self.layers]
         self.sums += [one.running_var for one in self.layers]
         self.counters = [one.num_batches_tracked for one in self.layers]
-        self.draws = data.buffers()
-        self.places = torch.arange(self.batch_size, device=data.device)
-        self.images_done = torch.zeros(1, dtype=torch.int64, device=data.device)
         self.random = RandomNumbers(data.device)
         self.stream: torch.cuda.Stream | None = None
         self.add: Callable[[int], None] = self._add
@@ -50,9 +47,7 @@ class RecordedPass:
                 self.add = GraphedSteps(self._add, EAGER_BATCHES, lambda: None, self.random)
 
     def _forward(self, size: int) -> None:
-        places = self.images_done + self.places[:size]
-        self.images_done += size
-        images, _ = self.data.train_batch(self.draws.at(places))
+        images, _ = self.feed.next(size)
         with self.autocast:
             self.forward(images)
 
@@ -79,14 +74,14 @@ class RecordedPass:
             torch.cuda.current_stream().wait_stream(self.stream)
 
     def _recompute(self, draws: EpochDraws) -> None:
-        batches, rest = divmod(len(draws.order), self.batch_size)
-        self.draws.copy_(draws)
-        for zero in ([self.images_done], self.counters, self.sums):
+        batches, rest = divmod(len(draws.order), self.feed.batch_size)
+        self.feed.begin(draws)
+        for zero in (self.counters, self.sums):
             torch._foreach_zero_(zero)
         for layer in self.layers:
             layer.momentum = 0.5
         for _ in range(batches):
-            self.add(self.batch_size)
+            self.add(self.feed.batch_size)
         torch._foreach_div_(self.sums, max(batches, 1))
         if rest:
             for layer in self.layers:

@@ -14,6 +14,7 @@ from swa_bench.results.epochs import Row
 from swa_bench.training import hardware
 from swa_bench.training.averaging import Predictor, Weights, load_weights, make_predictors
 from swa_bench.training.batch_norm import recompute_batch_norm
+from swa_bench.training.forward import is_ours
 from swa_bench.training.network import Spare, fresh_model, fresh_optimizer
 from swa_bench.training.recorded_pass import RecordedPass
 
@@ -70,8 +71,8 @@ def with_weights(
     model = spare.like(state.model)
     load_weights(model, weights)
     draws = data.draw(config.seed, state.epoch, "recompute")
-    # Whatever memory there is: the statistics are means over these batches.
-    if data.device.type == "cuda" and type(model).__module__.startswith("swa_bench.models."):
+    # In batches of this size, whatever memory there is: the statistics are means over them.
+    if data.device.type == "cuda" and is_ours(model):
         spare.recorded = spare.recorded or RecordedPass(model, config, data)
         spare.recorded.recompute(draws, config.seed, state.epoch)
         return model, {}

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from swa_bench.config.schema import TrainConfig
-from swa_bench.data.batches import DeviceImages, EpochDraws
+from swa_bench.data.batches import DeviceImages, EpochDraws, Feed
 from swa_bench.data.random import RandomNumbers
 from swa_bench.training import hardware
 from swa_bench.training.cuda_graphs import GraphedSteps
@@ -70,28 +70,21 @@ class StaticInputs:
     """
 
     def __init__(self, data: DeviceImages, batch_size: int, steps: int) -> None:
-        labels = data.train_labels
-        self.data, self.batch_size = data, batch_size
-        self.places = torch.arange(batch_size, device=labels.device)
-        self.draws = data.buffers()
-        self.rates = torch.zeros(steps, device=labels.device)
-        self.rate = torch.zeros((), device=labels.device)
-        self.steps_done = torch.zeros(1, dtype=torch.int64, device=labels.device)
-        self.tally = Tally(labels.device)
+        self.data, self.feed = data, Feed(data, batch_size)
+        self.rates = torch.zeros(steps, device=data.device)
+        self.rate = torch.zeros((), device=data.device)
+        self.tally = Tally(data.device)
 
     def begin(self, draws: EpochDraws, rates: list[float]) -> None:
         """Fill in an epoch's draws and the learning rate of each of its steps."""
-        self.draws.copy_(draws)
+        self.feed.begin(draws)
         self.rates.copy_(torch.tensor(rates))
-        self.steps_done.zero_()
         self.tally.clear()
 
     def next(self, size: int) -> tuple[Tensor, Tensor]:
         """The next `size` images and labels; `rate` becomes that of their step."""
-        torch.index_select(self.rates, 0, self.steps_done, out=self.rate.view(1))
-        places = torch.add(self.places[:size], self.steps_done, alpha=self.batch_size)
-        self.steps_done += 1
-        return self.data.train_batch(self.draws.at(places))
+        torch.index_select(self.rates, 0, self.feed.batches_done, out=self.rate.view(1))
+        return self.feed.next(size)
 
 
 class TrainStep:
