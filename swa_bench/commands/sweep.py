@@ -140,8 +140,8 @@ class SweepReport(Callback):
         """Take what jobs in other processes noted."""
         if self.notes is None:
             return
+        said = self.config is not None and _has_workers(self.config)  # on the same terminal
         for path in sorted(self.notes.glob("*.json"), key=lambda path: int(path.stem)):
-            said = self.config is not None and _has_workers(self.config)  # on the same terminal
             self._take(json.loads(path.read_bytes()), said)
         shutil.rmtree(self.notes, ignore_errors=True)
 

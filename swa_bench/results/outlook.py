@@ -18,7 +18,7 @@ from swa_bench.results.finished import missing
 from swa_bench.results.machine import THREADS, cpu_name, gpu_names
 from swa_bench.results.record import Record, read_records, run_folder
 from swa_bench.results.stored import furthest, read_start
-from swa_bench.results.verdicts import read_verdicts
+from swa_bench.results.verdicts import Verdict, read_verdicts
 
 UNKNOWN = "time unknown (no run like it, and no swa-check, on this machine)"
 # A pass without gradients costs about a third of a training pass.
@@ -34,7 +34,9 @@ class Speed:
     source: str
 
 
-def speed(config: TrainConfig, records: Iterable[Record]) -> Speed | None:
+def speed(
+    config: TrainConfig, records: Iterable[Record], verdicts: Iterable[Verdict]
+) -> Speed | None:
     """The speed by records of a network that train alike here, or else by swa-check."""
     alike = _alike(to_dict(config))
     speeds = {
@@ -51,7 +53,6 @@ def speed(config: TrainConfig, records: Iterable[Record]) -> Speed | None:
     if not config.model._target_.startswith("swa_bench.") or config.dataset.image_size != 32:
         return None  # swa-check has timed no such step
     installed = _release(importlib.metadata.version("torch"))
-    verdicts = read_verdicts(Path(config.results_dir))
     for verdict in sorted(verdicts, key=lambda one: one.date, reverse=True):
         image_s = verdict.image_s.get(config.model.name, {}).get(config.precision)
         of_this_torch = _release(verdict.torch) == installed
@@ -152,6 +153,7 @@ def look_ahead(plans: Iterable[Plan]) -> list[Outlook]:
     def records(results: str, model: str) -> list[Record]:
         return read_records(sorted(Path(results).glob(f"*/{model}")))
 
+    verdicts = functools.cache(read_verdicts)
     found: list[Outlook] = []
     known: set[str] = set()  # names of the states that the runs so far pass
     for plan in plans:
@@ -162,7 +164,8 @@ def look_ahead(plans: Iterable[Plan]) -> list[Outlook]:
         first = furthest(config, plan.state_keys(*start)[: min(ends) + 1]) if start else 0
         names = _names(plan)[first + 1 : last + 1]
         shared = sum(name in known for name in names)
-        speed_here = speed(config, records(config.results_dir, config.model.name))
+        of_model = records(config.results_dir, config.model.name)
+        speed_here = speed(config, of_model, verdicts(Path(config.results_dir)))
         found.append(Outlook(plan, first, shared, last, speed_here))
         known.update(names)
     return found

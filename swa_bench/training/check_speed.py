@@ -29,13 +29,17 @@ MODELS = {
 STEPS = {"cuda": 20, "cpu": 1}  # of an epoch that is timed
 
 
+def config_of(device: str, *overrides: str) -> TrainConfig:
+    """The options that a run on a device would have."""
+    return hardware.resolve(compose_spec(f"device={device}", *overrides)).config
+
+
 def memory(trial: Trial) -> Measured:
     """Memory after epochs 3 and 6, with a recomputation and a test pass after each epoch."""
     device = trial.device
     images = 64 if device == "cpu" else 1024  # batches of one size: a graph of another takes some
     small = [f"dataset.train_images={images}", f"dataset.test_images={images // 2}"]
-    spec = compose_spec("model=preresnet20", "dataset=cifar10_mini", f"device={device}", *small)
-    config = hardware.resolve(spec).config
+    config = config_of(device, "model=preresnet20", "dataset=cifar10_mini", *small)
     data = to_device(load_images(config.dataset), config, hardware.prepare(config))
     state, spare = fresh_state(config, data), Spare(config)
     step = TrainStep(config, state, data)
@@ -93,8 +97,8 @@ def threads(trial: Trial) -> Measured:
     """On a CPU: the threads that threads=auto takes now; what is timed later has them too."""
     if trial.device == "cuda":
         raise SkippedError("on a CPU only")
-    spec = compose_spec("model=preresnet20", "batch_size=64", "device=cpu", "precision=auto")
-    count, why = measure_threads(hardware.resolve(spec).config)
+    config = config_of("cpu", "model=preresnet20", "batch_size=64", "precision=auto")
+    count, why = measure_threads(config)
     torch.set_num_threads(count)
     return f"{count}: {why}"
 
@@ -112,9 +116,8 @@ def step_time(model: str, trial: Trial) -> Measured:
     for precision in native:
         if precision == "tf32":
             continue
-        options = [f"model={model}", f"device={trial.device}", f"precision={precision}", *size]
-        options += [f"cuda_graphs={trial.graphs}"]
-        config = hardware.resolve(compose_spec(*options)).config
+        options = [f"model={model}", f"precision={precision}", f"cuda_graphs={trial.graphs}", *size]
+        config = config_of(trial.device, *options)
         seconds = _step_seconds([config], steps)
         images_s[precision] = seconds / config.batch_size
         text = f"{precision} {1e3 * seconds:,.2f} ms a step"
@@ -137,8 +140,8 @@ def _three_seeds(config: TrainConfig, steps: int) -> float:
 
 
 def _step_seconds(configs: list[TrainConfig], steps: int) -> float:
-    """Seconds of a step of networks that train together, for each; the first half warms up."""
+    """Seconds of a step of networks that train together, for each; as many epochs warm up."""
     hardware.free_memory()
     trained = [timing.step_on_noise(config, steps) for config in configs]
-    half = 2 if steps > 1 else 1
+    half = timing.WARM_UP[configs[0].device]
     return timing.usual_seconds(trained, warm_up=half, epochs=half) / (steps * len(configs))

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from swa_bench.config.resolvers import register_resolvers
-from swa_bench.config.schema import TrainConfig
 from swa_bench.config.spec import RunSpec, compose_spec
 from swa_bench.data.batches import to_device
 from swa_bench.data.images import load_images
@@ -25,6 +24,7 @@ from swa_bench.results.machine import driver_version
 from swa_bench.results.record import read_record, record_path, run_folder
 from swa_bench.results.verdicts import Topic
 from swa_bench.training import check_speed, hardware, job, timing
+from swa_bench.training.check_speed import config_of
 from swa_bench.training.cuda_graphs import GraphedSteps
 from swa_bench.training.self_check import Measured, NamedCheck, NotOkError, SkippedError, Trial
 from swa_bench.training.states import fresh_state
@@ -70,11 +70,6 @@ def all_checks(trial: Trial) -> list[NamedCheck]:
         ("data", "", data_set),
     ]
     return [(name, topic, functools.partial(check, trial)) for name, topic, check in checks]
-
-
-def config_of(device: str, *overrides: str) -> TrainConfig:
-    """The options that a run on a device would have."""
-    return hardware.resolve(compose_spec(f"device={device}", *overrides)).config
 
 
 def find_device(trial: Trial) -> Measured:
@@ -231,7 +226,7 @@ def no_waiting(trial: Trial) -> Measured:
         raise SkippedError("on a GPU only, with graphs")
     config = config_of(trial.device, "model=vgg16_bn", "cuda_graphs=true")
     step = timing.step_on_noise(config, steps=8)
-    for _ in range(2):  # recording waits on purpose
+    for _ in range(timing.WARM_UP["cuda"]):  # recording waits on purpose
         timing.epoch_seconds([step])
     if not (isinstance(step.advance, GraphedSteps) and step.advance.recorded):
         raise NotOkError("no step was recorded")

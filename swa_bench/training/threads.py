@@ -44,26 +44,29 @@ def choose(config: TrainConfig, segments: list[dict[str, Any]]) -> int | None:
     """
     if config.device != "cpu":
         return None
-    cores = joblib.cpu_count()  # of an affinity, or a container's quota
-    count, why = _asked(config), "as asked for"
-    before = THREADS.search(segments[-1]["device"]) if segments else None
-    if count is not None and count > cores:
-        why += f", which is more than the {counted(cores, 'core')} here"
-    if count is None and before:
-        computed = int(before[1])
-        count, why = min(computed, cores), "as the epochs before"
-        if count < computed:
-            why = f"the epochs before had {computed}, but there are fewer cores: other rounding"
-    if count is None and os.environ.get(SIDE_BY_SIDE):
-        count, why = 1, "other jobs run beside it"
-    if count is None:
-        key = recipe_hash(config)
-        if key not in _measured:
-            _measured[key] = measure_threads(config)
-        count, why = _measured[key]
+    count, why = _decide(config, segments)
     torch.set_num_threads(count)
     log.info("Computing with %s (seed %d): %s", counted(count, "thread"), config.seed, why)
     return count
+
+
+def _decide(config: TrainConfig, segments: list[dict[str, Any]]) -> tuple[int, str]:
+    """The number of threads, as of `choose`, and why."""
+    cores = joblib.cpu_count()  # of an affinity, or a container's quota
+    if (asked := _asked(config)) is not None:
+        more = f", which is more than the {counted(cores, 'core')} here" * (asked > cores)
+        return asked, f"as asked for{more}"
+    if segments and (before := THREADS.search(segments[-1]["device"])):
+        count = int(before[1])
+        if count <= cores:
+            return count, "as the epochs before"
+        return cores, f"the epochs before had {count}, but there are fewer cores: other rounding"
+    if os.environ.get(SIDE_BY_SIDE):
+        return 1, "other jobs run beside it"
+    key = recipe_hash(config)
+    if key not in _measured:
+        _measured[key] = measure_threads(config)
+    return _measured[key]
 
 
 def _asked(config: TrainConfig) -> int | None:
