@@ -79,6 +79,10 @@ class DeviceImages:
         on_device = {name: values.to(self.device) for name, values in choices.items()}
         return EpochDraws(torch.zeros_like(self.train_labels), on_device)
 
+    def feed(self, batch_size: int) -> "Feed":
+        """What gives the batches of a pass one after the other, in memory that stays its own."""
+        return Feed(self, batch_size)
+
     def train_batches(self, draws: EpochDraws, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Augmented, normalised batches (B, 3, S, S), labels (B,); the last may be smaller."""
         for start in range(0, len(draws.order), batch_size):
@@ -121,10 +125,10 @@ class Feed:
         self.places = torch.arange(batch_size, device=data.device)
         self.batches_done = torch.zeros(1, dtype=torch.int64, device=data.device)
 
-    def begin(self, draws: EpochDraws) -> None:
-        """Begin a pass with these draws."""
+    def begin(self, draws: EpochDraws, first: int = 0) -> None:
+        """Begin a pass with these draws, at its batch number `first` (from 0)."""
         self.draws.copy_(draws)
-        self.batches_done.zero_()
+        self.batches_done.fill_(first)
 
     def next(self, size: int) -> tuple[Tensor, Tensor]:
         """The next `size` images and labels, as of `DeviceImages.train_batch`."""

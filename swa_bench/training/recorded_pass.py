@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from swa_bench.config.schema import TrainConfig
-from swa_bench.data.batches import DeviceImages, EpochDraws, Feed
+from swa_bench.data.batches import DeviceImages, EpochDraws
 from swa_bench.data.random import RandomNumbers
 from swa_bench.training import hardware
 from swa_bench.training.cuda_graphs import GraphedSteps
@@ -32,7 +32,7 @@ class RecordedPass:
     """
 
     def __init__(self, model: nn.Module, config: TrainConfig, data: DeviceImages) -> None:
-        self.model, self.feed = model, Feed(data, config.batch_size)
+        self.model, self.feed = model, data.feed(config.batch_size)
         self.forward, self.autocast = TrainingPass(model), hardware.autocast(config)
         self.layers: list[Any] = [one for one in model.modules() if isinstance(one, nn.BatchNorm2d)]
         self.sums = [one.running_mean for one in self.layers]

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from swa_bench.config.schema import TrainConfig
-from swa_bench.data.batches import DeviceImages, EpochDraws, Feed
+from swa_bench.data.batches import DeviceImages, EpochDraws
 from swa_bench.data.random import RandomNumbers
 from swa_bench.training import hardware
 from swa_bench.training.cuda_graphs import GraphedSteps
@@ -70,7 +70,7 @@ class StaticInputs:
     """
 
     def __init__(self, data: DeviceImages, batch_size: int, steps: int) -> None:
-        self.data, self.feed = data, Feed(data, batch_size)
+        self.data, self.feed = data, data.feed(batch_size)
         self.rates = torch.zeros(steps, device=data.device)
         self.rate = torch.zeros((), device=data.device)
         self.tally = Tally(data.device)
