@@ -18,7 +18,7 @@ LABELS = {
     "wrn28_10": "WRN-28-10",
     "wrn28_10_standard": "WRN-28-10, standard",
     "shakeshake26_2x64d": "Shake-Shake-26 2x64d",
-    "pyramidnet272_a200": "PyramidNet-272, α=200",
+    "pyramidnet272_a200": "PyramidNet-272",
     "torchvision_resnet50": "ResNet-50",
     "sgd": "SGD",
     "swa": "SWA",
