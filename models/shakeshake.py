@@ -86,7 +86,7 @@ class ShakeBlock(nn.Module):
         activation = F.relu(x)
         one, other = self.branch1(activation), self.branch2(activation)
         if self.training:
-            # Both are drawn here, so that the backward pass of a stored state need not draw.
+            # Both at once, so that the order of draws does not depend on autograd's.
             shape = (2, len(x), 1, 1, 1)
             alpha, beta = torch.rand(shape, dtype=one.dtype, device=one.device)
             mixed = Shake.apply(one, other, alpha, beta)

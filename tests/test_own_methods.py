@@ -281,7 +281,7 @@ def test_the_last_weights_of_a_fixed_rate_are_trained_with_their_average(
     outcome = swa_train(*TINY, "method=swa_fixed_rate", "also_train=[sgd_fixed_rate]")
     assert outcome.code == 0, outcome.err
     assert "Going on after epoch 4, shared with swa_fixed_rate: sgd_fixed_rate" in outcome.err
-    assert re.search(r"│ +│ +│ SGD, fixed rate +│ SWA, fixed rate +│", outcome.out)
+    assert re.search(r"│ +│ +│ Fixed-rate SGD +│ Fixed-rate SWA +│", outcome.out)
     last, average = records_below(tmp_path)
     assert (last["recipe_diff"], average["recipe_diff"]) == (average["recipe_diff"],) * 2
     assert average["result"]["n_averaged"] == 3

@@ -48,7 +48,7 @@ NOTES = {
     "own_recipe": (
         "Shake-Shake and PyramidNet: the paper has no code for these rows, so their recipes "
         "(rates, weight decay, when weights are collected) are this project's choice, and a "
-        "difference may come from them."
+        "difference may come from them. Of the published figures only the means are known here."
     ),
     "ensembles": (
         "Independent, Snapshot and FGE: the mean softmax output of all members. k budgets are k "
