@@ -21,6 +21,7 @@ from swa_bench.reporting.layout import Recipes, Table, labelled_rows, titled
 from swa_bench.results.frames import COLUMN
 from swa_bench.results.statistics import SIGNIFICANCE, estimate, published
 
+OWN_RECIPES = {"shakeshake26_2x64d", "pyramidnet272_a200"}  # of models with a published row
 ERRORS = "test error in %, mean ± sample standard deviation over n seeds"
 BESIDE = (("swa_fge", 1.0), ("swa", 1.0), ("sgd", 1.0))  # single networks beside the ensembles
 
@@ -43,6 +44,11 @@ NOTES = {
     "preresnet187": (
         "1.25 budgets of 150 epochs are 187 here (187.5 rounded down); the authors evaluated every "
         "5th epoch, so theirs is 185 or 190."
+    ),
+    "own_recipe": (
+        "Shake-Shake and PyramidNet: the paper has no code for these rows, so their recipes "
+        "(rates, weight decay, when weights are collected) are this project's choice, and a "
+        "difference may come from them. Of the published figures only the means are known here."
     ),
     "ensembles": (
         "Independent, Snapshot and FGE: the mean softmax output of all members. k budgets are k "
@@ -86,6 +92,7 @@ def single_table(
     ]
     models = models or in_order([*PAPER_MODELS * whole, *part["model"]], PAPER_MODELS)
     notes = ["published", *["preresnet110", "preresnet187"] * ("preresnet110" in models)]
+    notes += ["own_recipe"] * (not OWN_RECIPES.isdisjoint(models))
     return _table(dataset, "", header, part, recipes, columns, models, notes)
 
 
