@@ -38,7 +38,7 @@ class Row:
     @property
     def missing(self) -> list[Outlook]:
         """The runs that are not finished."""
-        return [run for run in self.runs if run.last]
+        return [run for run in self.runs if run.last is not None]
 
 
 def plan_grid(overrides: list[str]) -> list[Row]:

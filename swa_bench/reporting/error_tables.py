@@ -8,6 +8,7 @@ import pandas as pd
 
 from swa_bench.config.grid import PAPER_COLUMNS, PAPER_DATASETS, PAPER_MODELS
 from swa_bench.labels import (
+    BUDGET_EPOCHS,
     DEMONSTRATIONS,
     ENSEMBLES,
     LABELS,
@@ -57,6 +58,12 @@ NOTES = {
         "The budget of the published Independent and FGE is 200 epochs for every net; ours of "
         "PreResNet164 is 150, so their lengths differ."
     ),
+    "imagenet": (
+        "Top-1 error. Published: the paper, as public pages quote it, without a code; Welch: as for "
+        "CIFAR, where n is known. The batch, the length of a cycle and its rates are this project's "
+        "choice, so a difference may come from them. Before: the pretrained network, untrained; "
+        "seeds that start from the same weights are one measurement."
+    ),
     "draft": "(draft): in an HTML comment of that repository's README, not shown to its readers.",
 }
 
@@ -80,8 +87,10 @@ def single_table(
     columns = [column for column in PAPER_COLUMNS if whole or column in found]
     columns += columns_in_order(found - set(PAPER_COLUMNS))
     budgets_named = {method for method, budget in columns if budget != 1.0}
+    of_other_length = part["recipe_diff"].str.contains("model.budget_epochs=").any()
+    budget_epochs = None if of_other_length else BUDGET_EPOCHS.get(dataset)
     header = [
-        column_label(method, budget) if method in budgets_named else LABELS.get(method, method)
+        column_label(method, budget, budget_epochs) if method in budgets_named else LABELS.get(method, method)
         for method, budget in columns
     ]
     models = models or in_order([*PAPER_MODELS * whole, *part["model"]], PAPER_MODELS)
@@ -146,6 +155,7 @@ def _table(
     if dataset not in PAPER_DATASETS:
         notes = [note for note in notes if note == "ensembles"]
         notes += ["demonstration"] * (dataset in DEMONSTRATIONS)
+        notes += ["imagenet"] * (dataset == "imagenet")
     elif not any("published" in line[1] for line in lines):
         notes = [note for note in notes if note == "ensembles"]
     said = [NOTES[note] for note in notes]

@@ -24,7 +24,6 @@ from swa_bench.config.schema import (
     FolderName,
     NonNegative,
     NonNegativeInt,
-    Positive,
     TrainConfig,
 )
 from swa_bench.errors import SwaBenchError
@@ -108,7 +107,7 @@ class Record(Part):
     dataset: FolderName
     model: FolderName
     method: FolderName
-    budget: Positive
+    budget: NonNegative
     epochs: NonNegativeInt | None = None
     seed: NonNegativeInt
     recipe_hash: FolderName
