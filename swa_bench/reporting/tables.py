@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from swa_bench.config.grid import PAPER_DATASETS
+from swa_bench.config.grid import paper_datasets
 from swa_bench.files import write_atomically, write_over_own
 from swa_bench.labels import LABELS, column_label, columns_in_order, in_order
 from swa_bench.reporting.error_tables import ensembles_table, single_table
@@ -43,7 +43,7 @@ def make_tables(
     summary, collected = summarise(cells), collected_frame(epochs)
     recipes = recipes or recipes_of(cells)
     tables = []
-    for dataset in in_order(cells["dataset"], PAPER_DATASETS) or PAPER_DATASETS:
+    for dataset in in_order(cells["dataset"]) or paper_datasets([]):
         tables.append(single_table(dataset, summary, recipes, whole=whole))
         tables.append(ensembles_table(dataset, summary, recipes, whole=whole))
         tables.append(calibration_table(dataset, cells, recipes))
@@ -58,7 +58,7 @@ def tables_of_runs(records: Iterable[Record], models: Sequence[str] = ()) -> lis
     summary, recipes = summarise(shown), recipes_of(shown)
     makers = {False: single_table, True: ensembles_table}
     tables = []
-    for dataset in in_order(summary["dataset"], PAPER_DATASETS):
+    for dataset in in_order(summary["dataset"]):
         found = set(summary["ensemble"][summary["dataset"] == dataset])
         for kind, make in makers.items():
             tables += [make(dataset, summary, recipes, models)] * (kind in found)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from swa_bench.config.grid import PAPER_DATASETS, PAPER_MODELS
+from swa_bench.config.grid import models_in_order
 from swa_bench.config.renames import LATER, flatten
 from swa_bench.config.schema import shaping
 from swa_bench.labels import ENSEMBLES, LABELS, by_options, in_order, recipe_text
@@ -247,8 +247,8 @@ def epochs_frame(cells: pd.DataFrame) -> pd.DataFrame:
 
 def row_names(cells: pd.DataFrame) -> list[tuple[str, str, str]]:
     """The data set, model and recipe of each row, in the order of the tables."""
-    datasets = in_order(cells["dataset"], PAPER_DATASETS)
-    models = in_order(cells["model"], PAPER_MODELS)
+    datasets = in_order(cells["dataset"])
+    models = models_in_order(cells["model"])
     found = cells[ROW].drop_duplicates().itertuples(index=False, name=None)
     return sorted(
         found, key=lambda row: (datasets.index(row[0]), models.index(row[1]), by_options(row[2]))
