@@ -108,7 +108,7 @@ def main(name: str, *overrides: str) -> int:
     print(f"Checkpoints: {size:.2f} GB below {config.results_dir}, {limit}.")
     if not elsewhere and config.device == "cpu" and os.environ.get("ALLOW_CPU") != "1":
         print(
-            "No GPU here: stopped before training. ALLOW_CPU=1 make reproduce-tables trains on "
+            "No GPU here: stopped before training. The same command after ALLOW_CPU=1 trains on "
             "this CPU all the same; make quickstart shows the project at work in minutes."
         )
         return 1

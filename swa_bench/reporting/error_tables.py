@@ -36,7 +36,7 @@ def single_table(
 
     Args:
         models: the rows; by default the paper's and all that have runs.
-        whole: whether a data set of the paper's has the paper's rows and columns without runs too.
+        whole: whether the rows and columns of the paper's table are shown without runs too.
     """
     part = summary[(summary["dataset"] == dataset) & ~summary["ensemble"]]
     found, paper = _columns(part), paper_columns(dataset)

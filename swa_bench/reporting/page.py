@@ -111,20 +111,23 @@ DRAWINGS = (
 )
 
 
-def write_report(records: Sequence[Record], where: str, folder: Path, whole: bool = True) -> Path:
+def write_report(
+    records: Sequence[Record], where: str, folder: Path, whole: Sequence[str] | None = None
+) -> Path:
     """Write index.html and, beside it, each figure as PNG and SVG; return the page's path.
 
     The same records give the same page.
 
     Args:
         where: the folders of the records, in words.
-        whole: whether what is missing of the paper's tables is said.
+        whole: as for `make_tables`; of these data sets it is said what is missing.
     """
     cells = cells_frame(records)
     epochs = epochs_frame(cells)
     summary, found, recipes = summarise(cells), rows(cells, epochs), recipes_of(cells)
     counts = summary["verdict"].value_counts()
     of_paper = paper_datasets(cells["dataset"])
+    whole = of_paper if whole is None else whole
     devices = set(cells["device"])
     taken: list[str] = []
     page = _render(
@@ -132,7 +135,7 @@ def write_report(records: Sequence[Record], where: str, folder: Path, whole: boo
         records=records,
         of_paper=of_paper,
         verdicts={said: int(counts[name]) for name, said in VERDICTS.items() if name in counts},
-        missing=_missing(summary, of_paper) if whole else [],
+        missing=_missing(summary, whole),
         tables=make_tables(cells, epochs, whole, recipes),
         sections=[_section(row, recipes, folder, taken) for row in found],
         spread=figures.spread(cells, "bar or band"),
