@@ -123,6 +123,17 @@ def test_nothing_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: An
     assert "0 records from results/runs or results/shipped" in printed
 
 
+def test_the_papers_table_of_a_data_set_without_records(made: Path, tmp_path: Path) -> None:
+    """It is asked for by the filter; a data set that the paper has not must have records."""
+    out = tmp_path / "tables"
+    command = ["--records", str(made), "--out", str(out), "--dataset"]
+    swa_tables([*command, "imagenet"])
+    (table,) = out.glob("*.txt")
+    assert table.read_text().count("no runs") == 3 * 3 and "23.03 ± 0.05 (n=3)" in table.read_text()
+    with pytest.raises(SystemExit, match="--dataset mnist: of no record; there are: cifar10"):
+        swa_tables([*command, "mnist"])
+
+
 def test_own_records_come_before_shipped_ones(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:

@@ -65,12 +65,6 @@ NOTES = (
         published=False,
     ),
     Note(
-        "Shake-Shake and PyramidNet: published is the paper's mean, without n. Their recipes are "
-        "not published as code: those of these rows are this project's choice.",
-        models=["shakeshake26_2x64d", "pyramidnet272_a200"],
-        published=False,
-    ),
-    Note(
         "PreResNet110 is compared with the authors' PreResNet110 row, which is not in the paper, "
         "and PreResNet164 with the paper's ResNet-164 row: the authors' first code called the net "
         "of 18 bottleneck blocks a stage PreResNet110, though its depth is 164; they renamed it "
@@ -83,6 +77,12 @@ NOTES = (
         "5th epoch, so theirs is 185 or 190.",
         kind="",
         models=["preresnet110"],
+    ),
+    Note(
+        "Shake-Shake and PyramidNet: published is the paper's mean, without n. Their recipes are "
+        "not published as code: those of these rows are this project's choice.",
+        models=["shakeshake26_2x64d", "pyramidnet272_a200"],
+        published=False,
     ),
     Note(
         "Published Independent and FGE: the FGE authors' repository, which does not say n, so "

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 
 from swa_bench.config.grid import paper_columns, paper_datasets, paper_models
 from swa_bench.files import write_atomically, write_over_own
-from swa_bench.labels import DEMONSTRATIONS, LABELS, column_label, counted
+from swa_bench.labels import BUDGET_EPOCHS, DEMONSTRATIONS, LABELS, column_label, counted
 from swa_bench.reporting import figures
 from swa_bench.reporting.layout import Recipes, recipes_of
 from swa_bench.reporting.points import draw_gains, draw_test_errors, gain_label
@@ -234,7 +234,8 @@ def _missing(summary: pd.DataFrame, datasets: Sequence[str]) -> list[str]:
     for dataset in datasets:
         lacking, columns = [], paper_columns(dataset)
         for model in paper_models(dataset):
-            cells = [column_label(*c) for c in columns if (dataset, model, *c) not in found]
+            lacks = [c for c in columns if (dataset, model, *c) not in found]
+            cells = [column_label(*c, BUDGET_EPOCHS.get(dataset)) for c in lacks]
             some = f" ({', '.join(cells)})" * (len(cells) < len(columns))
             lacking += [(LABELS[model], some)] * bool(cells)
         if lacking:
