@@ -79,8 +79,9 @@ NOTES = (
         models=["preresnet110"],
     ),
     Note(
-        "Shake-Shake and PyramidNet: published is the paper's mean, without n. Their recipes are "
-        "not published as code: those of these rows are this project's choice.",
+        "Shake-Shake and PyramidNet: the paper has no code for these rows, so their recipes "
+        "(rates, weight decay, when weights are collected) are this project's choice, and a "
+        "difference may come from them.",
         models=["shakeshake26_2x64d", "pyramidnet272_a200"],
         published=False,
     ),

@@ -195,7 +195,7 @@ def time_of(found: Sequence[Outlook]) -> str:
 
 def total(found: Iterable[Outlook], here: bool = True) -> str:
     """Two lines: runs, epochs, and the time if they are trained here; what sharing saves."""
-    left = [one for one in found if one.last]
+    left = [one for one in found if one.last is not None]
     if not left:
         return "Nothing to train."
     epochs, saved = sum(len(one.epochs) for one in left), sum(one.shared for one in left)
