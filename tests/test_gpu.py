@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch.nn import functional as F
-from training_helpers import DROPOUT, SHORT_RECIPE, SwaTrain, TinyNet, records_of
+from training_helpers import DROPOUT, SHAKE, SHORT_RECIPE, SwaTrain, TinyNet, records_of
 
 from swa_bench.analysis import export
 from swa_bench.analysis.restore import User
@@ -29,11 +29,12 @@ pytestmark = [
 ]
 
 # Steps are recorded in the second epoch of a process, so that most of these are replayed.
-# VGG16 has dropout, PreResNet20 has batch norm.
+# VGG16 has dropout, PreResNet20 has batch norm, Shake-Shake draws for the backward pass too.
 VGG16 = ["model=vgg16", *SHORT_RECIPE, "model.budget_epochs=2", "model.swa_start=1", "budget=4"]
 VGG16 += ["dataset.train_images=64", "dataset.test_images=20", "batch_size=24"]
 PRERESNET20 = ["model=preresnet20", *SHORT_RECIPE]
 NETS = {"vgg16": VGG16, "preresnet20": [*PRERESNET20, "budget=1.5"]}
+NETS["shake"] = [*SHAKE, *SHORT_RECIPE, "budget=1.5"]
 
 
 # A device-side assertion, after which every later call fails; then what is made of it.

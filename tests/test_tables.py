@@ -203,6 +203,18 @@ def test_recipes_have_letters_beyond_z(tmp_path: Path) -> None:
     ]
 
 
+def test_rows_whose_recipe_is_not_published_say_so(tmp_path: Path) -> None:
+    said = "Shake-Shake and PyramidNet: the paper has no code for these rows"
+    for model, expected in (("vgg16", False), ("shakeshake26_2x64d", True)):
+        folder = tmp_path / model
+        write_record(folder, model=model, method="swa", budget=1.5, error=2.9)
+        cells, epochs = frames_of(folder)
+        (table,) = (one for one in tables.make_tables(cells, epochs) if one.name == "cifar10")
+        assert any(note.startswith(said) for note in table.notes) == expected
+        (row,) = frames.rows(cells, epochs)
+        assert row.recipe == ("this project's recipe" if expected else "the published recipe")
+
+
 def test_own_data_show_only_columns_with_runs(tmp_path: Path) -> None:
     write_record(tmp_path, dataset="mine", method="swa", budget=1.5, error=6.0)
     (table,) = tables.make_tables(*frames_of(tmp_path))

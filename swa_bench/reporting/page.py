@@ -85,8 +85,8 @@ DRAWINGS = (
         2.5,
         draw_test_errors,
         "bar",
-        of_published="published: mean ± sample standard deviation, n=3 (of FGE and Independent: n "
-        "unknown, a draft on CIFAR-10)",
+        of_published="published: mean ± sample standard deviation where known, n=3 (of FGE and "
+        "Independent: n unknown, a draft on CIFAR-10)",
     ),
     Drawing(
         "gain",

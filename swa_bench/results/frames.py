@@ -50,8 +50,9 @@ class Row:
 
     @property
     def recipe(self) -> str:
-        """The options in which the recipe differs from the published one, if any."""
-        return self.recipe_diff or "the published recipe"
+        """The options in which the recipe differs from the shipped one, or whose that is."""
+        ours = "the published recipe" if self.model in PAPER_MODELS else "this project's recipe"
+        return self.recipe_diff or ours
 
 
 def cells_frame(records: Iterable[Record]) -> pd.DataFrame:
