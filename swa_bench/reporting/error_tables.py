@@ -59,10 +59,10 @@ NOTES = {
         "PreResNet164 is 150, so their lengths differ."
     ),
     "imagenet": (
-        "Top-1 error. Published: the paper, as public pages quote it, without a code; Welch: as for "
-        "CIFAR, where n is known. The batch, the length of a cycle and its rates are this project's "
-        "choice, so a difference may come from them. Before: the pretrained network, untrained; "
-        "seeds that start from the same weights are one measurement."
+        "Top-1 error. Published: the paper, as public pages quote it; Welch: two-sided t-test with "
+        "unequal variances, where n is known. The batch, the length of a cycle and its rates were "
+        "not published: they are this project's choice, and a difference may come from them. "
+        "Before: the pretrained network; seeds with the same weights are one measurement."
     ),
     "draft": "(draft): in an HTML comment of that repository's README, not shown to its readers.",
 }
@@ -90,7 +90,9 @@ def single_table(
     of_other_length = part["recipe_diff"].str.contains("model.budget_epochs=").any()
     budget_epochs = None if of_other_length else BUDGET_EPOCHS.get(dataset)
     header = [
-        column_label(method, budget, budget_epochs) if method in budgets_named else LABELS.get(method, method)
+        column_label(method, budget, budget_epochs)
+        if method in budgets_named
+        else LABELS.get(method, method)
         for method, budget in columns
     ]
     models = models or in_order([*PAPER_MODELS * whole, *part["model"]], PAPER_MODELS)

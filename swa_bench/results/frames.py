@@ -58,16 +58,16 @@ def cells_frame(records: Iterable[Record]) -> pd.DataFrame:
     """One row per record, nan where it lacks a figure: error and ECE in %, mean NLL per image.
 
     A seed that is recorded twice counts once: the later path wins, and a warning names both if
-    their results differ. Seeds that tested the same weights, untrained as they came, are one
-    measurement: the first counts. Records of other images than the rest are of another recipe, which
-    `data_sha256` in their recipe_diff says. So are records that other code of the user's trained
-    (`model.source_sha256`), and records of one method whose options differ, as
-    when its file was edited: recipe_diff says these options too.
+    their results differ. Seeds that tested the same untrained weights are one measurement, the
+    first. Records of other images than the rest are of another recipe, which `data_sha256` in their
+    recipe_diff says. So are records that other code of the user's trained (`model.source_sha256`),
+    and records of one method whose options differ, as when its file was edited: recipe_diff says
+    these options too.
 
     Returns:
         CELL, seed, the figures, and `predictor`, whose test error is the result; `trained`, whether
-        it is of a run of its own that has epochs; its folder, length, cost, device and versions. Then the user's
-        metrics, each a column that begins with METRIC and holds its definition.
+        it is of a run of its own that has epochs; its folder, length, cost, device and versions.
+        Then the user's metrics, each a column that begins with METRIC and holds its definition.
     """
     columns = [*CELL, *"seed error nll ece predictor trained folder epochs seconds".split()]
     columns += ["images_per_s", "device", "device_kind", "versions"]
