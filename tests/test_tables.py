@@ -87,7 +87,10 @@ def test_verdicts() -> None:
 
 def test_published_figures() -> None:
     figures_ = statistics.published()
-    assert len(figures_) == 2 * 4 * 4 + (2 + 3) * 6
+    assert len(figures_) == 2 * 4 * 4 + (2 + 3) * 6 + 9
+    before = figures_["imagenet", "resnet50", "pretrained", 0.0]
+    assert (round(before.mean, 2), before.n) == (23.85, None)
+    assert compare(Estimate(23.87, 0.1, 3), before)["verdict"] == "no n: no test"
     cell = figures_["cifar10", "wrn28_10", "swa", 1.5]
     assert (round(cell.mean, 2), cell.std, cell.n) == (3.21, 0.05, 3)
 

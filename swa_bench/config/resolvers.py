@@ -14,9 +14,7 @@ def register_resolvers() -> None:
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
 
 
-def default_budget(
-    table_budget: float, ensemble_of: str | None, most: float = math.inf
-) -> float:
+def default_budget(table_budget: float, ensemble_of: str | None, most: float = math.inf) -> float:
     """The budget that fills a method's row, within `most`; of an ensemble that of one run."""
     return min(table_budget, most) if ensemble_of is None else 1
 

@@ -47,10 +47,10 @@ def single_table(
     of_other_length = part["recipe_diff"].str.contains("model.budget_epochs=").any()
     budget_epochs = None if of_other_length else BUDGET_EPOCHS.get(dataset)
     header = [
-        column_label(*column, budget_epochs)
-        if column[0] in budgets_named
-        else LABELS.get(column[0], column[0])
-        for column in columns
+        column_label(method, budget, budget_epochs)
+        if method in budgets_named
+        else LABELS.get(method, method)
+        for method, budget in columns
     ]
     models = models or models_in_order([*paper_models(dataset) * whole, *part["model"]])
     return _table(dataset, "", header, part, recipes, columns, models)

@@ -57,10 +57,10 @@ NOTES = (
         datasets=CIFAR,
     ),
     Note(
-        "Top-1 error. Published: the paper, as public pages quote it, without code; Welch: as for "
-        "CIFAR, where n is known. The batch, the length of a cycle and its rates are our own "
-        "choice, so a difference may come from them. Before: the pretrained network, untrained; "
-        "seeds that start from the same weights are one measurement.",
+        "Top-1 error. Published: the paper, as public pages quote it; Welch: two-sided t-test with "
+        "unequal variances, where n is known. The batch, the length of a cycle and its rates were "
+        "not published: they are this project's choice, and a difference may come from them. "
+        "Before: the pretrained network; seeds with the same weights are one measurement.",
         datasets=["imagenet"],
         published=False,
     ),

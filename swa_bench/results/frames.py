@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from swa_bench.config.grid import models_in_order
+from swa_bench.config.grid import models_in_order, paper_models
 from swa_bench.config.renames import LATER, flatten
 from swa_bench.config.schema import shaping
 from swa_bench.labels import ENSEMBLES, LABELS, by_options, in_order, recipe_text
@@ -51,7 +51,8 @@ class Row:
     @property
     def recipe(self) -> str:
         """The options in which the recipe differs from the shipped one, or whose that is."""
-        ours = "the published recipe" if self.model in PAPER_MODELS else "this project's recipe"
+        published = paper_models("cifar10")  # the networks whose recipes the authors published
+        ours = "the published recipe" if self.model in published else "this project's recipe"
         return self.recipe_diff or ours
 
 
@@ -59,16 +60,16 @@ def cells_frame(records: Iterable[Record]) -> pd.DataFrame:
     """One row per record, nan where it lacks a figure: error and ECE in %, mean NLL per image.
 
     A seed that is recorded twice counts once: the later path wins, and a warning names both if
-    their results differ. Seeds that tested the same weights, untrained as they came, are one
-    measurement: the first counts. Records of other images than the rest are of another recipe, which
-    `data_sha256` in their recipe_diff says. So are records that other code of the user's trained
-    (`model.source_sha256`), and records of one method whose options differ, as
-    when its file was edited: recipe_diff says these options too.
+    their results differ. Seeds that tested the same untrained weights are one measurement, the
+    first. Records of other images than the rest are of another recipe, which `data_sha256` in their
+    recipe_diff says. So are records that other code of the user's trained (`model.source_sha256`),
+    and records of one method whose options differ, as when its file was edited: recipe_diff says
+    these options too.
 
     Returns:
         CELL, seed, the figures, and `predictor`, whose test error is the result; `trained`, whether
-        it is of a run of its own that has epochs; its folder, length, cost, device and versions. Then the user's
-        metrics, each a column that begins with METRIC and holds its definition.
+        it is of a run of its own that has epochs; its folder, length, cost, device and versions.
+        Then the user's metrics, each a column that begins with METRIC and holds its definition.
     """
     columns = [*CELL, *"seed error nll ece predictor trained folder epochs seconds".split()]
     columns += ["images_per_s", "device", "device_kind", "versions"]

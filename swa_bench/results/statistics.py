@@ -19,11 +19,7 @@ from swa_bench.results.epochs import tested_columns
 from swa_bench.results.frames import CELL, COLUMN, Row
 
 SIGNIFICANCE = 0.05
-SOURCES = (
-    "authors",
-    "fge_authors",
-    "paper",
-)  # of the published figures that ours are compared with
+SOURCES = ("authors", "fge_authors", "paper")  # of the figures that ours are compared with
 COMPARED = ["dataset", "model", *COLUMN]  # what names a published figure
 COMPARISON = ["published_mean", "published_std", "published_n", "difference", "p_value", "verdict"]
 COLLECTED = ["dataset", "model", "recipe_diff", "method", "n_averaged", "recipe_hash"]
@@ -63,7 +59,7 @@ class Estimate:
 
 @functools.cache
 def published() -> dict[tuple[str, str, str, float], Estimate]:
-    """The figures of the authors of SWA and of FGE: (dataset, model, method, budget) -> test error."""
+    """What SWA's and FGE's authors published: (dataset, model, method, budget) -> test error."""
     return {
         tuple(key): Estimate(mean, std, None if math.isnan(n) else int(n), draft)
         for *key, mean, std, n, draft in _published_frame().itertuples(index=False)
