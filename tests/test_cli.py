@@ -37,7 +37,7 @@ def test_help_fits_a_screen_and_names_the_options(swa_train: SwaTrain, tmp_path:
     assert set(groups()) == shipped
     (tmp_path / "my/model").mkdir(parents=True)
     (tmp_path / "my/model/mine.yaml").write_text("defaults: [own]")
-    assert "model: mine, own, " in swa_train("--help", "--config-dir", "my").out
+    assert "model: densenet161, mine, own, " in swa_train("--help", "--config-dir", "my").out
 
 
 def test_versions(swa_train: SwaTrain, capfd: pytest.CaptureFixture[str]) -> None:
