@@ -88,7 +88,9 @@ def test_hydras_own_pages(swa_train: SwaTrain, arguments: str, page: str) -> Non
         "checkpoints.keep=collected",
         "model=vgg16 --config-dir my seeds": "seeds_together=",
         "--config-dir my model=m": "model=mine",
-        "model=preresnet20 --config-dir my method=swa_": "method=swa_cyclic method=swa_fge method=swa_fixed_rate",
+        "model=preresnet20 --config-dir my method=swa_": (
+            "method=swa_cyclic method=swa_fge method=swa_fixed_rate"
+        ),
         "model=[ seed": "",
         "--foo": "",
         "seed=1 --config-dir m": "",
