@@ -29,8 +29,8 @@ from swa_bench.training.states import weights_sha256
 
 PAGE = (Path(__file__).parent.parent / "docs" / "own.md").read_text()
 (COMMAND,) = re.findall(r"^    swa-train (experiment=imagenet .*)$", PAGE, re.MULTILINE)
-# 24 images of the folder, in 3 steps an epoch, of 32 pixels.
-SMALL = ["dataset.classes=3", "dataset.train_images=24", "dataset.test_images=12", "batch_size=8"]
+# 12 images of the folder, in 3 steps an epoch, of 32 pixels.
+SMALL = ["dataset.classes=3", "dataset.train_images=12", "dataset.test_images=6", "batch_size=4"]
 SMALL += ["dataset.resize=40", "dataset.image_size=32", "precision=fp32"]
 # Their rows, and the published errors in %: 100 minus the accuracies 76.15, 76.83 and so on.
 PUBLISHED = {
