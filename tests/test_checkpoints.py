@@ -192,7 +192,7 @@ def test_a_disk_that_refuses_leaves_what_was(
         name = str(Path(f"/proc/self/fd/{descriptor}").readlink())
         if ".pt" in name:
             calls.append(name)
-            if len(calls) == 6:  # one is of the whole first epoch
+            if len(calls) >= 6:  # one is of the whole first epoch
                 raise OSError(28, "No space left on device")
         original(descriptor)
 

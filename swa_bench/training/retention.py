@@ -28,7 +28,7 @@ class Retention:
         self.end = plan.config.epochs  # after which nothing is left to record
         self.saved_at = time.monotonic()
         self.newest: Path | None = None  # that was written here
-        self.previous: Path | None = None  # of whole epochs, that was written here
+        self.previous: Path | None = None  # the last one of whole epochs
 
     @property
     def done(self) -> bool:
@@ -38,7 +38,11 @@ class Retention:
     def load(self, first_missing: int) -> bool:
         """Start from the furthest state up to an epoch; say if there is one."""
         keys = self.keys[1 : first_missing + 1]
-        return checkpoints.load_newest(self.folder, keys, self.state) is not None
+        found = checkpoints.load_newest(self.folder, keys, self.state)
+        for path, (epoch, step) in find_all(self.folder, keys).items():
+            if epoch <= self.state.epoch and not step:
+                self.previous = path
+        return found is not None
 
     def store(self, now: bool = False) -> bool:
         """Write a checkpoint if one is due, and delete those that are of no more use."""
@@ -67,12 +71,12 @@ class Retention:
     def drop_passed(self) -> None:
         """Delete checkpoints that this run has passed.
 
-        Those that stay are not deleted, nor, before the run's end, the last one of whole epochs:
-        within an epoch nobody knows yet whether its loss will be finite.
+        Those that stay are not deleted, nor, before the run's end, the one of whole epochs before
+        the newest: within an epoch nobody knows yet whether its loss will be finite.
         """
         here, keys = (self.state.epoch, self.state.step), self.keys[1 : self.state.in_epoch + 1]
         for path, (epoch, step) in find_all(self.folder, keys).items():
-            kept = self._stays(epoch) or here[1] or (path == self.previous and not self.done)
+            kept = self._stays(epoch) or (path == self.previous and not self.done)
             if (epoch, step) < here and (step or not kept):
                 remove(path)
 
