@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import logging
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from swa_bench.errors import SwaBenchError, without_frames
 from swa_bench.files import check_writable
 from swa_bench.labels import recipe_text
 from swa_bench.results import locks, run_files
+from swa_bench.results.epochs import Row
 from swa_bench.results.finished import FINISHED, missing
 from swa_bench.results.record import run_folder
 from swa_bench.results.same_data import check_run
@@ -169,12 +171,8 @@ def train_runs(runs: list[Run], progress: Progress) -> None:
         Terminated: the process was asked to end.
     """
     steps = {run: TrainStep(run.config, run.state, run.data) for run in runs}
-    write_row = {run: open_logger(run.config) for run in runs}
-    for run in runs:
-        for row in run.state.rows:
-            write_row[run](row)
+    write_row = {run: _open_logger(run) for run in runs}
     failures: dict[Run, Exception] = {}
-
     together: list[Run] = []
 
     def stop() -> None:
@@ -206,11 +204,24 @@ def train_runs(runs: list[Run], progress: Progress) -> None:
                 _limit_checkpoints(runs)
             locks.end_if_asked()
     log.info("%s", _limit_checkpoints(runs))
-    if failures:
-        first, *others = dict.fromkeys(failures.values())  # one may be of several runs
-        for other in others:
-            log.warning("%s", without_frames(other))
-        raise first
+    _raise_first(failures.values())
+
+
+def _open_logger(run: Run) -> Callable[[Row], None]:
+    """What writes a row beside epochs.csv; those of the epochs done are written."""
+    write_row = open_logger(run.config)
+    for row in run.state.rows:
+        write_row(row)
+    return write_row
+
+
+def _raise_first(failures: Iterable[Exception]) -> None:
+    """Raise the first of the failures, if any, and log the others."""
+    for number, failure in enumerate(dict.fromkeys(failures)):  # one may be of several runs
+        if number:
+            log.warning("%s", without_frames(failure))
+    for failure in failures:
+        raise failure
 
 
 def _next_together(runs: list[Run]) -> list[Run]:
