@@ -43,13 +43,14 @@ check: .venv/installed
 bench: .venv/installed
 	@$(BIN)/python scripts/bench.py $(ARGS)
 
-# What is done, running, failed and missing, from what is on disk: your runs, and the paper's grid.
+# What is done, running, failed and missing, from what is on disk: your runs, and a grid.
 status: .venv/installed
-	@$(BIN)/swa-status --grid
+	@$(BIN)/swa-status --grid $(GRID)
 
-# ARGS are options of swa-train for every run: make reproduce-tables ARGS="precision=bf16"
+# GRID is cifar, imagenet or extra; ARGS are options of swa-train for every run:
+# make reproduce-tables GRID=extra ARGS="precision=bf16"
 reproduce-tables: .venv/installed
-	@$(BIN)/python scripts/reproduce_tables.py $(ARGS)
+	@$(BIN)/python scripts/reproduce_tables.py $(or $(GRID),cifar) $(ARGS)
 
 # Wheels and data sets for a node without network: make bundle ARGS="--python-version 3.12"
 bundle: .venv/installed

@@ -1,10 +1,12 @@
-"""The networks of the paper's CIFAR tables, as plain modules: a name gives a constructor."""
+"""The networks of the paper's CIFAR experiments, plain modules: a name gives a constructor."""
 
 from collections.abc import Callable
 
 from torch import nn
 
 from .preresnet import PreResNet
+from .pyramidnet import PyramidNet
+from .shakeshake import ShakeShake
 from .vgg import VGG
 from .wide_resnet import WideResNet
 
@@ -20,6 +22,8 @@ MODELS: dict[str, Callable[[int], nn.Module]] = {
     "wrn28_10_standard": lambda num_classes: WideResNet(
         num_classes, depth=28, widen_factor=10, standard=True
     ),
+    "shakeshake26_2x64d": lambda num_classes: ShakeShake(num_classes, depth=26, base_width=64),
+    "pyramidnet272_a200": lambda num_classes: PyramidNet(num_classes, depth=272, widening=200),
 }
 
 

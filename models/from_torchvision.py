@@ -1,7 +1,9 @@
 """Networks of torchvision, with or without the weights that it publishes."""
 
-from torch import nn
-from torchvision.models import get_model
+from pathlib import Path
+
+from torch import hub, nn
+from torchvision.models import get_model, get_model_weights
 
 
 def torchvision_model(
@@ -17,12 +19,17 @@ def torchvision_model(
 
     Raises:
         ValueError: torchvision knows no such network or weights.
-        OSError: the weights could not be downloaded.
+        OSError: the weights could not be downloaded; it says from where, and where to put them.
     """
     if not pretrained:
         random: nn.Module = get_model(name, weights=None, num_classes=num_classes)
         return random
-    model: nn.Module = get_model(name, weights=weights)
+    try:
+        model: nn.Module = get_model(name, weights=weights)
+    except OSError as error:
+        url = get_model_weights(name)[weights].url
+        folder = Path(hub.get_dir()) / "checkpoints"
+        raise OSError(f"{error}: put {url} into {folder} by hand") from error
     last, layer = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear)][-1]
     if layer.out_features != num_classes:
         parent, _, attribute = last.rpartition(".")

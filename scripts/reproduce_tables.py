@@ -1,27 +1,28 @@
-"""The whole grid of the paper's CIFAR tables: print what is missing and its cost, then train it.
+"""A whole grid of conf/grids.yaml: print what is missing and its cost, then train it.
 
-Run by `make reproduce-tables`; arguments are options of swa-train that hold for every run.
-Without a GPU it stops before training, unless ALLOW_CPU=1 is in the environment.
+Run by `make reproduce-tables`. The first argument names the grid, the others are options of
+swa-train that hold for every run. Without a GPU it stops before training, unless ALLOW_CPU=1 is in
+the environment.
 """
 
 import math
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from hydra.errors import HydraException
-from tabulate import tabulate
 
 from swa_bench.commands.explain import explain
-from swa_bench.config.grid import PAPER_DATASETS, PAPER_METHODS, PAPER_MODELS, PAPER_SEEDS
+from swa_bench.commands.status import epochs_and_time, grid_table
+from swa_bench.config.grid import Experiment, Grid, grids
 from swa_bench.config.plan import make_plan
 from swa_bench.config.schema import DatasetConfig, TrainConfig
 from swa_bench.config.spec import compose_spec
 from swa_bench.data.images import load_images
 from swa_bench.errors import ConfigError, SwaBenchError
-from swa_bench.labels import duration
 from swa_bench.results import machine
 from swa_bench.results.outlook import Outlook, look_ahead, seconds_of, total
 from swa_bench.results.status import read_row
@@ -32,31 +33,33 @@ from swa_bench.results.stored import limit_size
 class Row:
     """The runs of one data set and model, and what is left of each."""
 
+    experiment: Experiment
     config: TrainConfig
     runs: list[Outlook]
 
     @property
     def missing(self) -> list[Outlook]:
         """The runs that are not finished."""
-        return [run for run in self.runs if run.last]
+        return [run for run in self.runs if run.last is not None]
 
 
-def plan_grid(overrides: list[str]) -> list[Row]:
-    """Every row of the grid, and what is left of its runs."""
+def plan_grid(grid: Grid, overrides: Iterable[str]) -> list[Row]:
+    """Every row of a grid, and what is left of its runs."""
     # How the jobs are launched does not change what they do.
     own = [override for override in overrides if not override.startswith("hydra")]
-    rows = []
-    for dataset in PAPER_DATASETS:
-        for model in PAPER_MODELS:
-            choice = ["experiment=paper_tables", f"dataset={dataset}", f"model={model}", *own]
-            specs = {m: machine.guess(compose_spec(*choice, f"method={m}")) for m in PAPER_METHODS}
+    found = []
+    for experiment in grid.experiments:
+        for dataset, model in experiment.rows:
+            choice = [f"experiment={experiment.name}", f"dataset={dataset}", f"model={model}"]
+            first = compose_spec(*choice, *own)
+            specs = [first, *map(first.with_method, first.config.also_train)]
             plans = [
-                make_plan(specs[method].replace(seed=seed))
-                for seed in PAPER_SEEDS
-                for method in PAPER_METHODS
+                make_plan(machine.guess(spec).replace(seed=seed))
+                for seed in experiment.seeds
+                for spec in specs
             ]
-            rows.append(Row(plans[0].config, look_ahead(plans)))
-    return rows
+            found.append(Row(experiment, plans[0].config, look_ahead(plans)))
+    return found
 
 
 def show(rows: list[Row], elsewhere: bool) -> None:
@@ -68,12 +71,10 @@ def show(rows: list[Row], elsewhere: bool) -> None:
         if elsewhere:
             a_epoch = read_row(Path(row.config.results_dir), dataset, model).epoch_seconds()
             seconds = None if a_epoch is None else epochs * a_epoch
-        cost = "-" if not row.missing else "unknown" if seconds is None else duration(seconds)
-        counts = [len(row.runs) - len(row.missing), len(row.missing)]
-        saved = sum(run.shared for run in row.missing)
-        lines.append([dataset, model, *counts, epochs, saved, cost])
-    header = ["\ndata set", "\nmodel", "runs\nfinished", "\nmissing", "\nepochs"]
-    print(tabulate(lines, [*header, "saved by\nsharing", "\ntime"], "simple"))
+        done = f"{len(row.runs) - len(row.missing)}/{len(row.runs)}"
+        name = [row.experiment.name, dataset, model]
+        lines.append([*name, done, *epochs_and_time(epochs, seconds)])
+    print(grid_table(lines, "runs"))
     print(total([run for row in rows for run in row.missing], here=not elsewhere))
 
 
@@ -87,13 +88,15 @@ def available(dataset: DatasetConfig) -> bool:
     return True
 
 
-def main(overrides: list[str]) -> int:
+def main(name: str, *overrides: str) -> int:
     """Plan, print, train, make the tables; the exit code is swa-train's."""
+    if name not in grids():
+        raise ConfigError("GRID", name, f"choose from {', '.join(grids())}")
     for override in overrides:
-        name, _, value = override.partition("=")
-        if name in ("dataset", "model", "seed", "method", "budget"):
-            raise ConfigError(name, value, "the grid sets it; use swa-train -m instead")
-    rows = plan_grid(overrides)
+        option, _, value = override.partition("=")
+        if option in ("dataset", "model", "seed", "method", "budget"):
+            raise ConfigError(option, value, "the grid sets it; use swa-train -m instead")
+    rows = plan_grid(grids()[name], overrides)
     elsewhere = any(override.startswith("hydra/launcher=") for override in overrides)
     show(rows, elsewhere)
     lacking = [row for row in rows if row.missing]
@@ -105,17 +108,23 @@ def main(overrides: list[str]) -> int:
     print(f"Checkpoints: {size:.2f} GB below {config.results_dir}, {limit}.")
     if not elsewhere and config.device == "cpu" and os.environ.get("ALLOW_CPU") != "1":
         print(
-            "No GPU here: stopped before training. ALLOW_CPU=1 make reproduce-tables trains on "
+            "No GPU here: stopped before training. The same command after ALLOW_CPU=1 trains on "
             "this CPU all the same; make quickstart shows the project at work in minutes."
         )
         return 1
     settings = {row.config.dataset.name: row.config.dataset for row in lacking}
-    datasets = [name for name, dataset in settings.items() if available(dataset)]
-    if not datasets:
-        return 1
-    sweep = ["experiment=paper_tables", f"dataset={','.join(datasets)}"]
-    code = _call("swa-train", *sweep, *overrides)
-    return _call("swa-tables") or code
+    there = [name for name, dataset in settings.items() if available(dataset)]
+    codes = [
+        _call(
+            "swa-train",
+            f"experiment={experiment.name}",
+            f"dataset={','.join(one for one in experiment.datasets if one in there)}",
+            *overrides,
+        )
+        for experiment in dict.fromkeys(row.experiment for row in lacking)
+        if set(experiment.datasets) & set(there)
+    ]
+    return max([*codes, _call("swa-tables")]) if codes else 1
 
 
 def _call(command: str, *arguments: str) -> int:
@@ -127,6 +136,6 @@ def _call(command: str, *arguments: str) -> int:
 
 if __name__ == "__main__":
     try:
-        sys.exit(main(sys.argv[1:]))
+        sys.exit(main(*(sys.argv[1:] or list(grids())[:1])))
     except (SwaBenchError, HydraException) as error:
         sys.exit(f"reproduce-tables: {explain(error)}")

@@ -6,6 +6,7 @@ from typing import Any
 Column = tuple[str, float]  # a method and a budget
 
 DEMONSTRATIONS = ("cifar10_mini",)  # data sets of no use but to show how the project works
+BUDGET_EPOCHS = {"imagenet": 10}  # where the paper names its columns by epochs, not by budgets
 ENSEMBLES = ("independent", "snapshot", "fge")  # k budgets of them are k runs of one budget each
 LABELS = {
     "vgg16": "VGG16",
@@ -16,11 +17,18 @@ LABELS = {
     "preresnet110": "PreResNet110",
     "preresnet164": "PreResNet164",
     "wrn28_10": "WRN-28-10",
+    "shakeshake26_2x64d": "Shake-Shake-26 2x64d",
+    "pyramidnet272_a200": "PyramidNet-272",
     "wrn28_10_standard": "WRN-28-10, standard",
-    "torchvision_resnet50": "ResNet-50",
+    "resnet50": "ResNet-50",
+    "resnet152": "ResNet-152",
+    "densenet161": "DenseNet-161",
+    "pretrained": "Before",
     "sgd": "SGD",
     "swa": "SWA",
     "swa_cyclic": "SWA cyclic",
+    "sgd_fixed_rate": "Fixed-rate SGD",
+    "swa_fixed_rate": "Fixed-rate SWA",
     "ema": "EMA",
     "fge": "FGE",
     "swa_fge": "SWA of FGE",
@@ -29,13 +37,21 @@ LABELS = {
     "independent": "Independent",
     "cifar10": "CIFAR-10",
     "cifar100": "CIFAR-100",
+    "imagenet": "ImageNet",
     "cifar10_mini": "CIFAR-10 mini",
 }
 
 
-def column_label(method: str, budget: float) -> str:
-    """A column's name, such as SWA 1.25."""
-    return f"{LABELS.get(method, method)} {budget:g}"
+def column_label(method: str, budget: float, budget_epochs: int | None = None) -> str:
+    """A column's name: SWA 1.25 or, given the epochs of a budget, SWA, 5 epochs.
+
+    That of a method that trains nothing, such as Before, has no budget.
+    """
+    name = LABELS.get(method, method)
+    if not budget:
+        return name
+    length = f" {budget:g}" if budget_epochs is None else f", {budget * budget_epochs:g} epochs"
+    return name + length
 
 
 def in_order(found: Iterable[str], known: Sequence[str] = tuple(LABELS)) -> list[str]:

@@ -13,8 +13,11 @@ from swa_bench.training.states import weights_sha256
 
 # Each is refused before anything is fetched or written, so that the default data set is not needed.
 BAD = {
-    "model=resnet": "model=resnet: no such option; did you mean preresnet20? choose one of own, pr",
-    "budget=-1": "budget=-1: must be greater than 0",
+    "model=resnet": "model=resnet: no such option; did you mean resnet50? choose one of dense",
+    "budget=-1": "budget=-1: must be 0 or more",
+    "budget=0": "budget=0.0: less than one epoch (model.budget_epochs=200), and method=swa trains",
+    "method=pretrained": "init=random: choose pretrained or a .safetensors file: method=pretrained",
+    "method=pretrained init=pretrained budget=1": "budget=1.0: must be 0, its default: method=pre",
     "budget=nan": "budget=nan: must be a finite number",
     "budget=0.001": "budget=0.001: less than one epoch",
     "seed=abc": "seed=abc: must be an integer",
@@ -92,7 +95,7 @@ NAMES = {
     "seeds=3": "seeds: no such option; did you mean seed?",
     "data=cifar10": "data: no such option; did you mean dataset?",
     "methods=sgd": "methods: no such option; did you mean method?",
-    "model=VGG16": "model=VGG16: no such option; did you mean vgg16? choose one of own",
+    "model=VGG16": "model=VGG16: no such option; did you mean vgg16? choose one of dense",
     "num_workers=4": "num_workers: no such option; swa-train --cfg job shows all",
     "+method.x=1": "method.x=1: there is no such option",
 }

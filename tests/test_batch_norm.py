@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from training_helpers import SHORT_RECIPE, SwaTrain, checkpoint_of, config_of, records_of
+from training_helpers import SHAKE, SHORT_RECIPE, SwaTrain, checkpoint_of, config_of, records_of
 
 from swa_bench.commands.export import swa_export
 from swa_bench.data.batches import to_device
@@ -138,14 +138,19 @@ def test_scripted_layers_get_the_statistics_of_the_same_layers_unscripted(
     assert found[1][4] == 3  # num_batches_tracked
 
 
-@pytest.mark.parametrize("images", [100, 96, 20])
-def test_a_pass_of_equal_steps_gives_the_same_statistics(images: int) -> None:
-    """Four batches of 24 and a smaller one or none, or just the smaller one, with dropout; twice.
+@pytest.mark.parametrize(
+    ("model_options", "images"),
+    [(["model=vgg16_bn"], 100), (["model=vgg16_bn"], 96), (["model=vgg16_bn"], 20), (SHAKE, 100)],
+)
+def test_a_pass_of_equal_steps_gives_the_same_statistics(
+    model_options: list[str], images: int
+) -> None:
+    """Four batches of 24 and a smaller one or none, or just the smaller one, with draws; twice.
 
     Eager, as the pass is on a GPU without CUDA graphs.
     """
     options = ["batch_size=24", f"dataset.train_images={images}", "precision=fp32"]
-    config = config_of("model=vgg16_bn", "dataset=cifar10_mini", *options)
+    config = config_of(*model_options, "dataset=cifar10_mini", *options)
     data = to_device(load_images(config.dataset), config, torch.device("cpu"))
     model = fresh_model(config, data.device)
     steps, draws = RecordedPass(copy_of(model, config), config, data), data.draw(0, 3, "recompute")

@@ -187,6 +187,18 @@ def test_plans_and_finished_runs_need_no_torch(swa_train: SwaTrain, tmp_path: Pa
     assert "planned.py (model._target_=planned.Net) has changed since" in done.stderr
 
 
+def test_the_experiment_with_a_fixed_rate_is_a_sweep_of_any_network(swa_train: SwaTrain) -> None:
+    """PreResNet20: 150 epochs a seed, which the last weights share."""
+    sweep = ["experiment=fixed_rate", "model=preresnet20", "dataset=cifar10", "dry_run=true"]
+    outcome = swa_train(*sweep)
+    assert outcome.code == 0, outcome.err
+    lines = [line.split() for line in outcome.out.splitlines()]
+    assert [line[:4] for line in lines if line[-1:] == ["unknown"]] == [
+        [str(seed), "0", "150", "150"] for seed in range(3)
+    ]
+    assert "Sharing saves 450 of 900 epochs." in outcome.out
+
+
 def test_what_is_neither_true_false_nor_csv(swa_train: SwaTrain) -> None:
     outcome = swa_train("dry_run=maybe")
     assert outcome.code == 2

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch.nn import functional as F
-from training_helpers import DROPOUT, SHORT_RECIPE, SwaTrain, TinyNet, records_of
+from training_helpers import DROPOUT, SHAKE, SHORT_RECIPE, SwaTrain, TinyNet, records_of
 
 from swa_bench.analysis import export
 from swa_bench.analysis.restore import User
@@ -33,11 +34,14 @@ pytestmark = [
 ]
 
 # Steps are recorded in the second epoch of a process, so that most of these are replayed.
-# VGG16 has dropout, PreResNet20 has batch norm.
+# VGG16 has dropout, PreResNet20 has batch norm, Shake-Shake draws for the backward pass too.
 VGG16 = ["model=vgg16", *SHORT_RECIPE, "model.budget_epochs=2", "model.swa_start=1", "budget=4"]
 VGG16 += ["dataset.train_images=64", "dataset.test_images=20", "batch_size=24"]
 PRERESNET20 = ["model=preresnet20", *SHORT_RECIPE]
-NETS = {"vgg16": VGG16, "preresnet20": [*PRERESNET20, "budget=1.5"]}
+# A network of torchvision, whose steps are recorded too.
+DENSENET161 = ["model=densenet161", *VGG16[1:]]
+NETS = {"vgg16": VGG16, "preresnet20": [*PRERESNET20, "budget=1.5"], "densenet161": DENSENET161}
+NETS["shake"] = [*SHAKE, *SHORT_RECIPE, "budget=1.5"]
 
 
 # A device-side assertion, after which every later call fails; then what is made of it.
@@ -148,6 +152,21 @@ def test_a_position_of_a_gpus_stream_is_gone_on_from_in_its_place() -> None:
         with stream.lent():
             draws.append((torch.rand(5, device=device).tolist(), torch.rand(5).tolist()))
     assert draws[0] == draws[1] and second.on_gpu is state
+
+
+def test_first_weights_have_the_loss_that_they_have_on_a_cpu(
+    tmp_path: Path, swa_train: SwaTrain
+) -> None:
+    """Before training, by method=pretrained."""
+    weights = fresh_model(config_of("model=resnet50"), torch.device("cpu")).state_dict()
+    save_file({name: values.contiguous() for name, values in weights.items()}, "w.safetensors")
+    few = ["dataset=cifar10_mini", "dataset.train_images=40", "dataset.test_images=100"]
+    options = ["model=resnet50", "init=w.safetensors", "method=pretrained", "precision=fp32", *few]
+    for device in ("cpu", "cuda"):
+        assert swa_train(*options, f"device={device}", f"results_dir={device}").code == 0
+    (one,), (other,) = (records_of(tmp_path / device).values() for device in ("cpu", "cuda"))
+    assert one["result"]["weights_sha256"] == other["result"]["weights_sha256"]
+    assert other["result"]["test_loss"] == pytest.approx(one["result"]["test_loss"], rel=1e-3)
 
 
 def test_what_is_kept_after_every_step_is_kept_in_graphs_too(

@@ -1,6 +1,7 @@
 """The networks against the authors': counts, places of strides and shortcuts, first weights."""
 
 import math
+from fractions import Fraction
 
 import pytest
 import torch
@@ -8,7 +9,24 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from swa_bench.models import MODELS, build_model
+from swa_bench.models.pyramidnet import PyramidBlock
+from swa_bench.models.shakeshake import Shake, ShakeBlock, Shortcut
 from swa_bench.models.wide_resnet import WideBlock
+
+
+def shake_stage(inputs: int, width: int) -> int:
+    """Four blocks of two branches, each of two convolutions and batch norms, and a shortcut."""
+    first = 2 * (9 * inputs * width + 9 * width**2 + 4 * width) + inputs * width + 2 * width
+    return first + 3 * 2 * (2 * 9 * width**2 + 4 * width)
+
+
+# Widths of the 90 bottlenecks of PyramidNet-272, in exact fractions, and the channels before each.
+PYRAMID = [round(Fraction(16) + Fraction(200 * k, 90)) for k in range(1, 91)]
+PYRAMID_INPUTS = [16, *(4 * width for width in PYRAMID[:-1])]
+PYRAMID_WEIGHTS = 27 * 16 + sum(
+    inputs * w + 9 * w**2 + 4 * w**2 for inputs, w in zip(PYRAMID_INPUTS, PYRAMID, strict=True)
+)
+PYRAMID_NORMS = 2 * (16 + sum(PYRAMID_INPUTS) + 6 * sum(PYRAMID) + 4 * PYRAMID[-1])
 
 PARAMETERS = {
     ("vgg16", 10): 15_245_130,
@@ -28,6 +46,14 @@ PARAMETERS = {
     ("vgg19", 10): 15_245_130 + (9 * 256 * 256 + 256) + 2 * (9 * 512 * 512 + 512),
     # 5,504 outputs of convolutions, two batch-norm parameters each.
     ("vgg19_bn", 10): 15_245_130 + (9 * 256 + 1) * 256 + 2 * (9 * 512 + 1) * 512 + 2 * 5_504,
+    ("shakeshake26_2x64d", 10): 27 * 16
+    + 2 * 16
+    + shake_stage(16, 64)
+    + shake_stage(64, 128)
+    + shake_stage(128, 256)
+    + 257 * 10,
+    ("pyramidnet272_a200", 10): PYRAMID_WEIGHTS + PYRAMID_NORMS + 865 * 10,
+    ("pyramidnet272_a200", 100): PYRAMID_WEIGHTS + PYRAMID_NORMS + 865 * 100,
     # Basic blocks, n = 3: convolutions, shortcuts, batch norms, the linear layer.
     ("preresnet20", 10): sum(
         (
@@ -41,6 +67,7 @@ PARAMETERS = {
 }
 # Forward multiply-adds times 2; a stride in another place would change them.
 GFLOP = {"vgg16": 0.627, "preresnet110": 0.335, "preresnet164": 0.495, "wrn28_10": 11.9}
+GFLOP |= {"shakeshake26_2x64d": 3.37, "pyramidnet272_a200": 8.98}
 
 
 @pytest.mark.parametrize(("name", "classes"), PARAMETERS)
@@ -140,7 +167,9 @@ def test_wrn_quirks() -> None:
     assert (block.conv1.stride, block.conv2.stride) == ((1, 1), (2, 2))
 
 
-@pytest.mark.parametrize("name", ["vgg16", "preresnet110"])
+@pytest.mark.parametrize(
+    "name", ["vgg16", "preresnet110", "shakeshake26_2x64d", "pyramidnet272_a200"]
+)
 def test_convolutions_start_normal_with_fan_out(name: str) -> None:
     torch.manual_seed(0)
     for layer in build_model(name, 10).modules():
@@ -177,3 +206,96 @@ def test_linear_layers_and_wrn_keep_torchs_own_start() -> None:
         for tensor in (layer.weight, layer.bias):
             assert tensor.abs().max().item() <= bound * (1 + 1e-6)
         assert layer.weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.1)
+
+
+def test_published_size_of_pyramidnet() -> None:
+    """26.0 million: its convolutions and the linear layer for 10 classes."""
+    assert PYRAMID_WEIGHTS + 865 * 10 == 25_999_978
+    norms = modules("pyramidnet272_a200", nn.BatchNorm2d)
+    assert sum(2 * norm.num_features for norm in norms) == PYRAMID_NORMS
+
+
+def test_shake_weighs_by_alpha_and_its_gradients_by_beta() -> None:
+    """Two images, with weights of their own; in float64 by hand."""
+    torch.manual_seed(0)
+    one, other = (torch.randn(2, 3, 4, 4, dtype=torch.float64).requires_grad_() for _ in range(2))
+    alpha, beta = (torch.tensor(pair).double().view(2, 1, 1, 1) for pair in ((0.2, 1), (0.75, 0)))
+    mixed = Shake.apply(one, other, alpha, beta)
+    torch.testing.assert_close(mixed[0], 0.2 * one[0] + 0.8 * other[0])
+    torch.testing.assert_close(mixed[1], one[1])
+    gradient = torch.randn_like(mixed)
+    mixed.backward(gradient)
+    assert one.grad is not None and other.grad is not None
+    torch.testing.assert_close(one.grad[0], 0.75 * gradient[0])
+    torch.testing.assert_close(other.grad[0], 0.25 * gradient[0])
+    assert not one.grad[1].any() and torch.equal(other.grad[1], gradient[1])
+
+
+class Constant(nn.Module):
+    """A branch that gives one number, and keeps the mean gradient of each image."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.value = nn.Parameter(torch.tensor(value))
+        self.gradients = torch.empty(0)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = self.value.expand_as(x).clone()
+        out.register_hook(lambda gradient: setattr(self, "gradients", gradient.mean((1, 2, 3))))
+        return out
+
+
+def test_every_image_and_pass_of_a_block_draws_alpha_and_beta() -> None:
+    """Of branches that give 1 and 0, the mix is alpha, and of a sum, the gradient is beta."""
+    torch.manual_seed(0)
+    block = ShakeBlock(4, 4, stride=1)
+    block.branch1, block.branch2 = Constant(1.0), Constant(0.0)
+    alphas, betas = [], []
+    for _ in range(2):
+        out = block(torch.zeros(500, 4, 2, 2))
+        out.sum().backward()
+        assert torch.equal(out, out[:, :1, :1, :1].expand_as(out))
+        alphas.append(out[:, 0, 0, 0].detach())
+        betas.append(block.branch1.gradients)
+        torch.testing.assert_close(betas[-1] + block.branch2.gradients, torch.ones(500))
+    drawn = torch.stack(alphas + betas)
+    assert 0 <= drawn.min() < 0.01 and 0.99 < drawn.max() < 1
+    # Uniform: mean 1/2, standard deviation 0.289; four columns without correlation.
+    assert drawn.mean(1).tolist() == pytest.approx([0.5] * 4, abs=0.05)
+    assert drawn.std(1).tolist() == pytest.approx([12**-0.5] * 4, abs=0.03)
+    assert torch.corrcoef(drawn).fill_diagonal_(0).abs().max() < 0.15
+    state = torch.get_rng_state()
+    x = torch.randn(3, 4, 2, 2)
+    assert torch.equal(block.eval()(x), x + 0.5)
+    torch.set_rng_state(state)
+    assert torch.equal(torch.randn(3, 4, 2, 2), x)  # evaluation drew nothing
+
+
+def test_shake_shortcut_sees_every_other_pixel_and_its_upper_left_neighbour() -> None:
+    shortcut = Shortcut(1, 2, stride=2).eval()
+    nn.init.ones_(shortcut.conv1.weight)
+    nn.init.ones_(shortcut.conv2.weight)
+    shortcut.bn.eps = 0.0
+    pixels = torch.arange(16.0).view(1, 1, 4, 4)
+    assert shortcut(pixels).tolist() == [[[[0, 2], [8, 10]], [[0, 0], [0, 5]]]]
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_pyramid_shortcut_averages_and_adds_zeros(stride: int) -> None:
+    """With the last batch norm at zero a block is its shortcut."""
+    block = PyramidBlock(5, 2, stride).eval()
+    nn.init.zeros_(block.bn4.weight)
+    x = torch.randn(2, 5, 8, 8)
+    expected = x if stride == 1 else x.view(2, 5, 4, 2, 4, 2).mean((3, 5))
+    out = block(x)
+    torch.testing.assert_close(out[:, :5], expected)
+    assert out.shape[1] == 8 and not out[:, 5:].any()
+    assert (block.conv1.stride, block.conv2.stride) == ((1, 1), (stride, stride))
+
+
+@pytest.mark.parametrize("name", ["shakeshake26_2x64d", "pyramidnet272_a200"])
+def test_linear_layers_of_the_networks_from_lua_start_without_bias(name: str) -> None:
+    last = build_model(name, 10).fc
+    assert not last.bias.any()
+    assert 0.9 < last.weight.abs().max() * math.sqrt(last.in_features) <= 1
+    assert all(conv.bias is None for conv in modules(name, nn.Conv2d))

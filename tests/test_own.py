@@ -7,10 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 import torch
-import torchvision
 from helpers import make_folder
 from PIL import Image
 from safetensors.torch import save_file
@@ -181,41 +179,6 @@ def test_the_pages_metric(own_files: Path) -> None:
     brier = pkgutil.resolve_name("my_metrics.brier")
     predictions = torch.tensor([[0.8, 0.2], [0.4, 0.6]]).log()
     assert float(brier(predictions, torch.tensor([0, 0]))) == pytest.approx(0.4)
-
-
-def test_the_pages_fine_tuning(
-    swa_train: SwaTrain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """ResNet-18, for speed, from weights that the test puts where torchvision keeps its own."""
-    make_folder(tmp_path / "imagenet")
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    small = ["dataset.resize=40", "dataset.image_size=32", "batch_size=6"]
-    small += ["model.arguments.name=resnet18"]
-    command = [*COMMANDS[3], *small, "precision=fp32"]
-    assert swa_train(*command, "dry_run=true").code == 0
-    assert [path.name for path in tmp_path.iterdir()] == ["imagenet"]  # nothing is fetched for it
-    torch.manual_seed(5)
-    made = torchvision.models.resnet18().state_dict()
-    (tmp_path / "torch" / "hub" / "checkpoints").mkdir(parents=True)
-    torch.save(made, tmp_path / "torch" / "hub" / "checkpoints" / "resnet18-f37072fd.pth")
-    outcome = swa_train(*command)
-    assert outcome.code == 0, outcome.err
-    records = find_records(tmp_path)
-    assert set(records) == {"swa_cyclic 0.5", "swa_cyclic 1"}
-    assert records["swa_cyclic 1"]["recipe_diff"]["init"] == "pretrained"
-    (path,) = tmp_path.rglob("epochs.csv")
-    rows = pd.read_csv(path)
-    assert list(rows["n_averaged"]) == list(range(1, 11))
-    # Two steps an epoch, a cycle an epoch: the rate of the second is that of the cycle's end.
-    assert list(rows["learning_rate"]) == pytest.approx([1e-5] * 10)
-
-    plan = plan_of(*command)
-    assert plan.rates(0) == plan.rates(9) == pytest.approx([(1e-3 + 1e-5) / 2, 1e-5])
-    start = fresh_model(plan.config, CPU).state_dict()
-    assert records["swa_cyclic 1"]["initial_weights_sha256"] == weights_sha256(start)
-    assert start["fc.weight"].shape == (3, 512)
-    for name, values in made.items():
-        assert name.startswith("fc.") or torch.equal(start[name], values), name
 
 
 def test_init_from_a_file(swa_train: SwaTrain, mynet: Path) -> None:

@@ -106,8 +106,8 @@ def test_unknown_methods_are_refused_with_all_choices(
     outcome = swa_train("--config-dir", "my", *TINY, f"{option}=[lat]")
     assert outcome.code == 2
     assert outcome.err == (
-        f"swa-train: {option}=lat: choose from ema, fge, independent, late, sgd, sgd_bn, snapshot, "
-        "swa, swa_cyclic, swa_fge\n"
+        f"swa-train: {option}=lat: choose from ema, fge, independent, late, sgd, sgd_bn, "
+        "sgd_fixed_rate, snapshot, swa, swa_cyclic, swa_fge, swa_fixed_rate\n"
     )
 
 
@@ -272,6 +272,21 @@ def test_states_are_kept_for_methods_that_can_start_from_them(
     """EMA's state holds an average that SGD, SWA and FGE do not have."""
     assert swa_train(*TINY, "method=ema").code == 0
     assert [path.name[:15] for path in tmp_path.rglob("*.pt")] == ["seed0-epoch0004"]
+
+
+def test_the_last_weights_of_a_fixed_rate_are_trained_with_their_average(
+    tmp_path: Path, swa_train: SwaTrain
+) -> None:
+    """Of 4 epochs, those after 2, 3 and 4 are averaged."""
+    outcome = swa_train(*TINY, "method=swa_fixed_rate", "also_train=[sgd_fixed_rate]")
+    assert outcome.code == 0, outcome.err
+    assert "Going on after epoch 4, shared with swa_fixed_rate: sgd_fixed_rate" in outcome.err
+    assert re.search(r"│ +│ +│ Fixed-rate SGD +│ Fixed-rate SWA +│", outcome.out)
+    last, average = records_below(tmp_path)
+    assert (last["recipe_diff"], average["recipe_diff"]) == (average["recipe_diff"],) * 2
+    assert average["result"]["n_averaged"] == 3
+    assert last["result"]["test_loss"] == average["result"]["last_weights"]["test_loss"]
+    assert last["result"]["test_loss"] != average["result"]["test_loss"]
 
 
 def test_every_failure_is_named_with_its_method(swa_train: SwaTrain) -> None:

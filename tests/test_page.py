@@ -37,6 +37,15 @@ def test_a_page_of_own_data_says_nothing_of_the_paper(tmp_path: Path) -> None:
     assert "In all figures: one seed." in page
 
 
+def test_what_is_missing_is_said_of_the_tables_that_have_records(tmp_path: Path) -> None:
+    """Whole rows first; SWA has a record after 5 of 10 epochs."""
+    row = {"dataset": "imagenet", "model": "resnet50"}
+    write_run(tmp_path / "in", {0.5: 23.1}, [], method="swa", **row)
+    page = page_of(tmp_path / "in")
+    lacking = "ImageNet: ResNet-152, DenseNet-161, ResNet-50 (Before, SWA, 10 epochs)"
+    assert lacking in page and "CIFAR" not in page.partition("Row by row")[0]
+
+
 def test_a_page_of_others_is_not_overwritten(tmp_path: Path) -> None:
     write_run(tmp_path / "in", {1.0: 6.0}, [0.1])
     own = tmp_path / "out" / "index.html"

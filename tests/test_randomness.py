@@ -7,15 +7,16 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from training_helpers import SHORT_RECIPE, SwaTrain, epochs_of, records_of
+from training_helpers import SHAKE, SHORT_RECIPE, SwaTrain, epochs_of, records_of
 
 from swa_bench.analysis import landscape, restore
 from swa_bench.commands.export import swa_evaluate, swa_export
 from swa_bench.data.random import RandomNumbers, random_numbers
 from swa_bench.training.averaging import WeightAverage
 
-NETWORK = ["budget=1", "model=own", "model._target_=odd_networks.Drawing", "model.name=drawing"]
-NETWORK += [*SHORT_RECIPE, "precision=fp32", "checkpoints.keep=collected"]
+DRAWING = ["model=own", "model._target_=odd_networks.Drawing", "model.name=drawing"]
+RUN = ["budget=1", *SHORT_RECIPE, "precision=fp32", "checkpoints.keep=collected"]
+SMALL = ["dataset.train_images=48", "dataset.test_images=20", "batch_size=20"]
 OWN = ["+method.predictors.noisy._target_=test_randomness.NoisyAverage"]
 
 
@@ -77,21 +78,21 @@ def test_a_stream_goes_on_where_it_was_left() -> None:
     assert found == together
 
 
+@pytest.mark.parametrize("network", [DRAWING, [*SHAKE, *SMALL]], ids=["drawing", "shake"])
 def test_a_network_that_draws_has_the_same_bits_however_it_is_trained(
-    swa_train: SwaTrain, tmp_path: Path
+    swa_train: SwaTrain, tmp_path: Path, network: list[str]
 ) -> None:
-    """At once, in two parts, two seeds together; it draws with torch, numpy and Python."""
+    """At once, in two parts, two seeds together; one draws with torch, numpy and Python."""
     for arguments in (
         ["results_dir=at_once"],
-        ["results_dir=again"],
         ["results_dir=in_parts", "budget=0.75"],
         ["results_dir=in_parts"],
         ["results_dir=together", "seeds_together=2"],
     ):
-        outcome = swa_train(*NETWORK, *OWN, *arguments)
+        outcome = swa_train(*RUN, *network, *OWN, *arguments)
         assert outcome.code == 0, outcome.err
     (expected,) = records_of(tmp_path / "at_once").values()
-    for folder in ("again", "in_parts", "together"):
+    for folder in ("in_parts", "together"):
         found = records_of(tmp_path / folder)
         (record,) = (r for name, r in found.items() if "swa-seed0" in name and "cell-1." in name)
         assert record["result"] == expected["result"], folder
@@ -105,7 +106,7 @@ def test_what_is_measured_later_is_what_was_recorded(
     swa_train: SwaTrain, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Export, evaluation and the width of the optimum draw what the run drew."""
-    outcome = swa_train(*NETWORK, "results_dir=results")
+    outcome = swa_train(*RUN, *DRAWING, "results_dir=results")
     assert outcome.code == 0, outcome.err
     (path,) = tmp_path.rglob("cell-1.json")
     swa_export([str(path), "out.safetensors", "--device=cpu", "--trust"])

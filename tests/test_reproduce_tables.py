@@ -24,23 +24,75 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ..
     return made
 
 
+def words(printed: str) -> list[list[str]]:
+    return [line.split() for line in printed.splitlines()]
+
+
 def test_the_plan_counts_shared_epochs_once_and_stops_without_a_gpu(
     calls: list[tuple[str, ...]], capsys: Any
 ) -> None:
-    assert grid.main(["device=cpu"]) == 1
+    assert grid.main("cifar", "device=cpu") == 1
     printed = capsys.readouterr().out
-    rows = {tuple(line.split()[:2]): line.split()[2:] for line in printed.splitlines()[2:]}
     # A seed of VGG16 trains 300 epochs of SWA and 200 of SGD, 81 of them shared: 419.
-    assert rows["cifar10", "vgg16"][:4] == ["0", "6", str(3 * 419), str(3 * 81)]
-    assert rows["cifar100", "preresnet110"][1:4] == ["6", str(3 * 311), str(3 * 64)]
+    assert f"paper_tables cifar10 vgg16 0/6 {3 * 419} unknown".split() in words(printed)
+    assert f"paper_tables cifar100 preresnet110 0/6 {3 * 311} unknown".split() in words(printed)
     assert f"48 runs to train, {2 * 3 * 2 * (419 + 311):,} epochs, time unknown" in printed
     # VGG16 and WRN-28-10: 81 of 500 epochs a seed, PreResNets: 64 of 375; two data sets, 3 seeds.
     assert (
         f"Sharing saves {2 * 3 * 2 * (81 + 64):,} of {2 * 3 * 2 * (500 + 375):,} epochs" in printed
     )
     assert "Checkpoints: 0.00 GB below results/runs, at most checkpoints.max_gb=20." in printed
-    assert "No GPU here: stopped before training. ALLOW_CPU=1" in printed
+    assert "No GPU here: stopped before training. The same command after ALLOW_CPU=1" in printed
     assert calls == []
+
+
+def test_the_plan_of_the_other_networks(calls: list[tuple[str, ...]], capsys: Any) -> None:
+    """Shake-Shake's SWA of 1.5 x 1800 epochs and SGD of 1800 share those up to epoch 721.
+
+    At a constant rate both methods are one training of 200 epochs.
+    """
+    assert grid.main("extra", "device=cpu") == 1
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines()[:6])) <= 80
+    assert words(printed)[3:7] == [
+        f"shakeshake cifar10 shakeshake26_2x64d 0/6 {3 * (2700 + 1800 - 721)} unknown".split(),
+        f"pyramidnet cifar100 pyramidnet272_a200 0/6 {3 * (450 + 300 - 121)} unknown".split(),
+        f"fixed_rate cifar100 wrn28_10 0/6 {3 * 200} unknown".split(),
+        f"fixed_rate cifar10 wrn28_10 0/6 {3 * 200} unknown".split(),
+    ]
+
+
+def test_imagenet_is_planned_without_its_files_and_left_out(
+    calls: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setenv("ALLOW_CPU", "1")
+    assert grid.main("imagenet", "device=cpu") == 1
+    printed = capsys.readouterr().out
+    assert [line for line in words(printed) if line[:2] == ["imagenet", "imagenet"]] == [
+        f"imagenet imagenet {model} 0/6 {3 * 10} unknown".split()
+        for model in ("resnet50", "resnet152", "densenet161")
+    ]
+    assert "Left out: dataset.root=data/imagenet: needs train/CLASS" in printed.splitlines()[-1]
+    assert calls == []
+
+
+def test_the_experiments_of_a_grid_are_trained_one_after_the_other(
+    calls: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of which no data set is there are left out."""
+
+    def load(dataset: Any) -> None:
+        if dataset.name == "cifar100":
+            raise SwaBenchError("cifar100: not here")
+
+    monkeypatch.setenv("ALLOW_CPU", "1")
+    monkeypatch.setattr(grid, "load_images", load)
+    assert grid.main("extra", "device=cpu") == 0
+    train = [
+        ("swa-train", f"experiment={name}", "dataset=cifar10", "device=cpu")
+        for name in ("shakeshake", "fixed_rate")
+    ]
+    assert calls == [*train, ("swa-tables",)]
 
 
 def test_with_leave_it_trains_what_can_be_had_and_makes_tables(
@@ -52,12 +104,14 @@ def test_with_leave_it_trains_what_can_be_had_and_makes_tables(
 
     monkeypatch.setenv("ALLOW_CPU", "1")
     monkeypatch.setattr(grid, "load_images", load)
-    assert grid.main(["device=cpu", "precision=auto"]) == 0
+    assert grid.main("cifar", "device=cpu", "precision=auto") == 0
     train = ("swa-train", "experiment=paper_tables", "dataset=cifar10")
     assert calls == [(*train, "device=cpu", "precision=auto"), ("swa-tables",)]
     assert "Left out: cifar100: not here" in capsys.readouterr().out
 
 
-def test_the_grids_own_options_are_refused(calls: list[tuple[str, ...]]) -> None:
+def test_the_grids_own_options_and_other_grids_are_refused(calls: list[tuple[str, ...]]) -> None:
     with pytest.raises(ConfigError, match="seed=5: the grid sets it"):
-        grid.main(["seed=5"])
+        grid.main("cifar", "seed=5")
+    with pytest.raises(ConfigError, match="GRID=imagnet: choose from cifar, imagenet, extra"):
+        grid.main("imagnet")

@@ -134,6 +134,37 @@ def test_constant() -> None:
     assert [report.budget for report in plan.reports] == [1]
 
 
+def test_a_fixed_rate_is_that_of_the_first_epoch_and_collects_from_0_7_of_the_run() -> None:
+    """A budget of WRN-28-10 is 200 epochs; runs of other lengths collect from other epochs."""
+    for budget, start, end in ((1, 140, 200), (1.25, 175, 250), (1.5, 210, 300)):
+        options = ["model=wrn28_10", "dataset=cifar100", f"budget={budget}"]
+        plan, last = (plan_of(f"method={one}_fixed_rate", *options) for one in ("swa", "sgd"))
+        assert {rate for epoch in range(end) for rate in plan.rates(epoch)} == {0.1}
+        collected = [epoch + 1 for epoch in range(end) if plan.collects(epoch)]
+        assert collected == list(range(start, end + 1))
+        assert [(one.budget, one.epochs) for one in plan.reports] == [(budget, end)]
+        # The last weights of the very same states.
+        assert plan.state_keys("data", "first") == last.state_keys("data", "first")
+        assert (plan.config.method.result, last.config.method.result) == ("swa", "last")
+    assert plan_of("method=swa_fixed_rate").config.budget == 1
+
+
+@pytest.mark.parametrize(
+    ("model", "rates", "ends", "counts"),
+    [
+        ("shakeshake26_2x64d", (0.2, 0.02), (1800, 2250, 2700), [360, 810, 1260]),
+        ("pyramidnet272_a200", (0.5, 0.05), (300, 375, 450), [60, 135, 210]),
+    ],
+)
+def test_rows_without_published_code(
+    model: str, rates: tuple[float, float], ends: tuple[int, ...], counts: list[int]
+) -> None:
+    plan = plan_of(f"model={model}", "budget=1.5", "batch_size=50000")
+    assert (plan.rates(0), plan.rates(ends[-1] - 1)) == ([rates[0]], [pytest.approx(rates[1])])
+    assert tuple(one.epochs for one in plan.reports) == ends
+    assert [sum(map(plan.collects, range(end))) for end in ends] == counts
+
+
 def test_fractions_of_an_epoch_are_dropped() -> None:
     assert plan_of("model=preresnet110", "budget=1.25").config.epochs == 187
     assert plan_of("budget=1.15", "method=sgd").config.epochs == 230  # not 229.99999999999997

@@ -12,6 +12,7 @@ from record_helpers import write_record, write_run
 from training_helpers import config_of
 
 from swa_bench.commands.status import show_grid, show_runs, swa_status
+from swa_bench.config.grid import grids
 from swa_bench.results import locks
 from swa_bench.results.epochs import write_epochs
 from swa_bench.results.record import run_folder
@@ -45,9 +46,14 @@ def begin(results: Path, epochs: int, *overrides: str) -> Path:
     return folder
 
 
+def grid_of(results: Path, name: str = "cifar") -> str:
+    return show_grid(read_rows(results), grids()[name])
+
+
 def line_of(printed: str, *names: str) -> list[str]:
-    (line,) = [line for line in printed.splitlines() if line.split()[:2] == list(names)]
-    return line.split(maxsplit=5)[2:]
+    """Cells done, epochs left and time left of an experiment, data set and model."""
+    (line,) = [line for line in printed.splitlines() if line.split()[:3] == list(names)]
+    return line.split(maxsplit=5)[3:]
 
 
 def test_epochs_and_time_left_of_the_grid(tmp_path: Path) -> None:
@@ -55,11 +61,11 @@ def test_epochs_and_time_left_of_the_grid(tmp_path: Path) -> None:
     make_run(tmp_path, "swa-seed0", epochs=120)
     make_run(tmp_path, "sgd-seed0", epochs=100)
     make_run(tmp_path, "sgd-seed1", epochs=50)
-    printed = show_grid(read_rows(tmp_path))
+    printed = grid_of(tmp_path)
     left = 3 * 419 - (120 + 100 - 81) - 50
     time_left = f"{left * 2 // 60} min {left * 2 % 60} s"
-    assert line_of(printed, "cifar10", "vgg16") == ["0", "12", str(left), time_left]
-    assert line_of(printed, "cifar100", "vgg16")[3] == "unknown"
+    assert line_of(printed, "paper_tables", "cifar10", "vgg16") == ["0/12", str(left), time_left]
+    assert line_of(printed, "paper_tables", "cifar100", "vgg16")[2] == "unknown"
 
 
 def test_finished_cells_of_the_grid_are_counted(tmp_path: Path) -> None:
@@ -67,9 +73,34 @@ def test_finished_cells_of_the_grid_are_counted(tmp_path: Path) -> None:
         write_record(tmp_path, method="swa", budget=budget, seed=1)
     write_record(tmp_path, method="swa", seed=7)  # a seed that the grid has not
     write_record(tmp_path, dataset="cifar10_mini")
-    printed = show_grid(read_rows(tmp_path))
-    assert line_of(printed, "cifar10", "vgg16")[:2] == ["3", "9"]
+    printed = grid_of(tmp_path)
+    assert line_of(printed, "paper_tables", "cifar10", "vgg16")[0] == "3/12"
     assert "cifar10_mini" not in printed
+
+
+def test_experiments_with_one_row_are_told_apart_by_method(tmp_path: Path) -> None:
+    """WRN-28-10 on CIFAR-10 has 4 columns in the paper's table, and 2 with a constant rate.
+
+    Both methods of a constant rate are one training: what one has done the other need not do.
+    """
+    row = {"dataset": "cifar10", "model": "wrn28_10"}
+    write_record(tmp_path, **row, method="swa", seed=0)
+    path = write_record(tmp_path, **row, method="swa_fixed_rate", seed=0)
+    write_rows(path.parent, epochs=200)
+    printed = grid_of(tmp_path, "extra")
+    assert line_of(printed, "fixed_rate", "cifar10", "wrn28_10")[:2] == ["1/6", str(2 * 200)]
+    assert line_of(printed, "fixed_rate", "cifar100", "wrn28_10")[:2] == ["0/6", str(3 * 200)]
+    assert line_of(grid_of(tmp_path), "paper_tables", "cifar10", "wrn28_10")[0] == "1/12"
+
+
+def test_imagenet_has_a_column_that_trains_nothing(tmp_path: Path) -> None:
+    """Of 3 x 3 cells and 3 x 10 epochs."""
+    row = {"dataset": "imagenet", "model": "resnet50", "seed": 0}
+    write_record(tmp_path, **row, method="pretrained", budget=0.0, epochs=0)
+    path = write_record(tmp_path, **row, method="swa", budget=0.5, epochs=5)
+    write_rows(path.parent, epochs=7)
+    line = line_of(grid_of(tmp_path, "imagenet"), "imagenet", "imagenet", "resnet50")
+    assert line[:2] == ["2/9", str(30 - 7)]
 
 
 def test_runs_of_every_state(tmp_path: Path) -> None:
@@ -145,7 +176,11 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     swa_status(["--results", str(tmp_path)])
     assert "The grid" not in capsys.readouterr().out
     make_run(tmp_path, "swa-seed0", epochs=1)
-    swa_status(["--results", str(tmp_path)])
-    mine, _, grid = capsys.readouterr().out.partition("The grid of the paper's tables")
+    swa_status(["--results", str(tmp_path), "--grid", "extra"])
+    printed = capsys.readouterr().out
+    mine, _, grid = printed.partition("The grid of the paper's CIFAR tables")  # which has a run
     assert mine.index("cifar10_mini/preresnet20") < mine.index("cifar10/vgg16")
-    assert line_of(grid, "cifar10", "vgg16")[2] == str(1257 - 1)
+    assert line_of(grid, "paper_tables", "cifar10", "vgg16")[1] == str(1257 - 1)
+    assert "shakeshake26_2x64d" in grid and "resnet50" not in grid
+    swa_status(["--results", str(tmp_path), "--grid", "all"])
+    assert "resnet50" in capsys.readouterr().out

@@ -15,6 +15,8 @@ from swa_bench.data.batches import to_device
 from swa_bench.data.images import load_images
 from swa_bench.models import build_model
 from swa_bench.models.preresnet import PreResNet
+from swa_bench.models.pyramidnet import PyramidNet
+from swa_bench.models.shakeshake import ShakeShake
 from swa_bench.models.wide_resnet import WideResNet
 from swa_bench.training import hardware
 from swa_bench.training.averaging import WeightAverage, load_weights
@@ -27,6 +29,12 @@ from swa_bench.training.step import TrainStep, take_step
 from swa_bench.training.timing import random_images
 
 PLAIN = torch.autocast("cpu", enabled=False)
+# The smallest networks of families whose shipped ones are large.
+SMALL = {
+    "wide_resnet": lambda: WideResNet(10, depth=10, widen_factor=1),
+    "shakeshake": lambda: ShakeShake(10, depth=14, base_width=4),
+    "pyramidnet": lambda: PyramidNet(10, depth=29, widening=9),
+}
 PINNED_LOSSES = [2.356574, 2.321708, 2.330406]
 
 
@@ -158,15 +166,14 @@ def test_an_epoch_is_its_steps_by_hand() -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("name", ["vgg16_bn", "preresnet20", "wrn28_10"])
+@pytest.mark.parametrize("name", ["vgg16_bn", "preresnet20", *SMALL])
 def test_casts_and_counts_for_all_layers_at_once_change_no_bit(name: str, precision: str) -> None:
     """Against the network called as it is: logits, gradients, statistics and counters."""
     found = []
     autocast = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
     for wrapped in (False, True):
         torch.manual_seed(0)
-        kind = {"num_classes": 10, "depth": 10, "widen_factor": 1}
-        model = WideResNet(**kind) if name == "wrn28_10" else build_model(name, 10)
+        model = SMALL[name]() if name in SMALL else build_model(name, 10)
         model.train().to(memory_format=torch.channels_last)
         call = TrainingPass(model) if wrapped else model
         for _ in range(2):
@@ -194,8 +201,14 @@ def test_casts_and_counts_do_not_grow_with_depth() -> None:
     assert operations(8) == operations(14) > 0
 
 
-def test_blocks_of_one_kind_are_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """PreResNet20: the blocks of the first stage are alike, the first of the others are not."""
+@pytest.mark.parametrize(("name", "kinds"), [("preresnet20", 5), ("shakeshake", 6)])
+def test_blocks_of_one_kind_are_compiled_once(
+    monkeypatch: pytest.MonkeyPatch, name: str, kinds: int
+) -> None:
+    """PreResNet20: the blocks of the first stage are alike, the first of the others are not.
+
+    Of Shake-Shake neither are those of the first; what it draws stays the same.
+    """
     compile_ = torch.compile
     monkeypatch.setattr(
         torch, "compile", lambda f, **_: compile_(f, dynamic=False, backend="eager")
@@ -206,9 +219,9 @@ def test_blocks_of_one_kind_are_compiled_once(monkeypatch: pytest.MonkeyPatch) -
     losses, images = [], torch.randn(2, 3, 32, 32)
     for compiled in (False, True):
         torch.manual_seed(0)
-        model = build_model("preresnet20", 10).train()
+        model = (SMALL[name]() if name in SMALL else build_model(name, 10)).train()
         call = TrainingPass(model, compiled)
         losses += [call(images).sum().item(), model.eval()(images).sum().item()]
     assert losses[:2] == losses[2:]
-    assert stats["unique_graphs"] - before == 5
+    assert stats["unique_graphs"] - before == kinds
     assert "forward" not in vars(model.stages[0][0])

@@ -87,7 +87,10 @@ def test_verdicts() -> None:
 
 def test_published_figures() -> None:
     figures_ = statistics.published()
-    assert len(figures_) == 2 * 4 * 4 + (2 + 3) * 6
+    assert len(figures_) == 2 * 4 * 4 + (2 + 3) * 6 + 9
+    before = figures_["imagenet", "resnet50", "pretrained", 0.0]
+    assert (round(before.mean, 2), before.n) == (23.85, None)
+    assert compare(Estimate(23.87, 0.1, 3), before)["verdict"] == "no n: no test"
     cell = figures_["cifar10", "wrn28_10", "swa", 1.5]
     assert (round(cell.mean, 2), cell.std, cell.n) == (3.21, 0.05, 3)
 
@@ -121,6 +124,17 @@ def test_nothing_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: An
     assert printed.count("no runs") == 2 * 4 * 4 + (2 + 3) * 8
     assert "6.75 ± 0.16 (n=3)" in printed
     assert "0 records from results/runs or results/shipped" in printed
+
+
+def test_the_papers_table_of_a_data_set_without_records(made: Path, tmp_path: Path) -> None:
+    """It is asked for by the filter; a data set that the paper has not must have records."""
+    out = tmp_path / "tables"
+    command = ["--records", str(made), "--out", str(out), "--dataset"]
+    swa_tables([*command, "imagenet"])
+    (table,) = out.glob("*.txt")
+    assert table.read_text().count("no runs") == 3 * 3 and "23.03 ± 0.05 (n=3)" in table.read_text()
+    with pytest.raises(SystemExit, match="--dataset mnist: of no record; there are: cifar10"):
+        swa_tables([*command, "mnist"])
 
 
 def test_own_records_come_before_shipped_ones(
@@ -190,6 +204,18 @@ def test_recipes_have_letters_beyond_z(tmp_path: Path) -> None:
         "[aa] model.swa_start=126",
         "[ab] model.swa_start=127",
     ]
+
+
+def test_rows_whose_recipe_is_not_published_say_so(tmp_path: Path) -> None:
+    said = "Shake-Shake and PyramidNet: the paper has no code for these rows"
+    for model, expected in (("vgg16", False), ("shakeshake26_2x64d", True)):
+        folder = tmp_path / model
+        write_record(folder, model=model, method="swa", budget=1.5, error=2.9)
+        cells, epochs = frames_of(folder)
+        (table,) = (one for one in tables.make_tables(cells, epochs) if one.name == "cifar10")
+        assert any(note.startswith(said) for note in table.notes) == expected
+        (row,) = frames.rows(cells, epochs)
+        assert row.recipe == ("this project's recipe" if expected else "the published recipe")
 
 
 def test_own_data_show_only_columns_with_runs(tmp_path: Path) -> None:

@@ -36,6 +36,9 @@ TINY = [*TINY_NET, *SHORT_RECIPE, "budget=1"]
 # Dropout, whose random numbers seeds that train together must not share.
 DROPOUT = [*TINY, "+model.arguments.dropout=0.5", "model.budget_epochs=2", "model.swa_start=1"]
 DROPOUT += ["dataset.train_images=64", "dataset.test_images=20", "batch_size=24"]
+# A small Shake-Shake network, which draws in every block.
+SHAKE = ["model=own", "model._target_=swa_bench.models.shakeshake.ShakeShake", "model.name=shake"]
+SHAKE += ["+model.arguments={depth:8,base_width:4}"]
 
 
 # swa-train that sends itself a signal within an epoch: arguments are its number, the steps before.

@@ -12,7 +12,7 @@ from torch import nn
 
 from swa_bench.analysis.trust import check_trusted, with_own_data
 from swa_bench.config.plan import Plan, load_schedule, steps_per_epoch
-from swa_bench.config.schema import Device, TrainConfig, from_dict
+from swa_bench.config.schema import Device, TrainConfig, from_dict, require
 from swa_bench.data.batches import DeviceImages, to_device
 from swa_bench.data.images import ImageSet, load_images
 from swa_bench.errors import SwaBenchError
@@ -21,7 +21,7 @@ from swa_bench.results.same_data import check_code, check_data
 from swa_bench.training import checkpoints, hardware
 from swa_bench.training.batch_norm import describe_kept
 from swa_bench.training.network import Spare
-from swa_bench.training.states import fresh_state, with_weights
+from swa_bench.training.states import fresh_state, weights_sha256, with_weights
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +72,14 @@ def as_recorded(record: Record, user: User) -> TrainConfig:
     return from_dict(with_own_data(record.config, user.data) | {"init": "random"})
 
 
+def _first_weights(record: Record, user: User) -> str:
+    """The record's option init; ConfigError for a file that it names, unless it is trusted."""
+    init = str(record.config.get("init"))
+    expected = "is a file that the record names; with --trust it is read"
+    require("init", init, init in ("random", "pretrained") or user.trust, expected)
+    return init
+
+
 def restore(
     path: Path, user: User, epoch: int | None = None, other: Restored | None = None
 ) -> Restored:
@@ -94,14 +102,17 @@ def restore(
     check_code(path, record, config, "put the file of the run there")
     device = hardware.prepare(config)
     data = other.data if other else to_device(images, config, device)
-    state = fresh_state(config, data)
+    done = config.epochs if epoch is None else epoch
+    first = config if done else dataclasses.replace(config, init=_first_weights(record, user))
+    state = fresh_state(first, data)
+    if not done and weights_sha256(state.model.state_dict()) != record.initial_weights_sha256:
+        raise SwaBenchError(f"{path}: init={first.init} gives other weights than the run had")
     predictor = state.predictors.get(config.method.result)
     if epoch is None and predictor is not None and not predictor.has_weights:
         raise SwaBenchError(
             f"{path} is of an ensemble, which has no weights of its own: take one member (--epoch, "
             "trained with checkpoints.keep=collected), or the average of FGE's (method=swa_fge)"
         )
-    done = config.epochs if epoch is None else epoch
     there = as_recorded(record, user)  # on the device that it ran on, which the keys hold
     plan = Plan(there, steps_per_epoch(there), load_schedule(there), [])
     keys = plan.state_keys(images.fingerprint(), record.initial_weights_sha256 or "")[1 : done + 1]

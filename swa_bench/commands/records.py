@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from swa_bench.commands.terminal import CommandParser, command, path
+from swa_bench.config.grid import paper_columns
 from swa_bench.config.renames import flatten
 from swa_bench.errors import SwaBenchError
 from swa_bench.labels import counted, recipe_text
@@ -25,13 +26,13 @@ class Found:
 
     Attributes:
         where: the folders of the records and the filters, in words.
-        whole: whether the records are all of them, so that what is missing can be said.
+        whole: data sets of which what is missing can be said; None for those that the records have.
     """
 
     records: list[Record]
     where: str
     out: Path
-    whole: bool
+    whole: Sequence[str] | None
 
     def __str__(self) -> str:
         return f"{counted(len(self.records), 'record')} from {self.where}"
@@ -98,8 +99,13 @@ def _parse(kind: str, description: str, arguments: Sequence[str] | None) -> Foun
     wanted = {name: values for name, values in wanted.items() if values}
     records, where = _find_records(given.records)
     said = " ".join(f"{name}={','.join(values)}" for name, values in wanted.items())
+    where = f"{where} with {said}" if said else where
+    asked = wanted.get("dataset", [])
+    of_paper = [*wanted] == ["dataset"] and all(map(paper_columns, asked))
+    if of_paper and not any(record.dataset in asked for record in records):
+        return Found([], where, given.out, asked)  # the published figures alone
     left = _filtered(records, wanted) if records else []
-    return Found(left, f"{where} with {said}" if said else where, given.out, not wanted)
+    return Found(left, where, given.out, () if wanted else None)
 
 
 def _option(text: str) -> tuple[str, str]:

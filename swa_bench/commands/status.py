@@ -1,4 +1,4 @@
-"""The command swa-status: the runs on disk and, where it applies, what the paper's grid lacks."""
+"""The command swa-status: the runs on disk and, where it applies, what the grids lack."""
 
 import collections
 import re
@@ -11,11 +11,11 @@ from pathlib import Path
 from tabulate import tabulate
 
 from swa_bench.commands.terminal import CommandParser, command, path
-from swa_bench.config.grid import lengths
+from swa_bench.config.grid import Grid, grids
 from swa_bench.errors import SwaBenchError
 from swa_bench.labels import duration
 from swa_bench.results.run_files import OVERRIDES
-from swa_bench.results.status import REPORTS, STATES, RowStatus, RunStatus, read_rows
+from swa_bench.results.status import STATES, RowStatus, RunStatus, read_rows
 
 INDENT, NARROWEST = 4, 24  # columns: of what follows a line; of options beside a run
 HEADER = "  state      epochs  folder, own options\n"
@@ -30,8 +30,15 @@ def swa_status(arguments: Sequence[str] | None = None) -> None:
     parser = CommandParser("swa-status", description=description)
     help_text = "with the runs; by default results/runs, whether or not anything was trained yet"
     parser.add_argument("--results", type=path, metavar="FOLDER", help=help_text)
-    help_text = "print the grid of the paper's tables too, also before any run of it"
-    parser.add_argument("--grid", action="store_true", help=help_text)
+    usual, *others = grids()
+    parser.add_argument(
+        "--grid",
+        nargs="?",
+        choices=[usual, *others, "all"],
+        const=usual,
+        help="print a grid too, also before any run of it (without a name: %(const)s); those that "
+        "have runs are always printed",
+    )
     with command("swa-status"):
         options = parser.parse_args(arguments)
         folder = options.results or Path("results/runs")
@@ -40,17 +47,17 @@ def swa_status(arguments: Sequence[str] | None = None) -> None:
             raise SwaBenchError(f"--results {folder}: {expected}")
         rows = read_rows(folder)
         print(show_runs(rows, shutil.get_terminal_size().columns) or f"No runs in {folder}.")
-        if options.grid or any(row.in_grid and row.runs for row in rows):
-            print(f"\nThe grid of the paper's tables\n\n{show_grid(rows)}")
+        for name, grid in grids().items():
+            if options.grid in (name, "all") or any(row.is_in(grid) for row in rows):
+                print(f"\n{grid.title}\n\n{show_grid(rows, grid)}")
 
 
 def show_runs(rows: Iterable[RowStatus], width: int) -> str:
     """A line a run, of at most `width` columns; seeds of one recipe that are done share one."""
     lines, states = [], collections.Counter[str]()
-    for row in sorted(rows, key=lambda row: row.in_grid):
-        if row.runs:
-            lines += [*_show_row(row, width), ""]
-            states.update(run.state for run in row.runs)
+    for row in rows:
+        lines += [*_show_row(row, width), ""]
+        states.update(run.state for run in row.runs)
     if lines:
         lines.insert(0, HEADER)
     lines.append(", ".join(f"{states[state]} {state}" for state in STATES if states[state]))
@@ -123,19 +130,33 @@ def _progress(run: RunStatus) -> str:
     return f"{age}{run.process}"
 
 
-def show_grid(rows: Iterable[RowStatus]) -> str:
-    """A line for each row of the paper's tables, and the time that the missing runs will take."""
+def show_grid(rows: Iterable[RowStatus], grid: Grid) -> str:
+    """A line for each row of a grid, and the time that the missing runs will take."""
+    found = {(row.dataset, row.model): row for row in rows}
     lines, total = [], 0.0
-    for row in rows:
-        if not row.in_grid:
-            continue
-        left, seconds = row.epochs_left(*lengths(row.dataset, row.model)), row.epoch_seconds()
-        total += left * (seconds or 0)
-        time_left = "unknown" if seconds is None else duration(left * seconds)
-        counts = [row.done(), REPORTS - row.done(), left]
-        lines.append([row.dataset, row.model, *counts, time_left if left else ""])
-    header = ["data set", "model", "cells done", "missing", "epochs left", "time left"]
-    text = tabulate(lines, header, "simple")
+    for experiment in grid.experiments:
+        for name in experiment.rows:
+            row = found.get(name) or RowStatus(*name, [])
+            left, seconds = row.epochs_left(experiment), row.epoch_seconds()
+            total += left * (seconds or 0)
+            time_left = None if seconds is None else left * seconds
+            cells = len(experiment.columns) * len(experiment.seeds)
+            done = f"{row.done(experiment)}/{cells}"
+            lines.append([experiment.name, *name, done, *epochs_and_time(left, time_left)])
+    text = grid_table(lines, "cells")
     if total:
         text += f"\nTime left where the speed is known: {duration(total)} of one device"
     return text
+
+
+def epochs_and_time(epochs: int, seconds: float | None) -> list[str]:
+    """The last two cells of a line: what is left to train, if anything is."""
+    time_left = "unknown" if seconds is None else duration(seconds)
+    return [str(epochs), time_left if epochs else ""]
+
+
+def grid_table(lines: Sequence[Sequence[str]], what: str) -> str:
+    """Lines of experiment, data set, model, how much is done of `what`, epochs and time left."""
+    header = ["\nexperiment", "\ndata set", "\nmodel", f"{what}\ndone", "epochs\nleft"]
+    aligned = ("left",) * 3 + ("right",) * 2 + ("left",)
+    return tabulate(lines, [*header, "time\nleft"], "simple", colalign=aligned)

@@ -1,17 +1,25 @@
-"""The grid of the paper's CIFAR tables, as conf/experiment/paper_tables.yaml has it.
+"""The grids of conf/grids.yaml: the rows, columns and seeds of their experiments.
 
-Its files are read without Hydra, whose composing of 16 runs takes seconds.
+The files are read without Hydra, whose composing of a grid's runs takes seconds. The tests compare
+what is read with what Hydra composes.
 """
 
 import functools
 import importlib.resources
+import itertools
+import math
 import pkgutil
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from omegaconf import OmegaConf
 
 from swa_bench.config.resolvers import register_resolvers
-from swa_bench.labels import Column
+from swa_bench.labels import Column, in_order
+
+GROUPS = ("dataset", "model", "schedule", "method")  # which decide the lengths and rates of runs
 
 
 def shipped_yaml(name: str) -> Any:
@@ -21,41 +29,146 @@ def shipped_yaml(name: str) -> Any:
 
 
 @functools.cache
-def _options(group: str, name: str) -> Any:
-    """The values of a file of a group that builds upon no others, or upon plain ones."""
-    values = shipped_yaml(f"{group}/{name}.yaml")
-    bases = values.pop("defaults", [])
-    return OmegaConf.merge(*(_options(group, base) for base in bases), values)
+def _read(name: str) -> tuple[Any, dict[str, str]]:
+    """The values of a file upon those of the files that it names as its defaults.
+
+    Returns:
+        The values; and of the groups from which it selects a file, which one.
+    """
+    values, selected = shipped_yaml(f"{name}.yaml"), {}
+    bases = []
+    for entry in values.pop("defaults", []):
+        if not isinstance(entry, str):
+            ((group, choice),) = entry.items()
+            selected[re.sub("^override /|@.*", "", group)] = choice
+        elif entry != "_self_":
+            base, more = _read(f"{name.rpartition('/')[0]}/{entry}")
+            bases.append(base)
+            selected |= more
+    return OmegaConf.merge(*bases, values), selected
 
 
-_EXPERIMENT, _TRAIN = map(shipped_yaml, ("experiment/paper_tables.yaml", "train.yaml"))
-_PARAMS = _EXPERIMENT.hydra.sweeper.params
-_DEFAULTS = OmegaConf.merge(*(one for one in _TRAIN.defaults if one != "_self_"))
-PAPER_DATASETS = tuple(_PARAMS.dataset.split(","))
-PAPER_MODELS = tuple(_PARAMS.model.split(","))
-PAPER_SEEDS = tuple(int(seed) for seed in str(_PARAMS.seed).split(","))
-PAPER_METHODS = (*_EXPERIMENT.also_train, _DEFAULTS.method)  # the baseline first
-# A run of a method's table_budget reports all smaller budgets too.
-PAPER_COLUMNS: tuple[Column, ...] = tuple(
-    (method, float(budget))
-    for method in PAPER_METHODS
-    for budget in _TRAIN.report_budgets
-    if budget <= _options("method", method).table_budget
-)
+@dataclass(frozen=True)
+class Experiment:
+    """A sweep of some methods over data sets, models and seeds.
+
+    Attributes:
+        methods: in the order of the columns: those of also_train come first.
+    """
+
+    name: str
+    datasets: tuple[str, ...]
+    models: tuple[str, ...]
+    seeds: tuple[int, ...]
+    methods: tuple[str, ...]
+
+    @property
+    def rows(self) -> list[tuple[str, str]]:
+        """Its data sets and models."""
+        return list(itertools.product(self.datasets, self.models))
+
+    @functools.cached_property
+    def columns(self) -> tuple[Column, ...]:
+        """The methods and budgets that its runs report."""
+        found = []
+        for method in self.methods:
+            cfg = self._options(*self.rows[0], method)
+            budgets = sorted({*cfg.report_budgets, cfg.budget})
+            found += [(method, float(budget)) for budget in budgets if budget <= cfg.budget]
+        return tuple(found)
+
+    def states(self, dataset: str, model: str) -> dict[str, list[int]]:
+        """Of each method's run, a name of its state after 1, 2, ... epochs.
+
+        Methods have the names of the epochs that they share in common.
+        """
+        found = {}
+        for method in self.methods:
+            cfg = self._options(dataset, model, method)
+            values = dict(cfg.schedule)
+            schedule = pkgutil.resolve_name(values.pop("_target_"))
+            first = cfg.method.collect_from or math.inf
+            epochs = (
+                (schedule(epoch, 0, 1, **values), epoch + 1 >= first) for epoch in range(cfg.epochs)
+            )
+            start = "" if method in cfg.checkpoints.keep_for else method
+            names = itertools.accumulate(epochs, lambda *of: hash(of), initial=hash(start))
+            found[method] = list(names)[1:]
+        return found
+
+    def _options(self, dataset: str, model: str, method: str) -> Any:
+        """The options of its runs of a method, as far as GROUPS have them, with interpolations."""
+        register_resolvers()
+        (train, defaults), (own, selected) = _read("train"), _read(f"experiment/{self.name}")
+        row = {"dataset": dataset, "model": model, "method": method}
+        came_along = _read(f"dataset/{dataset}")[1] | _read(f"method/{method}")[1]
+        chosen = defaults | came_along | selected | row
+        if method != self.methods[-1]:  # the experiment's changes are of its own method
+            own = OmegaConf.masked_copy(own, [name for name in own if name != "method"])
+        groups = {group: _read(f"{group}/{chosen[group]}")[0] for group in GROUPS}
+        return OmegaConf.merge(train, groups, own)
 
 
 @functools.cache
-def lengths(dataset: str, model: str) -> tuple[dict[str, int], int]:
-    """Epochs of the grid's run of each method, and after how many of them the two part."""
-    register_resolvers()
-    epochs, rates = {}, []
-    for method in PAPER_METHODS:
-        chosen = {"dataset": dataset, "model": model, "method": method}
-        groups = {**chosen, "schedule": _DEFAULTS.schedule}
-        cfg = OmegaConf.merge(_TRAIN, {key: _options(key, groups[key]) for key in groups})
-        values = dict(cfg.schedule)
-        schedule = pkgutil.resolve_name(values.pop("_target_"))
-        epochs[method] = cfg.epochs
-        rates.append([schedule(epoch, 0, 1, **values) for epoch in range(cfg.epochs)])
-    both = zip(*rates, strict=False)
-    return epochs, next(epoch for epoch, (one, other) in enumerate(both) if one != other)
+def read_experiment(name: str) -> Experiment:
+    """An experiment that is a sweep over data sets, models or seeds."""
+    values, selected = _read(f"experiment/{name}")
+    chosen = _read("train")[1] | selected
+
+    def swept(option: str) -> list[str]:
+        listed = values.hydra.sweeper.params.get(option, chosen.get(option))
+        return str(listed).replace(" ", "").split(",")
+
+    seeds = map(int, swept("seed"))
+    methods = (*values.get("also_train", []), chosen["method"])
+    return Experiment(name, tuple(swept("dataset")), tuple(swept("model")), tuple(seeds), methods)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Experiments that belong together.
+
+    Attributes:
+        table: whether they are the paper's table of their data sets.
+    """
+
+    title: str
+    experiments: tuple[Experiment, ...]
+    table: bool
+
+
+@functools.cache
+def grids() -> dict[str, Grid]:
+    """The grids by name; the first is meant where none is named."""
+    return {
+        name: Grid(of.title, tuple(map(read_experiment, of.experiments)), of.table)
+        for name, of in shipped_yaml("grids.yaml").items()
+    }
+
+
+@functools.cache
+def _tabled() -> list[Experiment]:
+    return [one for grid in grids().values() if grid.table for one in grid.experiments]
+
+
+@functools.cache
+def paper_columns(dataset: str) -> tuple[Column, ...]:
+    """The methods and budgets of the paper's table of a data set; () if there is none."""
+    return tuple(column for one in _tabled() if dataset in one.datasets for column in one.columns)
+
+
+def paper_models(dataset: str) -> list[str]:
+    """The rows of the paper's table of a data set; [] if there is none."""
+    return [model for one in _tabled() if dataset in one.datasets for model in one.models]
+
+
+def paper_datasets(found: Iterable[str]) -> list[str]:
+    """Those of the paper's tables that have one of some data sets; without any, of the first."""
+    there = set(found)
+    shown = [one for one in _tabled() if there & set(one.datasets)] if there else _tabled()[:1]
+    return [dataset for one in shown for dataset in one.datasets]
+
+
+def models_in_order(found: Iterable[str]) -> list[str]:
+    """Models without repeats: those of the paper's tables in their order, then the others."""
+    return in_order(found, [model for one in _tabled() for model in one.models])

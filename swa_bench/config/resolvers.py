@@ -1,5 +1,7 @@
 """The resolvers of conf/*.yaml: values that follow from others."""
 
+import math
+
 from omegaconf import OmegaConf
 
 from swa_bench.config.schema import whole_epochs
@@ -12,9 +14,9 @@ def register_resolvers() -> None:
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
 
 
-def default_budget(table_budget: float, ensemble_of: str | None) -> float:
-    """The budget that fills a method's row; of an ensemble one run, since more are other seeds."""
-    return table_budget if ensemble_of is None else 1
+def default_budget(table_budget: float, ensemble_of: str | None, most: float = math.inf) -> float:
+    """The budget that fills a method's row, within `most`; of an ensemble that of one run."""
+    return min(table_budget, most) if ensemble_of is None else 1
 
 
 def ratio(part: float, whole: float) -> float | None:

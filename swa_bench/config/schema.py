@@ -116,7 +116,7 @@ class MethodConfig:
     collect_from: Count | None
     swa_learning_rate: Positive | None
     ensemble_of: str | None
-    table_budget: Annotated[Positive, NOT_SHAPING]
+    table_budget: Annotated[NonNegative, NOT_SHAPING]  # 0: the method trains nothing
 
     def __post_init__(self) -> None:
         results = [LAST, *COMMON_PREDICTORS, *self.predictors]
@@ -145,7 +145,7 @@ class TrainConfig:
 
     # What others are computed from comes first, so that the first fault found is the user's own.
     seed: Annotated[NonNegativeInt, Field(lt=2**63), NOT_SHAPING]
-    budget: Annotated[Positive, NOT_SHAPING]
+    budget: Annotated[NonNegative, NOT_SHAPING]
     model: ModelConfig
     dataset: DatasetConfig
     augmentation: Values
@@ -186,14 +186,21 @@ class TrainConfig:
     def _check_length(self) -> None:
         budget_epochs = self.model.budget_epochs
         epochs = whole_epochs(self.budget, budget_epochs)
-        expected = f"less than one epoch: model.budget_epochs={budget_epochs}"
-        require("budget", self.budget, epochs >= 1, expected)
+        if not self.method.table_budget:
+            expected = f"must be 0, its default: method={self.method.name} trains nothing"
+            require("budget", self.budget, self.budget == 0, expected)
+        else:
+            expected = (
+                f"less than one epoch (model.budget_epochs={budget_epochs}), and "
+                f"method={self.method.name} trains"
+            )
+            require("budget", self.budget, epochs >= 1, expected)
         expected = f"10,000 epochs or more, at {budget_epochs} epochs per budget"
         require("budget", self.budget, epochs < 10_000, expected)
         expected = "follows from budget: change that instead"
         require("epochs", self.epochs, self.epochs == epochs, expected)
         decay = self.method.decay_epochs
-        require("method.decay_epochs", decay, decay >= 1, "must be 1 or more")
+        require("method.decay_epochs", decay, decay >= 1 or not epochs, "must be 1 or more")
         if self.method.ensemble_of is not None:
             expected = (
                 f"{self.method.name} counts whole runs of one budget each: choose 1, 2, 3, ..."

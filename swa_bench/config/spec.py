@@ -16,7 +16,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from swa_bench.config.composing import CONF, chosen, compose, method_file, of_method
 from swa_bench.config.renames import flatten, lookup
 from swa_bench.config.resolvers import register_resolvers
-from swa_bench.config.schema import TrainConfig, from_dict, shaping, to_dict
+from swa_bench.config.schema import TrainConfig, from_dict, require, shaping, to_dict
 from swa_bench.errors import ConfigError, SwaBenchError
 
 SELECTED = ("schedule", "optimizer", "augmentation")  # groups of which a method may select one
@@ -34,7 +34,11 @@ class RunSpec:
     @classmethod
     def of(cls, cfg: DictConfig) -> "RunSpec":
         """Resolve and check; ConfigError names the first option that is wrong."""
-        return cls(cfg, from_dict(_resolved(cfg)))
+        config = from_dict(_resolved(cfg))
+        expected = f"choose pretrained or a .safetensors file: method={config.method.name} tests it"
+        trained = config.method.table_budget or config.init != "random"
+        require("init", config.init, bool(trained), expected)
+        return cls(cfg, config)
 
     def replace(self, **options: Any) -> "RunSpec":
         """The same with other values of top-level options, and all that follows from them."""
@@ -45,7 +49,9 @@ class RunSpec:
     def with_method(self, method: str) -> "RunSpec":
         """The same with another method, and with what it selects where the user chose nothing."""
         other = of_method(method)
-        options = {"method": other.method}
+        options: dict[str, Any] = {"method": other.method}
+        if not other.method.table_budget:  # which trains nothing, whatever the budget of this one
+            options["budget"] = 0
         for group in SELECTED:
             mine, its = (cfg[group].get("_target_") for cfg in (self.cfg, other))
             came_along = mine == of_method(self._method_file)[group].get("_target_")
@@ -88,7 +94,8 @@ class RunSpec:
     def recipe_diff(self) -> dict[str, Any]:
         """How the recipe differs from the published one, as {option: value}; {} if it does not.
 
-        The published recipe is the shipped one of that name. A method of the user's own is compared
+        The published recipe is the shipped one of that name, and that of the experiment which has
+        the name of the data set, if there is one. A method of the user's own is compared
         with its own file, as the column names it; an own model or data set with the file of conf/
         that it came from. Of a schedule whose value follows from the method or the length, the
         option that it follows from is said, since the value differs from column to column.
@@ -98,6 +105,8 @@ class RunSpec:
         folder = config.dataset._target_ == "swa_bench.data.folder.load_folder"
         own = "image_folder" if folder else "cifar10"
         names.append(_shipped("dataset", config.dataset.name, own))
+        if (CONF / "experiment" / f"{config.dataset.name}.yaml").is_file():
+            names.append(f"experiment={config.dataset.name}")
         mine, published = (flatten(shaping(_raw(cfg))) for cfg in (self.cfg, compose(names)))
         differs = [name for name, value in mine.items() if value != published.get(name)]
         resolved, found = to_dict(config), {}

@@ -6,59 +6,23 @@ from typing import Any
 
 import pandas as pd
 
-from swa_bench.config.grid import PAPER_COLUMNS, PAPER_DATASETS, PAPER_MODELS
+from swa_bench.config.grid import models_in_order, paper_columns, paper_datasets, paper_models
 from swa_bench.labels import (
-    DEMONSTRATIONS,
+    BUDGET_EPOCHS,
     ENSEMBLES,
     LABELS,
     Column,
     column_label,
     columns_in_order,
-    in_order,
     signed,
 )
 from swa_bench.reporting.layout import Recipes, Table, labelled_rows, titled
+from swa_bench.reporting.notes import notes_of
 from swa_bench.results.frames import COLUMN
-from swa_bench.results.statistics import SIGNIFICANCE, estimate, published
+from swa_bench.results.statistics import estimate, published
 
 ERRORS = "test error in %, mean ± sample standard deviation over n seeds"
 BESIDE = (("swa_fge", 1.0), ("swa", 1.0), ("sgd", 1.0))  # single networks beside the ensembles
-
-NOTES = {
-    "demonstration": (
-        "Small nets and subsets show how the project works; the paper has no such row."
-    ),
-    "published": (
-        "Published: the authors' repository (the paper's figures where it has them), n=3. Welch: "
-        f"two-sided t-test with unequal variances of ours against the published mean, standard "
-        f"deviation and n; 'agrees' means p >= {SIGNIFICANCE:g}; otherwise 'lower' and 'higher' "
-        "say where our error lies."
-    ),
-    "preresnet110": (
-        "PreResNet110 is compared with the authors' PreResNet110 row, which is not in the paper, "
-        "and PreResNet164 with the paper's ResNet-164 row: the authors' first code called the net "
-        "of 18 bottleneck blocks a stage PreResNet110, though its depth is 164; they renamed it "
-        "and added the row of the true depth 110 on 2018-07-05."
-    ),
-    "preresnet187": (
-        "1.25 budgets of 150 epochs are 187 here (187.5 rounded down); the authors evaluated every "
-        "5th epoch, so theirs is 185 or 190."
-    ),
-    "ensembles": (
-        "Independent, Snapshot and FGE: the mean softmax output of all members. k budgets are k "
-        "runs of one budget each, and n counts disjoint groups of k seeds. SWA of FGE: one "
-        "network, the average of the weights of FGE's members."
-    ),
-    "fge": (
-        "Published Independent and FGE: the FGE authors' repository, which does not say n, so "
-        "there is no test; its CIFAR-100 accuracies have one decimal."
-    ),
-    "fge_budget": (
-        "The budget of the published Independent and FGE is 200 epochs for every net; ours of "
-        "PreResNet164 is 150, so their lengths differ."
-    ),
-    "draft": "(draft): in an HTML comment of that repository's README, not shown to its readers.",
-}
 
 
 def single_table(
@@ -72,21 +36,24 @@ def single_table(
 
     Args:
         models: the rows; by default the paper's and all that have runs.
-        whole: whether a data set of the paper's has the paper's rows and columns without runs too.
+        whole: whether the rows and columns of the paper's table are shown without runs too.
     """
     part = summary[(summary["dataset"] == dataset) & ~summary["ensemble"]]
-    whole = whole and dataset in PAPER_DATASETS
-    found = _columns(part)
-    columns = [column for column in PAPER_COLUMNS if whole or column in found]
-    columns += columns_in_order(found - set(PAPER_COLUMNS))
+    found, paper = _columns(part), paper_columns(dataset)
+    first = paper or paper_columns(paper_datasets([])[0])
+    columns = [column for column in first if (whole and paper) or column in found]
+    columns += columns_in_order(found - set(first))
     budgets_named = {method for method, budget in columns if budget != 1.0}
+    of_other_length = part["recipe_diff"].str.contains("model.budget_epochs=").any()
+    budget_epochs = None if of_other_length else BUDGET_EPOCHS.get(dataset)
     header = [
-        column_label(method, budget) if method in budgets_named else LABELS.get(method, method)
+        column_label(method, budget, budget_epochs)
+        if method in budgets_named
+        else LABELS.get(method, method)
         for method, budget in columns
     ]
-    models = models or in_order([*PAPER_MODELS * whole, *part["model"]], PAPER_MODELS)
-    notes = ["published", *["preresnet110", "preresnet187"] * ("preresnet110" in models)]
-    return _table(dataset, "", header, part, recipes, columns, models, notes)
+    models = models or models_in_order([*paper_models(dataset) * whole, *part["model"]])
+    return _table(dataset, "", header, part, recipes, columns, models)
 
 
 def ensembles_table(
@@ -112,18 +79,13 @@ def ensembles_table(
         if key[0] == dataset and (whole or (key[1] in shown and key[2:] in _columns(part)))
     }
     of_ensembles = [key for key in theirs if key[2] in ENSEMBLES]
-    models = models or in_order([*(key[1] for key in of_ensembles), *own["model"]], PAPER_MODELS)
+    models = models or models_in_order([*(key[1] for key in of_ensembles), *own["model"]])
     found = _columns(part[part["ensemble"]]) | {key[2:] for key in of_ensembles}
     known = _columns(part) | {key[2:] for key in theirs}
     columns = columns_in_order(found, ENSEMBLES)
     columns += [column for column in BESIDE if column in known]
-    notes = ["ensembles", "published", "fge"]
-    if any(key[1] == "preresnet164" for key in of_ensembles) and "preresnet164" in models:
-        notes.append("fge_budget")
-    if any(theirs[key].draft for key in of_ensembles):
-        notes.append("draft")
     header = [column_label(*column) for column in columns]
-    return _table(dataset, "ensembles", header, part, recipes, columns, models, notes)
+    return _table(dataset, "ensembles", header, part, recipes, columns, models)
 
 
 def _columns(part: pd.DataFrame) -> set[Column]:
@@ -138,18 +100,12 @@ def _table(
     recipes: Recipes,
     columns: Sequence[Column],
     models: Sequence[str],
-    notes: Sequence[str],
 ) -> Table:
-    """A table of test errors, ours and published; `notes` are keys of NOTES."""
+    """A table of test errors, ours and published, with its notes."""
     found, letters = labelled_rows(part, recipes, models)
     lines = [line for row in found for line in _row_lines(dataset, *row, columns)]
-    if dataset not in PAPER_DATASETS:
-        notes = [note for note in notes if note == "ensembles"]
-        notes += ["demonstration"] * (dataset in DEMONSTRATIONS)
-    elif not any("published" in line[1] for line in lines):
-        notes = [note for note in notes if note == "ensembles"]
-    said = [NOTES[note] for note in notes]
-    if dataset in PAPER_DATASETS and part.empty:
+    said = notes_of(kind, ((dataset, model, *column) for model in models for column in columns))
+    if part.empty and paper_columns(dataset):
         said.append("No runs yet.")
     shown = part[pd.MultiIndex.from_frame(part[COLUMN]).isin(columns)]
     title = titled(dataset, f"{', ' * bool(kind)}{kind}: {ERRORS}")

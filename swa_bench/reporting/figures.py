@@ -20,7 +20,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from swa_bench.config.grid import PAPER_DATASETS
+from swa_bench.config.grid import paper_columns
 from swa_bench.files import write_atomically
 from swa_bench.labels import DEMONSTRATIONS, LABELS, column_label, in_order
 from swa_bench.reporting.layout import Recipes, recipes_of
@@ -215,7 +215,7 @@ def caption(row: Row, details: str) -> list[str]:
     """What is below the title of a row's figure: what it shows, its recipe and devices."""
     demonstration = "A demonstration: NOT comparable with the paper"
     said = [details, *[demonstration] * (row.dataset in DEMONSTRATIONS)]
-    said += [row.recipe] * (bool(row.recipe_diff) or row.dataset in PAPER_DATASETS)
+    said += [row.recipe] * bool(row.recipe_diff or paper_columns(row.dataset))
     return [*filter(None, said), row.devices]
 
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import pandas as pd
 from tabulate import tabulate
 
-from swa_bench.config.grid import PAPER_MODELS
-from swa_bench.labels import DEMONSTRATIONS, LABELS, by_options, in_order
+from swa_bench.config.grid import models_in_order
+from swa_bench.labels import DEMONSTRATIONS, LABELS, by_options
 from swa_bench.results.frames import Row, row_names
 
 TEXT_WIDTH = 80  # of the lines around a table in a file
@@ -154,7 +154,7 @@ def labelled_rows(
             that the frame holds.
     """
     found, notes = [], {}
-    for model in models or in_order(part["model"], PAPER_MODELS):
+    for model in models or models_in_order(part["model"]):
         of_model = part[part["model"] == model]
         for recipe in sorted(of_model["recipe_diff"].unique(), key=by_options):
             of_recipe = of_model[of_model["recipe_diff"] == recipe]

@@ -18,9 +18,9 @@ import pandas as pd
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from swa_bench.config.grid import PAPER_COLUMNS, PAPER_DATASETS, PAPER_MODELS
+from swa_bench.config.grid import paper_columns, paper_datasets, paper_models
 from swa_bench.files import write_atomically, write_over_own
-from swa_bench.labels import DEMONSTRATIONS, LABELS, column_label, counted
+from swa_bench.labels import BUDGET_EPOCHS, DEMONSTRATIONS, LABELS, column_label, counted
 from swa_bench.reporting import figures
 from swa_bench.reporting.layout import Recipes, recipes_of
 from swa_bench.reporting.points import draw_gains, draw_test_errors, gain_label
@@ -85,8 +85,8 @@ DRAWINGS = (
         2.5,
         draw_test_errors,
         "bar",
-        of_published="published: mean ± sample standard deviation, n=3 (of FGE and Independent: n "
-        "unknown, a draft on CIFAR-10)",
+        of_published="published: mean ± sample standard deviation where known, n=3 (of FGE and "
+        "Independent: n unknown, a draft on CIFAR-10)",
     ),
     Drawing(
         "gain",
@@ -111,20 +111,23 @@ DRAWINGS = (
 )
 
 
-def write_report(records: Sequence[Record], where: str, folder: Path, whole: bool = True) -> Path:
+def write_report(
+    records: Sequence[Record], where: str, folder: Path, whole: Sequence[str] | None = None
+) -> Path:
     """Write index.html and, beside it, each figure as PNG and SVG; return the page's path.
 
     The same records give the same page.
 
     Args:
         where: the folders of the records, in words.
-        whole: whether what is missing of the paper's tables is said.
+        whole: as for `make_tables`; of these data sets it is said what is missing.
     """
     cells = cells_frame(records)
     epochs = epochs_frame(cells)
     summary, found, recipes = summarise(cells), rows(cells, epochs), recipes_of(cells)
     counts = summary["verdict"].value_counts()
-    of_paper = cells.empty or cells["dataset"].isin(PAPER_DATASETS).any()
+    of_paper = paper_datasets(cells["dataset"])
+    whole = of_paper if whole is None else whole
     devices = set(cells["device"])
     taken: list[str] = []
     page = _render(
@@ -132,7 +135,7 @@ def write_report(records: Sequence[Record], where: str, folder: Path, whole: boo
         records=records,
         of_paper=of_paper,
         verdicts={said: int(counts[name]) for name, said in VERDICTS.items() if name in counts},
-        missing=_missing(summary) if of_paper and whole else [],
+        missing=_missing(summary, whole),
         tables=make_tables(cells, epochs, whole, recipes),
         sections=[_section(row, recipes, folder, taken) for row in found],
         spread=figures.spread(cells, "bar or band"),
@@ -157,7 +160,7 @@ def _render(**values: Any) -> str:
 
 def _section(row: Row, recipes: Recipes, folder: Path, taken: list[str]) -> dict[str, Any]:
     """One row of the tables: its figures and its gains."""
-    comparable = row.dataset in PAPER_DATASETS
+    comparable = bool(paper_columns(row.dataset))
     lines = [
         [gain_label(gain)]
         + [of.gain() if of else "-" for of in (gain.ours, gain.theirs)[: 1 + comparable]]
@@ -224,15 +227,16 @@ def _themed(svg: bytes) -> Markup:
     return Markup(text)
 
 
-def _missing(summary: pd.DataFrame) -> list[str]:
-    """What has no runs of each of the paper's tables: whole rows first, then single cells."""
+def _missing(summary: pd.DataFrame, datasets: Sequence[str]) -> list[str]:
+    """What has no runs of the paper's tables of data sets: whole rows first, then single cells."""
     found = set(summary[COMPARED].itertuples(index=False, name=None))
     lines = []
-    for dataset in PAPER_DATASETS:
-        lacking = []
-        for model in PAPER_MODELS:
-            cells = [column_label(*c) for c in PAPER_COLUMNS if (dataset, model, *c) not in found]
-            some = f" ({', '.join(cells)})" * (len(cells) < len(PAPER_COLUMNS))
+    for dataset in datasets:
+        lacking, columns = [], paper_columns(dataset)
+        for model in paper_models(dataset):
+            lacks = [c for c in columns if (dataset, model, *c) not in found]
+            cells = [column_label(*c, BUDGET_EPOCHS.get(dataset)) for c in lacks]
+            some = f" ({', '.join(cells)})" * (len(cells) < len(columns))
             lacking += [(LABELS[model], some)] * bool(cells)
         if lacking:
             lacking.sort(key=lambda of: bool(of[1]))

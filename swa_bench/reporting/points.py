@@ -36,7 +36,7 @@ def draw_test_errors(figure: Figure, row: Row) -> None:
     summary = summarise(row.cells)
     axes = figure.subplots()
     labels: list[list[str]] = []
-    for column in columns(row.cells):
+    for column in columns(row):
         cells, theirs = _at(summary, column), published().get((row.dataset, row.model, *column))
         if cells.empty and not theirs:
             continue

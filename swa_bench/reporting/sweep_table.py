@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from swa_bench.config.grid import PAPER_DATASETS
 from swa_bench.labels import LABELS, column_label, in_order, recipe_text
 from swa_bench.reporting.layout import Recipes, Table
 from swa_bench.reporting.tables import tables_of_runs
@@ -72,7 +71,7 @@ def tables_of_rows(records: Iterable[Record], cells: Iterable[Cell]) -> list[Tab
     rows = [_row(record) for record in records if cell_of(record)[:-1] in wanted]
     records = [record for record in records if _row(record) in rows]
     tables = []
-    for dataset in in_order((record.dataset for record in records), PAPER_DATASETS):
+    for dataset in in_order(record.dataset for record in records):
         of_dataset = [record for record in records if record.dataset == dataset]
         models = in_order((record.model for record in of_dataset), tuple(LABELS))
         tables += tables_of_runs(of_dataset, models)

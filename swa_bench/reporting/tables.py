@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from swa_bench.config.grid import PAPER_DATASETS
+from swa_bench.config.grid import paper_datasets
 from swa_bench.files import write_atomically, write_over_own
 from swa_bench.labels import LABELS, column_label, columns_in_order, in_order
 from swa_bench.reporting.error_tables import ensembles_table, single_table
@@ -31,21 +31,23 @@ PREDICTORS = {"swa": "average", "ensemble": "ensemble"}  # what they are called 
 def make_tables(
     cells: pd.DataFrame,
     epochs: pd.DataFrame,
-    whole: bool = True,
+    whole: Sequence[str] | None = None,
     recipes: Recipes | None = None,
 ) -> list[Table]:
     """All tables of each data set: single networks, ensembles, calibration, collected weights.
 
     Args:
-        whole: whether the paper's rows and columns without runs are shown.
+        whole: data sets of which all of the paper's rows and columns are shown, with or without
+            runs; by default those of its tables that have runs.
         recipes: with the letters that the tables use; by default those of `recipes_of`.
     """
     summary, collected = summarise(cells), collected_frame(epochs)
     recipes = recipes or recipes_of(cells)
+    whole = paper_datasets(cells["dataset"]) if whole is None else whole
     tables = []
-    for dataset in in_order(cells["dataset"], PAPER_DATASETS) or PAPER_DATASETS:
-        tables.append(single_table(dataset, summary, recipes, whole=whole))
-        tables.append(ensembles_table(dataset, summary, recipes, whole=whole))
+    for dataset in in_order(cells["dataset"]) or whole:
+        tables.append(single_table(dataset, summary, recipes, whole=dataset in whole))
+        tables.append(ensembles_table(dataset, summary, recipes, whole=dataset in whole))
         tables.append(calibration_table(dataset, cells, recipes))
         tables.append(collected_table(dataset, collected, recipes))
     return [table for table in tables if table.rows]
@@ -58,7 +60,7 @@ def tables_of_runs(records: Iterable[Record], models: Sequence[str] = ()) -> lis
     summary, recipes = summarise(shown), recipes_of(shown)
     makers = {False: single_table, True: ensembles_table}
     tables = []
-    for dataset in in_order(summary["dataset"], PAPER_DATASETS):
+    for dataset in in_order(summary["dataset"]):
         found = set(summary["ensemble"][summary["dataset"] == dataset])
         for kind, make in makers.items():
             tables += [make(dataset, summary, recipes, models)] * (kind in found)
@@ -155,8 +157,10 @@ def predictor_label(column: str) -> str:
     return PREDICTORS.get(name) or LABELS.get(name, name)
 
 
-def write_tables(records: Iterable[Record], folder: Path, whole: bool = True) -> list[Table]:
-    """Write each table as .txt, .md, .csv and .tex, over no other files; return the tables."""
+def write_tables(
+    records: Iterable[Record], folder: Path, whole: Sequence[str] | None = None
+) -> list[Table]:
+    """Write each of `make_tables` as .txt, .md, .csv and .tex, over no other files; return them."""
     cells = cells_frame(records)
     tables = make_tables(cells, epochs_frame(cells), whole)
     for table in tables:

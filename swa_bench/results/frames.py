@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from swa_bench.config.grid import PAPER_DATASETS, PAPER_MODELS
+from swa_bench.config.grid import models_in_order, paper_models
 from swa_bench.config.renames import LATER, flatten
 from swa_bench.config.schema import shaping
 from swa_bench.labels import ENSEMBLES, LABELS, by_options, in_order, recipe_text
@@ -50,23 +50,26 @@ class Row:
 
     @property
     def recipe(self) -> str:
-        """The options in which the recipe differs from the published one, if any."""
-        return self.recipe_diff or "the published recipe"
+        """The options in which the recipe differs from the shipped one, or whose that is."""
+        published = paper_models("cifar10")  # the networks whose recipes the authors published
+        ours = "the published recipe" if self.model in published else "this project's recipe"
+        return self.recipe_diff or ours
 
 
 def cells_frame(records: Iterable[Record]) -> pd.DataFrame:
     """One row per record, nan where it lacks a figure: error and ECE in %, mean NLL per image.
 
     A seed that is recorded twice counts once: the later path wins, and a warning names both if
-    their results differ. Records of other images than the rest are of another recipe, which
-    `data_sha256` in their recipe_diff says. So are records that other code of the user's trained
-    (`model.source_sha256`), and records of one method whose options differ, as
-    when its file was edited: recipe_diff says these options too.
+    their results differ. Seeds that tested the same untrained weights are one measurement, the
+    first. Records of other images than the rest are of another recipe, which `data_sha256` in their
+    recipe_diff says. So are records that other code of the user's trained (`model.source_sha256`),
+    and records of one method whose options differ, as when its file was edited: recipe_diff says
+    these options too.
 
     Returns:
         CELL, seed, the figures, and `predictor`, whose test error is the result; `trained`, whether
-        it is of a run of its own; its folder, length, cost, device and versions. Then the user's
-        metrics, each a column that begins with METRIC and holds its definition.
+        it is of a run of its own that has epochs; its folder, length, cost, device and versions.
+        Then the user's metrics, each a column that begins with METRIC and holds its definition.
     """
     columns = [*CELL, *"seed error nll ece predictor trained folder epochs seconds".split()]
     columns += ["images_per_s", "device", "device_kind", "versions"]
@@ -75,11 +78,12 @@ def cells_frame(records: Iterable[Record]) -> pd.DataFrame:
     metrics = list(map(_metrics, records))
     own = sorted({name for found in metrics for name in found})
     read = [_cell(record) | found for record, found in zip(records, metrics, strict=True)]
-    frame = pd.DataFrame(read, columns=[*columns, "data_sha256", *own])
+    frame = pd.DataFrame(read, columns=[*columns, "data_sha256", "untrained", *own])
     recipes = _with_code(records, _told_apart(records))
     frame["recipe_diff"] = pd.Series(recipes, dtype=str)
     frame["recipe_diff"] = _with_data(frame)
-    frame = frame[[*columns, *own]]
+    again = frame["untrained"].notna() & frame.duplicated([*CELL, "untrained"])
+    frame = frame.loc[~again, [*columns, *own]]
     kinds: dict[str, Any] = dict.fromkeys(["ensemble", "trained"], bool)
     numbers = "budget error nll ece epochs seconds images_per_s".split()
     kinds |= dict.fromkeys([*numbers, *own], float)
@@ -109,7 +113,8 @@ def _cell(record: Record) -> dict[str, Any]:
         "nll": record.result.test_loss,
         "ece": record.result.test_ece_pct,
         "predictor": "ensemble" if ensemble else predictor,
-        "trained": record.runs is None,
+        "trained": record.runs is None and record.epochs != 0,
+        "untrained": record.result.weights_sha256 if record.epochs == 0 else None,
         "seconds": record.timing.seconds,
         "images_per_s": record.timing.images_per_s,
         "device_kind": str(record.config.get("device")),
@@ -244,8 +249,8 @@ def epochs_frame(cells: pd.DataFrame) -> pd.DataFrame:
 
 def row_names(cells: pd.DataFrame) -> list[tuple[str, str, str]]:
     """The data set, model and recipe of each row, in the order of the tables."""
-    datasets = in_order(cells["dataset"], PAPER_DATASETS)
-    models = in_order(cells["model"], PAPER_MODELS)
+    datasets = in_order(cells["dataset"])
+    models = models_in_order(cells["model"])
     found = cells[ROW].drop_duplicates().itertuples(index=False, name=None)
     return sorted(
         found, key=lambda row: (datasets.index(row[0]), models.index(row[1]), by_options(row[2]))

@@ -112,7 +112,7 @@ class Outlook:
         first: epochs that are on disk already.
         steps: of the epoch after these, on disk too.
         shared: epochs after these that earlier runs of the same command leave.
-        last: the epoch after which nothing is missing; 0 if nothing is.
+        last: the epoch after which nothing is missing; None if nothing is.
         speed: None if it is not known.
     """
 
@@ -120,13 +120,13 @@ class Outlook:
     first: int
     steps: int
     shared: int
-    last: int
+    last: int | None
     speed: Speed | None
 
     @property
     def epochs(self) -> range:
         """The epochs to train, from 0."""
-        return range(self.first + self.shared, self.last)
+        return range(self.first + self.shared, self.last or 0)
 
     @property
     def seconds(self) -> float | None:
@@ -138,8 +138,10 @@ class Outlook:
 
     def text(self) -> str:
         """Such as: epochs 82 to 200 of 200 to train, about 2 h 3 min (by 3 runs on this device)."""
-        if not self.last:
+        if self.last is None:
             return "finished: nothing to train (force=true trains again)"
+        if not self.last:
+            return "to test: the network as it is, before any training"
         first, last, epochs = self.epochs.start, self.last, self.plan.config.epochs
         todo = f"epochs {first + 1} to {last} of {epochs}" if first else counted(last, "epoch")
         there = ""
@@ -166,11 +168,11 @@ def look_ahead(plans: Iterable[Plan]) -> list[Outlook]:
     for plan in plans:
         config = plan.config
         ends = [report.epochs for report in (plan.reports if config.force else missing(plan))]
-        last = max(ends, default=0)
+        last = max(ends, default=None)
         start = None if config.force or not ends else read_start(config)
         keys = plan.state_keys(*start)[: min(ends) + 1] if start else []
         first, steps = furthest(config, keys)
-        names = _names(plan)[first + 1 : last + 1]
+        names = _names(plan)[first + 1 : (last or 0) + 1]
         shared = sum(name in known for name in names)
         steps *= not shared  # else that epoch is trained before
         of_model = records(config.results_dir, config.model.name)
@@ -202,7 +204,7 @@ def time_of(found: Sequence[Outlook]) -> str:
 
 def total(found: Iterable[Outlook], here: bool = True) -> str:
     """Two lines: runs, epochs, and the time if they are trained here; what sharing saves."""
-    left = [one for one in found if one.last]
+    left = [one for one in found if one.last is not None]
     if not left:
         return "Nothing to train."
     epochs, saved = sum(len(one.epochs) for one in left), sum(one.shared for one in left)

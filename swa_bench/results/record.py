@@ -24,7 +24,6 @@ from swa_bench.config.schema import (
     FolderName,
     NonNegative,
     NonNegativeInt,
-    Positive,
     TrainConfig,
 )
 from swa_bench.errors import SwaBenchError
@@ -108,7 +107,7 @@ class Record(Part):
     dataset: FolderName
     model: FolderName
     method: FolderName
-    budget: Positive
+    budget: NonNegative
     epochs: NonNegativeInt | None = None
     seed: NonNegativeInt
     recipe_hash: FolderName
@@ -135,6 +134,8 @@ class Record(Part):
             name = self.option(group, "name")
             if name is not None and name != getattr(self, group):
                 raise ValueError(f"{group} is not that of its config, {name!s:.40}")
+        if (self.budget == 0) != (self.epochs == 0):
+            raise ValueError("only one of budget and epochs is 0")
         for option in ("budget", "epochs", "seed"):
             value = self.config.get(option)
             if value is not None and value != getattr(self, option):

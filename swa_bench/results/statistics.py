@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from swa_bench.config.grid import PAPER_COLUMNS
+from swa_bench.config.grid import paper_columns
 from swa_bench.labels import Column, columns_in_order, signed
 from swa_bench.results.epochs import tested_columns
 from swa_bench.results.frames import CELL, COLUMN, Row
 
 SIGNIFICANCE = 0.05
-SOURCES = ("authors", "fge_authors")  # of the published figures that ours are compared with
+SOURCES = ("authors", "fge_authors", "paper")  # of the figures that ours are compared with
 COMPARED = ["dataset", "model", *COLUMN]  # what names a published figure
 COMPARISON = ["published_mean", "published_std", "published_n", "difference", "p_value", "verdict"]
 COLLECTED = ["dataset", "model", "recipe_diff", "method", "n_averaged", "recipe_hash"]
@@ -59,7 +59,7 @@ class Estimate:
 
 @functools.cache
 def published() -> dict[tuple[str, str, str, float], Estimate]:
-    """The authors' figures, of SWA and of FGE: (dataset, model, method, budget) -> test error."""
+    """What SWA's and FGE's authors published: (dataset, model, method, budget) -> test error."""
     return {
         tuple(key): Estimate(mean, std, None if math.isnan(n) else int(n), draft)
         for *key, mean, std, n, draft in _published_frame().itertuples(index=False)
@@ -174,9 +174,10 @@ class Gain:
     theirs: Estimate | None
 
 
-def columns(cells: pd.DataFrame) -> list[Column]:
-    """The methods and budgets of a row, and the paper's four."""
-    return columns_in_order([*PAPER_COLUMNS, *zip(cells["method"], cells["budget"], strict=True)])
+def columns(row: Row) -> list[Column]:
+    """The methods and budgets of a row, and those of the paper's table of its data set."""
+    found = zip(row.cells["method"], row.cells["budget"], strict=True)
+    return columns_in_order([*paper_columns(row.dataset), *found])
 
 
 def gains(row: Row) -> list[Gain]:
@@ -192,7 +193,7 @@ def gains(row: Row) -> list[Gain]:
     }
     ensembles = set(row.cells["method"][row.cells["ensemble"]])
     found = []
-    for method, budget in columns(row.cells):
+    for method, budget in columns(row):
         lengths = {BASELINE[1]: None} | ({} if method in ensembles else {budget: None})
         for length in lengths if method != BASELINE[0] else ():
             baseline = (BASELINE[0], length)

@@ -3,13 +3,14 @@
 Other machines may be training meanwhile: nothing is imported that computes, nothing is changed.
 """
 
+import itertools
 import re
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from swa_bench.config.grid import PAPER_COLUMNS, PAPER_DATASETS, PAPER_MODELS, PAPER_SEEDS
+from swa_bench.config.grid import Experiment, Grid, grids
 from swa_bench.labels import recipe_text
 from swa_bench.results.epochs import Row, read_epochs
 from swa_bench.results.foreign import read_file
@@ -19,7 +20,6 @@ from swa_bench.results.run_files import Options, read_options
 from swa_bench.text import CONTROL, printable
 
 RUN = re.compile(r"(\w[\w.-]*)-seed(\d{1,18})-(\w+)", re.ASCII)  # the name of a run's folder
-REPORTS = len(PAPER_COLUMNS) * len(PAPER_SEEDS)  # records of one row of the grid
 State = Literal["running", "failed", "stopped", "done"]
 STATES: tuple[State, ...] = get_args(State)
 
@@ -100,25 +100,27 @@ class RowStatus:
     model: str
     runs: list[RunStatus]
 
-    @property
-    def in_grid(self) -> bool:
-        """Whether it is a row of the paper's tables."""
-        return self.dataset in PAPER_DATASETS and self.model in PAPER_MODELS
+    def is_in(self, grid: Grid) -> bool:
+        """Whether it has runs of a grid's experiments."""
+        return any(
+            (self.dataset, self.model) in experiment.rows and run.method in experiment.methods
+            for experiment in grid.experiments
+            for run in self.runs
+        )
 
-    def done(self) -> int:
-        """Number of records of the grid's columns and seeds, in any precision."""
+    def done(self, experiment: Experiment) -> int:
+        """Number of records of an experiment's columns and seeds, in any precision."""
         found = [(run.method, one.budget, run.seed) for run in self.runs for one in run.records]
-        return sum((*column, seed) in found for column in PAPER_COLUMNS for seed in PAPER_SEEDS)
+        wanted = itertools.product(experiment.columns, experiment.seeds)
+        return sum((*column, seed) in found for column, seed in wanted)
 
-    def epochs_left(self, lengths: dict[str, int], shared: int) -> int:
-        """Epochs that the grid still has to train; those `shared` by the two methods count once."""
-        left = 0
-        for seed in PAPER_SEEDS:
-            done = []
-            for method, length in lengths.items():
-                epochs = [r.epochs for r in self.runs if (r.method, r.seed) == (method, seed)]
-                done.append(min(length, max(epochs, default=0)))
-            left += sum(lengths.values()) - shared - (sum(done) - min(*done, shared))
+    def epochs_left(self, experiment: Experiment) -> int:
+        """Epochs that an experiment still has to train; those that methods share count once."""
+        states, left = experiment.states(self.dataset, self.model), 0
+        for seed in experiment.seeds:
+            runs = [run for run in self.runs if run.seed == seed]
+            done = {state for run in runs for state in states.get(run.method, [])[: run.epochs]}
+            left += len(set().union(*states.values()) - done)
         return left
 
     def epoch_seconds(self) -> float | None:
@@ -128,11 +130,11 @@ class RowStatus:
 
 
 def read_rows(results: Path) -> list[RowStatus]:
-    """The grid's rows, and whatever else has been trained."""
-    names = [(dataset, model) for dataset in PAPER_DATASETS for model in PAPER_MODELS]
+    """All that has been trained, the rows of grids last."""
     found = {folder.parent for folder in results.glob("*/*/*-seed*-*") if _names_run(folder)}
-    names += sorted({(folder.parent.name, folder.name) for folder in found} - set(names))
-    return [read_row(results, *name) for name in names]
+    names = sorted((folder.parent.name, folder.name) for folder in found)
+    rows = [read_row(results, *name) for name in names]
+    return sorted(rows, key=lambda row: any(map(row.is_in, grids().values())))
 
 
 def read_row(results: Path, dataset: str, model: str) -> RowStatus:

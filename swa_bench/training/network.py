@@ -123,10 +123,8 @@ def _build(config: TrainConfig, pretrained: bool) -> nn.Module:
         try:
             model = pkgutil.resolve_name(config.model._target_)(**values)
         except OSError as error:
-            raise SwaBenchError(
-                f"init={config.init}: the weights could not be fetched ({error}). Those of "
-                "torchvision may be put into $TORCH_HOME/hub/checkpoints by hand."
-            ) from error
+            message = f"init={config.init}: the weights could not be fetched: {error}"
+            raise SwaBenchError(message) from error
         except (Exception, SystemExit) as error:  # whatever a user's own code raises
             given = ", ".join(f"{name}={value}" for name, value in values.items())
             raise _unfit(config, f"cannot be built with {given}: {error}") from error

@@ -80,6 +80,8 @@ class Run:
             missing = [report.epochs for report in finished.missing(plan)]
             self.checkpoints.end = max(missing, default=0)
             self._resume(min(missing, default=0))
+        if not config.epochs:
+            self._report(self._empty_row() | self._measured(LAST))
         if self.checkpoints.done:
             self.checkpoints.drop_passed()
 
@@ -135,8 +137,7 @@ class Run:
         if collects:
             self._predict(LAST)
         state.epoch, state.step = state.in_epoch, 0
-        row: Row = dict.fromkeys(epoch_columns(self.config.method.predictors))
-        row |= {"epoch": state.epoch, "learning_rate": rate}
+        row = self._empty_row() | {"epoch": state.epoch, "learning_rate": rate}
         row |= {"train_loss": trained.loss, "train_error_pct": trained.error_pct}
         row |= dict.fromkeys(("seconds", "train_seconds"), state.train_seconds)
         state.train_seconds = 0.0
@@ -150,35 +151,36 @@ class Run:
         self._write(sync=stored)
         return stored
 
+    def _empty_row(self) -> Row:
+        return dict.fromkeys(epoch_columns(self.config.method.predictors))
+
     def _collect(self) -> None:
         """Let every predictor take the weights, whichever is the method's result."""
-        self._measure(LAST)
+        row = self.state.rows[-1]
+        row |= self._measured(LAST)
         for name, predictor in self.state.predictors.items():
             with random_numbers(self.config.seed, self.state.epoch, "collect", self.data.device):
                 predictor.collect(self.state.model, self.predictions[LAST])
             if not predictor.has_weights:
-                self._measure(name)  # it costs no pass
+                row |= self._measured(name)  # it costs no pass
 
     def _evaluate(self) -> None:
         """Test the weights and the predictors where the epoch's row asks for it and lacks it."""
         state, options = self.state, self.config.evaluation
         row, reports = state.rows[-1], self.plan.reports_at(state.epoch)
         if row["test_loss"] is None and (reports or state.epoch % options.every == 0):
-            self._measure(LAST)
+            row |= self._measured(LAST)
         for name, predictor in state.predictors.items():
             due = predictor.has_weights and state.epoch % options.average_every == 0
             tested = row[f"{name}_test_loss"] is not None
             if predictor.kept is not None and not tested and (due or reports):
-                self._measure(name)
+                row |= self._measured(name)
 
-    def _measure(self, name: str) -> None:
-        """Fill in loss and error of the epoch's row."""
+    def _measured(self, name: str) -> Row:
+        """Loss and error of the weights or of a predictor, under the names of their columns."""
         found, column = score(self._predict(name), self.data.test_labels), column_prefix(name)
         self._check_finite(f"{column.replace('_', ' ')} loss", found.loss)
-        self.state.rows[-1] |= {
-            f"{column}_loss": found.loss,
-            f"{column}_error_pct": found.error_pct,
-        }
+        return {f"{column}_loss": found.loss, f"{column}_error_pct": found.error_pct}
 
     def _predict(self, name: str) -> Tensor:
         """Log-probabilities (M, classes) of the test images, by the weights or by a predictor."""
@@ -217,19 +219,23 @@ class Run:
 
     def _write(self, sync: bool = True) -> None:
         """Write epochs.csv, and the reports that are due after this epoch and not recorded yet."""
-        due = self.plan.reports_at(self.state.epoch)
         rows, predictors = self.state.rows, self.config.method.predictors
-        sync = sync or bool(due)
+        sync = sync or bool(self.plan.reports_at(self.state.epoch))
         self.csv_bytes = write_epochs(self.folder, rows, predictors, self.csv_bytes, sync)
+        self._report(rows[-1] if rows else {})
+
+    def _report(self, row: Row) -> None:
+        """Write the records that are due now and not written yet, with the figures of a row."""
+        due = self.plan.reports_at(self.state.epoch)
         missing = finished.missing(self.plan) if due and not self.config.force else due
         for report in due:
             if report in missing:
-                log.info("Recorded %s", self._record(report))
+                log.info("Recorded %s", self._record(report, row))
 
-    def _record(self, report: TrainConfig) -> Path:
+    def _record(self, report: TrainConfig, row: Row) -> Path:
         """Write a record: of its last epoch, never of the best."""
         state, name = self.state, report.method.result
-        row, predictions, column = state.rows[-1], self._predict(name), column_prefix(name)
+        predictions, column = self._predict(name), column_prefix(name)
         last = {column: row[column] for column in ("test_error_pct", "test_loss")}
         result = {
             "test_error_pct": row[f"{column}_error_pct"],
@@ -243,11 +249,13 @@ class Run:
             "weights_sha256": self._weights_sha256(name),
             "predictions_sha256": finished.write_predictions(report, predictions.cpu().numpy()),
         }
-        images = len(state.rows) * len(self.data.train_labels)
-        timing = {
-            "seconds": round(sum(epoch["seconds"] for epoch in state.rows), 3),
-            "images_per_s": round(images / sum(epoch["train_seconds"] for epoch in state.rows), 1),
-        }
+        timing = {}
+        if state.rows:
+            images = len(state.rows) * len(self.data.train_labels)
+            seconds, in_steps = (
+                sum(epoch[name] for epoch in state.rows) for name in ("seconds", "train_seconds")
+            )
+            timing = {"seconds": round(seconds, 3), "images_per_s": round(images / in_steps, 1)}
         provenance = {**self.provenance, "segments": state.segments}
         if self.warnings:
             provenance["warnings"] = self.warnings
