@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 SUFFIX = ".part"
 # What writers that were killed leave behind, of files that this program writes into its folders.
 _LEFTOVER = re.compile(
-    r"\.(seed\d+-epoch\d{4,}-[0-9a-f]{16}-[0-9a-f]{16}\.pt|cell-[\d.e+]+\.json|epochs\.csv"
+    r"\.(seed\d+-epoch\d{4,}(-step\d+)?-[0-9a-f]{16}-[0-9a-f]{16}\.pt|cell-[\d.e+]+\.json|epochs\.csv"
     r"|start-[0-9a-f]{16}\.json"
     r"|predictions-[\d.e+]+\.npy|config\.yaml|(traceback|overrides)\.txt|lock\.holder"
     r"|decoded-(train|test)-\d+px-[0-9a-f]{12}\.(npy|json))\.[0-9a-z_]{8,32}\.part"

@@ -18,6 +18,7 @@ SCHEDULE = """
 import os, signal, time
 from pathlib import Path
 
+from swa_bench.results import locks
 from swa_bench.training import job
 
 train_epoch = job._train_epoch
@@ -30,7 +31,9 @@ def disturbed(runs, steps, progress):
         if "SLURM_JOB_ID" in os.environ and "SLURM_RESTART_COUNT" not in os.environ:
             array = [os.environ.get(f"SLURM_ARRAY_{part}_ID", "") for part in ("JOB", "TASK")]
             Path("waiting-" + "_".join(array)).touch()
-            time.sleep(600)
+            for _ in range(6000):
+                time.sleep(0.1)
+                locks.end_if_asked()
     return train_epoch(runs, steps, progress)
 
 job._train_epoch = disturbed

@@ -1,5 +1,7 @@
 """What only a GPU can show; `make test-gpu` runs these, and `make test` leaves the GPU alone."""
 
+import itertools
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +19,9 @@ from swa_bench.config.schema import TrainConfig
 from swa_bench.config.spec import compose_spec
 from swa_bench.data.batches import to_device
 from swa_bench.data.images import load_images
+from swa_bench.data.random import RandomNumbers
 from swa_bench.errors import SwaBenchError
+from swa_bench.results.locks import EndRequest
 from swa_bench.results.verdicts import read_verdicts
 from swa_bench.training import check_speed, hardware, timing
 from swa_bench.training.faults import device_faults
@@ -106,6 +110,48 @@ def test_graphs_seeds_together_and_resume_change_no_bit(
     assert "Going on after" in swa_train(*arguments, "results_dir=resumed").err
     found = weights(tmp_path / "resumed")
     assert {name: expected[name] for name in found} == found
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_runs_that_are_stopped_in_epochs_end_with_the_same_bits(
+    tmp_path: Path, swa_train: SwaTrain, net: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked to end again and again, at steps that are replayed and between batches of a test.
+
+    A process takes three steps before it replays any; a graph is then recorded in mid-epoch.
+    """
+    together = [*NETS[net], "device=cuda", "deterministic=true", "seeds_together=2"]
+    assert swa_train(*together).code == 0
+    looks, check = itertools.count(1), EndRequest.check
+
+    def look(request: EndRequest) -> None:
+        if next(looks) % 17 == 0:
+            request.note(signal.SIGTERM, None)
+        check(request)
+
+    monkeypatch.setattr(EndRequest, "check", look)
+    seldom = "checkpoints.every_s=1000"
+    codes = [swa_train(*together, seldom, "results_dir=stopped").code]
+    while codes[-1] == 128 + signal.SIGTERM:
+        codes.append(swa_train(*together, seldom, "results_dir=stopped").code)
+    assert codes[-1] == 0 and len(codes) > 2
+    assert weights(tmp_path / "stopped") == weights(tmp_path / "results")
+
+
+def test_a_position_of_a_gpus_stream_is_gone_on_from_in_its_place() -> None:
+    """The state that graphs were recorded with stays; what is drawn is what would have been."""
+    device = torch.device("cuda")
+    first = RandomNumbers(device).start(0, 0, "dropout")
+    with first.lent():
+        torch.rand(7, device=device)
+    position, draws = first.position(), []
+    second = RandomNumbers(device)
+    state = second.on_gpu
+    second.go_on(position)
+    for stream in (first, second):
+        with stream.lent():
+            draws.append((torch.rand(5, device=device).tolist(), torch.rand(5).tolist()))
+    assert draws[0] == draws[1] and second.on_gpu is state
 
 
 def test_first_weights_have_the_loss_that_they_have_on_a_cpu(

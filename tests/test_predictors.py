@@ -117,7 +117,7 @@ def test_killed_and_started_again_its_average_has_the_same_bits(
     killed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     again = swa_train(*EMA)
-    assert "Going on after epoch 2" in again.err
+    assert "Going on after step 1 of epoch 3" in again.err
     assert swa_train(*EMA, "results_dir=alone").code == 0
     assert records_of(tmp_path / "results") == records_of(tmp_path / "alone")
     pd.testing.assert_frame_equal(

@@ -17,7 +17,7 @@ from swa_bench.data.batches import DeviceImages, to_device
 from swa_bench.models import build_model
 from swa_bench.training import hardware, recorded_pass
 from swa_bench.training.cuda_graphs import GraphedSteps
-from swa_bench.training.evaluation import predict
+from swa_bench.training.evaluation import Tally, predict
 from swa_bench.training.recorded_pass import RecordedPass
 from swa_bench.training.states import fresh_state
 from swa_bench.training.step import StaticInputs, TrainStep, take_step
@@ -50,7 +50,8 @@ def test_a_step_asks_the_device_for_nothing(name: str) -> None:
     config = config_of("model=vgg16_bn", "dataset=cifar10_mini")
     target = torch.device(name)
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        inputs = StaticInputs(pretended(mode, config, target), batch_size=32, steps=2)
+        data, tally = pretended(mode, config, target), Tally(target)
+        inputs = StaticInputs(data, batch_size=32, steps=2, tally=tally)
         with pytest.raises(DataDependentOutputException):
             inputs.rate.item()
         with target:

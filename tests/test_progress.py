@@ -79,6 +79,20 @@ def test_a_line_a_minute_where_epochs_are_long(
     shown.__exit__(None, None, None)
 
 
+def test_an_epoch_that_is_gone_on_with_is_done_in_part(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """50 images of the second of four epochs were there; 50 more in 100 s: 200 are left."""
+    clock = iter([0.0, *[100.0] * 9])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    shown = Progress(config_of(*TINY), [0], 100, end=4)
+    with shown:
+        shown.epoch_starts(1, 1, done=50)
+        shown.images_done(50)
+    line = capsys.readouterr().out.rstrip()
+    assert line == "swa seed 0  epoch 2/4   50%  0 images/s  6 min 40 s left"
+
+
 class Device:
     """A GPU that takes 10 ms for a step, while its host hands out steps in no time."""
 

@@ -108,7 +108,7 @@ def test_killed_and_started_again_ends_with_the_same_bits(
     assert records_of(tmp_path / "results") == {}
     again = swa_train(*SWA)
     assert again.code == 0, again.err
-    assert f"Going on after epoch {steps // 3}" in again.err
+    assert f"Going on after step {steps % 3} of epoch {steps // 3 + 1}" in again.err
     assert records_of(tmp_path / "results") == records_of(undisturbed)
     pd.testing.assert_frame_equal(
         untimed_epochs(tmp_path / "results"), untimed_epochs(undisturbed), check_exact=True

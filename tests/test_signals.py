@@ -1,4 +1,4 @@
-"""Signals to end: a checkpoint after the epoch, exit codes, and who else may handle them."""
+"""Signals to end: a checkpoint after the step, exit codes, and who else may handle them."""
 
 import os
 import signal
@@ -18,8 +18,8 @@ from swa_bench.training import job, step
 SELDOM = [*TINY, "checkpoints.every_s=1000", "checkpoints.keep_for=[]"]
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP"])
-def test_the_epoch_is_finished_and_stored(
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP", "SIGUSR2"])
+def test_the_step_is_finished_and_stored(
     swa_train: SwaTrain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """Two signals within a second, as timeout(1) sends them, in the second of three steps."""
@@ -35,44 +35,78 @@ def test_the_epoch_is_finished_and_stored(
     monkeypatch.setattr(step, "take_step", take_after_signal)
     before = signal.getsignal(number)
     outcome = swa_train(*SELDOM, "method=sgd")
-    assert outcome.code == {"SIGTERM": 143, "SIGINT": 130, "SIGHUP": 129}[name]
-    said = f"{name}: ends after this epoch, with a checkpoint; a second signal ends at once"
+    assert outcome.code == 128 + number
+    said = f"{name}: ends after this step, with a checkpoint"
+    assert f"{said}; a second signal ends at once" * (name != "SIGUSR2") in outcome.err
     assert said in outcome.err
     assert "swa-train: ended as asked; start it again to go on" in outcome.err
     assert signal.getsignal(number) == before
-    assert len(steps) == 6
-    assert checkpoint_of(tmp_path, 2).exists()
-    assert "Going on after epoch 2" in swa_train(*SELDOM, "method=sgd").err
+    assert len(steps) == 5
+    assert [path.name[:27] for path in tmp_path.rglob("*.pt")] == ["seed0-epoch0001-step000002-"]
+    assert "Going on after step 2 of epoch 2" in swa_train(*SELDOM, "method=sgd").err
+    assert checkpoint_of(tmp_path, 4).exists()
 
 
 def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
-    """In the step after the first; seconds apart is made any time apart here."""
-    program = "from swa_bench.results import locks\nlocks.TWICE_S = -1\n" + SIGNALLED
+    """In the same step; seconds apart is made any time apart here."""
+    twice = SIGNALLED.replace("os.kill(", "os.kill(os.getpid(), sent); os.kill(")
+    program = "from swa_bench.results import locks\nlocks.TWICE_S = -1\n" + twice
     command = [sys.executable, "-c", program, str(int(signal.SIGINT)), "4", *SELDOM]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == -signal.SIGINT
-    assert "SIGINT: ends after this epoch" in done.stderr
+    assert "SIGINT: ends after this step" in done.stderr
     assert not list(tmp_path.rglob("*.pt"))
 
 
 def test_other_handlers_keep_their_signals() -> None:
     """A launcher's own, and what nohup has set; what Python does is put back afterwards."""
-    seen = []
+    seen, stored = [], []
     usual = [signal.getsignal(number) for number in locks.SIGNALS]
     signal.signal(signal.SIGTERM, lambda number, frame: seen.append(number))
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with pytest.raises(Terminated), locks.signals_noted() as request:
+        with (
+            pytest.raises(Terminated) as ended,
+            locks.signals_noted(lambda: stored.append(list(seen))),
+        ):
             os.kill(os.getpid(), signal.SIGTERM)
             os.kill(os.getpid(), signal.SIGHUP)
-            request.check()
-            assert seen == [signal.SIGTERM]
+            locks.end_if_asked()
+            assert seen == [signal.SIGTERM] and not stored
             os.kill(os.getpid(), signal.SIGINT)
-        assert request.number == signal.SIGINT
+        assert ended.value.number == signal.SIGINT and stored
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     finally:
         for number, handler in zip(locks.SIGNALS, usual, strict=True):
             signal.signal(number, handler)
+
+
+def test_a_launcher_that_requeues_does_so_once_and_after_the_checkpoint() -> None:
+    """As submitit does. It is asked again before, meanwhile and afterwards."""
+    order: list[str] = []
+
+    def requeue(number: int, frame: object) -> None:
+        order.append("requeued")
+        os.kill(os.getpid(), number)
+        raise ValueError("refused")
+
+    before = signal.signal(signal.SIGUSR2, requeue)
+    try:
+        with (
+            pytest.raises(ValueError, match="refused"),
+            locks.signals_noted(lambda: order.append("stored")),
+        ):
+            os.kill(os.getpid(), signal.SIGUSR2)
+            os.kill(os.getpid(), signal.SIGUSR2)
+            assert order == []
+            try:
+                locks.end_if_asked()
+            except Exception:  # as job.py has it, so that other seeds go on
+                order.append("caught")
+        os.kill(os.getpid(), signal.SIGUSR2)
+        assert order == ["stored", "requeued"]
+    finally:
+        signal.signal(signal.SIGUSR2, before)
 
 
 def test_ctrl_c_outside_training(swa_train: SwaTrain, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -115,10 +115,10 @@ def restore(
         )
     there = as_recorded(record, user)  # on the device that it ran on, which the keys hold
     plan = Plan(there, steps_per_epoch(there), load_schedule(there), [])
-    keys = plan.state_keys(images.fingerprint(), record.initial_weights_sha256 or "")[: done + 1]
+    keys = plan.state_keys(images.fingerprint(), record.initial_weights_sha256 or "")[1 : done + 1]
     folder = path.resolve().parent.parent / "checkpoints"
-    checkpoints.load_newest(folder, config.seed, keys, state)
-    if state.epoch != done:
+    checkpoints.load_newest(folder, keys, state)
+    if (state.epoch, state.step) != (done, 0):
         raise SwaBenchError(
             f"The state after epoch {done} of {path} is not in {folder} (the ends of runs are): "
             "train it again with force=true checkpoints.keep=cells (or =collected, for --epoch)"

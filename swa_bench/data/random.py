@@ -68,6 +68,23 @@ class RandomNumbers:
             if self.gpu is not None:
                 self.gpu.graphsafe_set_state(gpu_before)
 
+    def position(self) -> dict[str, Any]:
+        """Where a stream that was started is, in tensors on the host and plain values."""
+        on_torch, on_numpy, on_python = self.on_host
+        numpy_state = on_numpy.state["state"]
+        found = {"torch": on_torch, "python": on_python}
+        found |= {"numpy": (numpy_state["key"].tolist(), numpy_state["pos"])}
+        return found | ({} if self.gpu is None else {"gpu": self.on_gpu.get_state()})
+
+    def go_on(self, position: dict[str, Any]) -> None:
+        """Go on where a stream was; a GPU's state stays in its place, as CUDA graphs need it."""
+        on_numpy = np.random.MT19937()
+        key, pos = position["numpy"]
+        on_numpy.state = {"bit_generator": "MT19937", "state": {"key": key, "pos": pos}}
+        self.on_host = (position["torch"].cpu(), on_numpy, position["python"])
+        if self.gpu is not None:
+            self.on_gpu.set_state(position["gpu"].cpu())
+
     def leave_graphs(self) -> None:
         """Go on, while lent, without the GPU's state that CUDA graphs were recorded with.
 

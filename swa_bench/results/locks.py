@@ -12,7 +12,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from swa_bench.errors import Terminated
 from swa_bench.files import acquired, write_atomically
@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 LOCK = "lock"
 HOLDER = "lock.holder"  # beside it, since acquiring a lock may empty its file
 TRACEBACK = "traceback.txt"
+Batch = TypeVar("Batch")
 
 
 @contextlib.contextmanager
@@ -85,15 +86,22 @@ def failures_noted(folders: list[Path], unfinished: Callable[[], list[Path]]) ->
         raise
 
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+# By which Slurm announces, and launchers for it hear, that a job will be stopped.
+ANNOUNCING = (signal.SIGUSR1, signal.SIGUSR2)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, *ANNOUNCING)
 USUAL = (signal.SIG_DFL, signal.default_int_handler)  # what Python does with them
 TWICE_S = 1.0  # signals closer together are one: timeout(1), and some shells, send two
 
 
 class EndRequest:
-    """Whether the process was asked to end, and by which signal."""
+    """Whether the process was asked to end, and by which signal.
 
-    def __init__(self) -> None:
+    Args:
+        store: writes all that is trained to disk; called before the process ends.
+    """
+
+    def __init__(self, store: Callable[[], None]) -> None:
+        self.store = store
         self.number: int | None = None
         self.made_at = 0.0
 
@@ -101,47 +109,82 @@ class EndRequest:
         """Handle a signal: the first is noted, a second one ends the process at once."""
         if self.number is None:
             self.number, self.made_at = number, time.monotonic()
+            more = "" if number in ANNOUNCING else "; a second signal ends at once"
             name = signal.Signals(number).name
-            log.info(
-                "%s: ends after this epoch, with a checkpoint; a second signal ends at once", name
-            )
-        elif time.monotonic() - self.made_at > TWICE_S:
+            log.info("%s: ends after this step, with a checkpoint%s", name, more)
+        elif time.monotonic() - self.made_at > TWICE_S and number not in ANNOUNCING:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
 
     def check(self) -> None:
-        """Raise Terminated if it was."""
+        """Store, and raise Terminated, if it was."""
         if self.number is not None:
+            self.store()
             raise Terminated(self.number)
+
+
+_request: EndRequest | None = None  # of the runs that train in this process
+
+
+def end_if_asked() -> None:
+    """Called after each step and each batch of a pass; Terminated if the process was asked to end.
+
+    The state of every run is one that can be stored whenever this is called.
+    """
+    if _request is not None:
+        _request.check()
+
+
+def ending_between(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """The batches of a pass, after each of which the process may end."""
+    for batch in batches:
+        yield batch
+        end_if_asked()
 
 
 @contextlib.contextmanager
 def handled(
     numbers: Iterable[signal.Signals], handler: Callable[[int, Any], object]
-) -> Iterator[None]:
-    """Handle signals meanwhile.
+) -> Iterator[dict[int, Any]]:
+    """Handle signals meanwhile; what handled them before is given, and put back at the end.
 
-    A signal that a launcher handles itself, as submitit does, or that is ignored, as nohup has it,
-    stays as it is.
+    A signal that is ignored, as nohup has it, stays as it is, and so does one that a launcher
+    handles itself, unless it announces the end.
     """
-    before = {}
+    before: dict[int, Any] = {}
     # Outside the main thread, whoever started it handles signals.
     if threading.current_thread() is threading.main_thread():
         handlers = {number: signal.getsignal(number) for number in numbers}
-        before = {number: known for number, known in handlers.items() if known in USUAL}
+        before |= {
+            number: known
+            for number, known in handlers.items()
+            if known in USUAL or (number in ANNOUNCING and callable(known))
+        }
     for number in before:
         signal.signal(number, handler)
     try:
-        yield
+        yield before
     finally:
         for number, known in before.items():
             signal.signal(number, known)
 
 
 @contextlib.contextmanager
-def signals_noted() -> Iterator[EndRequest]:
-    """Note SIGTERM, SIGINT and SIGHUP, so that the epoch can be finished and stored."""
-    request = EndRequest()
-    with handled(SIGNALS, request.note):
-        yield request
-    request.check()  # it may have come after the last epoch
+def signals_noted(store: Callable[[], None]) -> Iterator[None]:
+    """Note signals to end, so that `store` is called after the step; it then raises Terminated.
+
+    A launcher that handles the signal itself, as submitit does, to requeue the job, does so after
+    that. If it is asked again meanwhile, nothing more happens: it would requeue the job twice.
+    """
+    global _request
+    _request = request = EndRequest(store)
+    with handled(SIGNALS, request.note) as before:
+        try:
+            yield
+            request.check()  # it may have come after the last epoch
+        except Terminated as ended:
+            if before.get(ended.number, signal.SIG_DFL) not in USUAL:
+                before.pop(ended.number)(ended.number, None)
+            raise
+        finally:
+            _request = None

@@ -110,6 +110,7 @@ class Outlook:
 
     Attributes:
         first: epochs that are on disk already.
+        steps: of the epoch after these, on disk too.
         shared: epochs after these that earlier runs of the same command leave.
         last: the epoch after which nothing is missing; None if nothing is.
         speed: None if it is not known.
@@ -117,6 +118,7 @@ class Outlook:
 
     plan: Plan
     first: int
+    steps: int
     shared: int
     last: int | None
     speed: Speed | None
@@ -129,7 +131,10 @@ class Outlook:
     @property
     def seconds(self) -> float | None:
         """How long they will take; None if that is not known."""
-        return run_seconds(self.plan, self.speed.image_s, self.epochs) if self.speed else None
+        if not self.speed:
+            return None
+        done = self.steps * self.plan.config.batch_size * self.speed.image_s
+        return run_seconds(self.plan, self.speed.image_s, self.epochs) - done
 
     def text(self) -> str:
         """Such as: epochs 82 to 200 of 200 to train, about 2 h 3 min (by 3 runs on this device)."""
@@ -140,9 +145,11 @@ class Outlook:
         first, last, epochs = self.epochs.start, self.last, self.plan.config.epochs
         todo = f"epochs {first + 1} to {last} of {epochs}" if first else counted(last, "epoch")
         there = ""
-        if self.first:
+        if self.first or self.steps:
             own = len(read_epochs(run_folder(self.plan.config) / "epochs.csv")) >= self.first
-            there = f"on disk: epochs 1 to {self.first}{', of another run' * (not own)}\n"
+            parts = [f"epochs 1 to {self.first}"] * (self.first > 0)
+            parts += [f"{counted(self.steps, 'step')} of epoch {self.first + 1}"] * (self.steps > 0)
+            there = f"on disk: {' and '.join(parts)}{', of another run' * (not own)}\n"
         if self.shared:
             there += f"shared with the runs above: epochs {self.first + 1} to {first}\n"
         return f"{there}to train: {todo}, {time_of([self])}"
@@ -163,12 +170,14 @@ def look_ahead(plans: Iterable[Plan]) -> list[Outlook]:
         ends = [report.epochs for report in (plan.reports if config.force else missing(plan))]
         last = max(ends, default=None)
         start = None if config.force or not ends else read_start(config)
-        first = furthest(config, plan.state_keys(*start)[: min(ends) + 1]) if start else 0
+        keys = plan.state_keys(*start)[: min(ends) + 1] if start else []
+        first, steps = furthest(config, keys)
         names = _names(plan)[first + 1 : (last or 0) + 1]
         shared = sum(name in known for name in names)
+        steps *= not shared  # else that epoch is trained before
         of_model = records(config.results_dir, config.model.name)
         speed_here = speed(config, of_model, verdicts(Path(config.results_dir)))
-        found.append(Outlook(plan, first, shared, last, speed_here))
+        found.append(Outlook(plan, first, steps, shared, last, speed_here))
         known.update(names)
     return found
 

@@ -66,7 +66,7 @@ def other_code(segments: list[dict[str, Any]], epoch: int, config: TrainConfig) 
                 f"{what} has changed since epochs {segment['from_epoch']} to {epoch}, which are "
                 "kept: force=true starts again from epoch 1."
             )
-        epoch = segment["from_epoch"] - 1
+        epoch = segment["from_epoch"] - ("from_step" not in segment)
     return found
 
 

@@ -1,7 +1,9 @@
 """Checkpoints as files: their names, their size, and what the plan of a run knows them by.
 
 A checkpoint's name holds the seed, the number of epochs done, the key of its state (see
-config/identity.py) and the SHA-256 of its content: seed0-epoch0081-<key>-<sha256>.pt.
+config/identity.py) and the SHA-256 of its content: seed0-epoch0081-<key>-<sha256>.pt. In the middle
+of an epoch it holds the steps done, too, and the key of the state after that epoch, which covers
+its rates: seed0-epoch0081-step000123-<key>-<sha256>.pt. So names sort as the states follow.
 
 A folder of checkpoints holds a file that marks it. Without it nothing in there counts towards
 checkpoints.max_gb, nor is it deleted for that. A key depends on the images and the first weights,
@@ -11,10 +13,11 @@ whose digests stand in start-*.json beside the checkpoints, so that a plan need 
 import contextlib
 import json
 import logging
+import operator
 import os
 import re
 import stat
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterator
 from pathlib import Path
 
 from swa_bench.config.identity import digest
@@ -28,18 +31,26 @@ log = logging.getLogger(__name__)
 
 MARKER = ".swa-checkpoints"
 MARKED = b"swa-train deletes checkpoints here when all of them exceed checkpoints.max_gb.\n"
-NAME = re.compile(r"seed\d+-epoch\d{4,}-[0-9a-f]{16}-[0-9a-f]{16}\.pt")
+NAME = re.compile(
+    r"seed\d+-epoch(?P<epoch>\d{4,})(-step(?P<step>\d{6,}))?"
+    r"-(?P<key>[0-9a-f]{16})-[0-9a-f]{16}\.pt"
+)
 
 
-def stem_of(seed: int, epoch: int, key: str) -> str:
+def stem_of(seed: int, epoch: int, step: int, key: str) -> str:
     """The name of a checkpoint without the digest of its content."""
-    return f"seed{seed}-epoch{epoch:04d}-{key}"
+    return f"seed{seed}-epoch{epoch:04d}{f'-step{step:06d}' * (step > 0)}-{key}"
 
 
-def find_all(folder: Path, seed: int, keys: Mapping[int, str]) -> list[Path]:
-    """The files of states, given the key of each number of epochs done."""
-    stems = {stem_of(seed, epoch, key) for epoch, key in keys.items()}
-    return [path for path in folder.glob("*.pt") if path.stem.rsplit("-", 1)[0] in stems]
+def find_all(folder: Path, keys: Container[str]) -> dict[Path, tuple[int, int]]:
+    """The files of states with these keys, in the order of these: epochs done, steps after them."""
+    names = ((path, NAME.fullmatch(path.name)) for path in folder.glob("*.pt"))
+    found = {
+        path: (int(name["epoch"]), int(name["step"] or 0))
+        for path, name in names
+        if name and name["key"] in keys
+    }
+    return dict(sorted(found.items(), key=operator.itemgetter(1)))
 
 
 def limit_size(results: Path, limit_bytes: float, keep: Container[Path | None]) -> int:
@@ -104,8 +115,6 @@ def _parse_start(path: Path) -> tuple[str, str]:
     return data_sha256, initial_sha256
 
 
-def furthest(config: TrainConfig, keys: list[str]) -> int:
-    """The epochs done in the furthest stored state, given the keys after 0, 1, 2, ... epochs."""
-    by_epoch = dict(enumerate(keys[1:], start=1))
-    found = find_all(checkpoint_folder(config), config.seed, by_epoch)
-    return max((int(path.name.split("-epoch")[1].split("-")[0]) for path in found), default=0)
+def furthest(config: TrainConfig, keys: list[str]) -> tuple[int, int]:
+    """Epochs and steps after them of the furthest stored state, given the keys from 0 epochs on."""
+    return max(find_all(checkpoint_folder(config), keys[1:]).values(), default=(0, 0))

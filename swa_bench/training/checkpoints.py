@@ -9,6 +9,7 @@ import hashlib
 import io
 import logging
 import pickle
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -24,37 +25,42 @@ log = logging.getLogger(__name__)
 
 def save(folder: Path, seed: int, key: str, state: State) -> Path:
     """Write a state, over the same one, and return its file; SwaBenchError leaves the others."""
+    values = {
+        "epoch": state.epoch,
+        "model": state.model.state_dict(),
+        "optimizer": state.optimizer.state_dict(),
+        "predictors": {name: (one.n, one.kept) for name, one in state.predictors.items()},
+        "rows": state.rows,
+        "segments": state.segments,
+    }
+    if state.step:
+        values["in_epoch"] = {
+            "step": state.step,
+            "train_seconds": state.train_seconds,
+            "tally": state.tally.sums(),
+            "random": state.random.position(),
+        }
     buffer = io.BytesIO()
-    torch.save(
-        {
-            "epoch": state.epoch,
-            "model": state.model.state_dict(),
-            "optimizer": state.optimizer.state_dict(),
-            "predictors": {name: (one.n, one.kept) for name, one in state.predictors.items()},
-            "rows": state.rows,
-            "segments": state.segments,
-        },
-        buffer,
-    )
+    torch.save(values, buffer)
     content = buffer.getvalue()
     sha256 = hashlib.sha256(content).hexdigest()[:16]
-    path = folder / f"{stem_of(seed, state.epoch, key)}-{sha256}.pt"
+    stem = stem_of(seed, state.epoch, state.step, key)
+    path = folder / f"{stem}-{sha256}.pt"
     if not (folder / MARKER).exists():
         write_atomically(folder / MARKER, MARKED)
     write_atomically(path, content)
-    for same in find_all(folder, seed, {state.epoch: key}):
+    for same in folder.glob(f"{stem}-*.pt"):
         if same != path:
             remove(same)
     return path
 
 
-def load_newest(folder: Path, seed: int, keys: list[str], state: State) -> Path | None:
-    """Fill `state` from the furthest sound checkpoint among keys[1:], and return its file.
+def load_newest(folder: Path, keys: Container[str], state: State) -> Path | None:
+    """Fill `state` from the furthest sound checkpoint with one of the keys, and return its file.
 
-    A damaged file is named in the log and passed over. The keys are of 0, 1, 2, ... epochs.
+    A damaged file is named in the log and passed over.
     """
-    candidates = find_all(folder, seed, dict(enumerate(keys[1:], start=1)))
-    for path in sorted(candidates, reverse=True):  # by epoch, which the name holds
+    for path in reversed(find_all(folder, keys)):
         try:
             content = path.read_bytes()
         except OSError as error:
@@ -82,6 +88,10 @@ def _load(path: Path, content: bytes, state: State) -> None:
             predictor.n, predictor.kept = stored["predictors"][name]
         state.epoch, state.rows = stored["epoch"], stored["rows"]
         state.segments = stored["segments"]
+        if part := stored.get("in_epoch"):
+            state.step, state.train_seconds = part["step"], part["train_seconds"]
+            state.tally.set(*part["tally"])
+            state.random.go_on(part["random"])
     except (ValueError, KeyError, TypeError, RuntimeError, EOFError, pickle.PickleError) as error:
         reason = str(error).splitlines()[0]
         raise SwaBenchError(

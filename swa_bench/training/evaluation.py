@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from swa_bench.config.schema import TrainConfig
 from swa_bench.data.batches import DeviceImages
 from swa_bench.data.random import random_numbers
+from swa_bench.results import locks
 from swa_bench.training import hardware
 
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -27,6 +28,35 @@ class Score:
 
     loss: float
     error_pct: float
+
+
+class Tally:
+    """Sums of loss and errors on the device, so that nothing waits for it until a pass is over."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.loss = torch.zeros((), dtype=torch.float64, device=device)
+        self.wrong = torch.zeros((), dtype=torch.int64, device=device)
+        self.images = 0
+
+    def set(self, loss: float = 0.0, wrong: int = 0, images: int = 0) -> None:
+        """Begin a pass, or go on in one; what is on the device stays in its place."""
+        self.loss.fill_(loss)
+        self.wrong.fill_(wrong)
+        self.images = images
+
+    def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Add a batch's mean loss and its wrong answers; its images are counted on the host."""
+        self.loss.add_(loss.detach(), alpha=len(labels))
+        self.wrong += (logits.detach().argmax(1) != labels).sum()
+
+    def sums(self) -> tuple[float, int, int]:
+        """What `set` takes; waits for the device."""
+        return self.loss.item(), int(self.wrong.item()), self.images
+
+    def score(self) -> Score:
+        """Loss and error of the pass; waits for the device."""
+        loss, wrong, images = self.sums()
+        return Score(loss / images, 100.0 * wrong / images)
 
 
 @torch.no_grad()
@@ -67,7 +97,8 @@ def predict_test_images(
 
     def attempt(size: int) -> tuple[Tensor, Tensor]:
         with random_numbers(config.seed, epoch, "predict", data.device):
-            return predict(model, data.test_batches(size), hardware.autocast(config))
+            batches = locks.ending_between(data.test_batches(size))
+            return predict(model, batches, hardware.autocast(config))
 
     return with_room(attempt, data, config)
 

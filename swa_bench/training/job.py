@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import logging
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,11 @@ from swa_bench.data.augmentation import load_augmentation
 from swa_bench.data.batches import to_device
 from swa_bench.data.images import ImageSet, find_loader, load_images
 from swa_bench.data.random import random_numbers
-from swa_bench.errors import without_frames
+from swa_bench.errors import SwaBenchError, without_frames
 from swa_bench.files import check_writable
 from swa_bench.labels import recipe_text
 from swa_bench.results import locks, run_files
+from swa_bench.results.epochs import Row
 from swa_bench.results.finished import FINISHED, missing
 from swa_bench.results.record import run_folder
 from swa_bench.results.same_data import check_run
@@ -148,7 +150,7 @@ def _train(spec: RunSpec, plans: list[Plan], images: ImageSet, recipe_diff: dict
     runs = [Run(plan, _forks(spec, plan), data, fingerprint, provenance) for plan in plans]
     for run in runs:
         note_start(run.config, fingerprint, run.provenance["initial_weights_sha256"])
-    seeds, end = [run.config.seed for run in runs], max(run.end for run in runs)
+    seeds, end = [run.config.seed for run in runs], max(run.checkpoints.end for run in runs)
     train_runs(runs, Progress(config, seeds, len(data.train_labels), end))
 
 
@@ -169,66 +171,112 @@ def train_runs(runs: list[Run], progress: Progress) -> None:
         Terminated: the process was asked to end.
     """
     steps = {run: TrainStep(run.config, run.state, run.data) for run in runs}
-    write_row = {run: open_logger(run.config) for run in runs}
-    for run in runs:
-        for row in run.state.rows:
-            write_row[run](row)
+    write_row = {run: _open_logger(run) for run in runs}
     failures: dict[Run, Exception] = {}
-    with progress, locks.signals_noted() as end_request:
-        while going := [run for run in runs if not run.done and run not in failures]:
-            next_one = min(going, key=lambda run: run.state.epoch)
-            epoch, count = next_one.state.epoch, next_one.threads
-            if count is not None:
+    together: list[Run] = []
+
+    def stop() -> None:
+        left = [run for run in runs if run in together or not run.checkpoints.done]
+        _stop([run for run in left if run not in failures])
+
+    with progress, locks.signals_noted(stop):
+        while left := [run for run in runs if not (run.checkpoints.done or run in failures)]:
+            together = _next_together(left)
+            if (count := together[0].threads) is not None:
                 torch.set_num_threads(count)
-            same = (epoch, count)  # so that each has the bits that it has alone
-            together = [run for run in going if (run.state.epoch, run.threads) == same]
-            streams = [stream for run in together if (stream := steps[run].stream)]
-            progress.epoch_starts(epoch, len(together), streams)
-            stored = False
             try:
-                scores, seconds = _train_epoch(together, steps, progress)
+                scores = _train_epoch(together, steps, progress)
             except Exception as error:  # their steps are taken in turn: none can go on
+                if isinstance(error, SwaBenchError):  # such as an image that cannot be read
+                    _stop(together)
                 failures |= dict.fromkeys(together, error)
                 continue
+            stored = False
             for run, score in zip(together, scores, strict=True):
                 try:
-                    stored |= run.end_epoch(score, seconds)
+                    stored |= run.end_epoch(score)
                 except Exception as error:
                     failures[run] = error
                 else:
                     progress.epoch_done(run.config.seed, run.state.rows[-1])
                     write_row[run](run.state.rows[-1])
-            if end_request.number is not None:
-                for run in going:
-                    stored |= run not in failures and run.store(now=True)
             if stored:
                 _limit_checkpoints(runs)
-            end_request.check()
+            locks.end_if_asked()
     log.info("%s", _limit_checkpoints(runs))
-    if failures:
-        first, *others = dict.fromkeys(failures.values())  # one may be of several runs
-        for other in others:
-            log.warning("%s", without_frames(other))
-        raise first
+    _raise_first(failures.values())
 
 
-def _train_epoch(
-    runs: list[Run], steps: dict[Run, TrainStep], progress: Progress
-) -> tuple[list[Score], float]:
-    """Take the steps of the runs' next epoch; return their scores and the seconds of each."""
-    started, epoch = time.perf_counter(), runs[0].state.epoch
+def _open_logger(run: Run) -> Callable[[Row], None]:
+    """What writes a row beside epochs.csv; those of the epochs done are written."""
+    write_row = open_logger(run.config)
+    for row in run.state.rows:
+        write_row(row)
+    return write_row
+
+
+def _raise_first(failures: Iterable[Exception]) -> None:
+    """Raise the first of the failures, if any, and log the others."""
+    for number, failure in enumerate(dict.fromkeys(failures)):  # one may be of several runs
+        if number:
+            log.warning("%s", without_frames(failure))
+    for failure in failures:
+        raise failure
+
+
+def _next_together(runs: list[Run]) -> list[Run]:
+    """The runs that are least far: each gets the bits that it gets alone."""
+
+    def place(run: Run) -> tuple[int, int]:
+        return run.state.epoch, run.state.step
+
+    first = min(runs, key=place)
+    same = (place(first), first.threads)
+    return [run for run in runs if (place(run), run.threads) == same]
+
+
+def _stop(runs: list[Run]) -> None:
+    """Store each run as it is; what fails is logged, since the process ends for another reason."""
     for run in runs:
-        seed = run.config.seed
-        draws = run.data.draw(seed, epoch, "train")
-        steps[run].begin_epoch(draws, run.plan.rates(epoch), seed, epoch)
-    scores = train_epoch([steps[run] for run in runs], progress.images_done)
-    return scores, (time.perf_counter() - started) / len(runs)
+        try:
+            run.stop()
+        except Exception as error:
+            log.error("%s", without_frames(error))
+    if runs:
+        _limit_checkpoints(runs)
+
+
+def _train_epoch(runs: list[Run], steps: dict[Run, TrainStep], progress: Progress) -> list[Score]:
+    """Take the steps that are left of the runs' next epoch, and return their scores."""
+    since = time.perf_counter()
+
+    def share_seconds() -> None:
+        nonlocal since
+        since, before = time.perf_counter(), since
+        for run in runs:
+            run.state.train_seconds += (since - before) / len(runs)
+
+    def after_step(images: int) -> None:
+        progress.images_done(images)
+        share_seconds()
+        if any([run.checkpoints.store() for run in runs]):
+            _limit_checkpoints(runs)
+        locks.end_if_asked()
+
+    for run in runs:
+        run.begin_epoch(steps[run])
+    streams = [stream for run in runs if (stream := steps[run].stream)]
+    done = sum(run.state.tally.images for run in runs)
+    progress.epoch_starts(runs[0].state.epoch, len(runs), streams, done)
+    scores = train_epoch([steps[run] for run in runs], after_step)
+    share_seconds()
+    return scores
 
 
 def _limit_checkpoints(runs: list[Run]) -> str:
     """Keep all checkpoints together within their limit, and say how much they take."""
     config = runs[0].config
     results, limit_gb = config.results_dir, config.checkpoints.max_gb
-    own = {run.previous for run in runs}
+    own = {run.checkpoints.newest for run in runs}
     size = limit_size(Path(results), limit_gb * 1e9, own)
     return f"Checkpoints: {size / 1e9:.2f} GB in {results} (checkpoints.max_gb={limit_gb:g})"

@@ -113,11 +113,18 @@ class Progress:
             handler.stream = stream
 
     def epoch_starts(
-        self, epoch: int, seeds: int, streams: Sequence[torch.cuda.Stream] = ()
+        self, epoch: int, seeds: int, streams: Sequence[torch.cuda.Stream] = (), done: int = 0
     ) -> None:
-        """Called with the epoch from 0, how many seeds are trained at the same time, and where."""
+        """Called when steps of an epoch begin.
+
+        Args:
+            epoch: from 0.
+            seeds: how many are trained at the same time.
+            streams: where.
+            done: how many images of the epoch were trained on before.
+        """
         self.pace.start(streams)
-        self.epoch, self.seeds, self.in_epoch = epoch + 1, seeds, 0
+        self.epoch, self.seeds, self.in_epoch = epoch + 1, seeds, done
         self._show()
 
     def images_done(self, images: int) -> None:

@@ -13,6 +13,7 @@ from torch import nn
 from swa_bench.config.schema import TrainConfig
 from swa_bench.data.batches import DeviceImages, EpochDraws
 from swa_bench.data.random import RandomNumbers
+from swa_bench.results import locks
 from swa_bench.training import hardware
 from swa_bench.training.cuda_graphs import GraphedSteps
 from swa_bench.training.forward import TrainingPass
@@ -82,6 +83,7 @@ class RecordedPass:
             layer.momentum = 0.5
         for _ in range(batches):
             self.add(self.feed.batch_size)
+            locks.end_if_asked()
         torch._foreach_div_(self.sums, max(batches, 1))
         if rest:
             for layer in self.layers:

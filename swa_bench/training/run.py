@@ -19,13 +19,12 @@ from swa_bench.config.schema import LAST, TrainConfig
 from swa_bench.data.batches import DeviceImages
 from swa_bench.data.random import random_numbers
 from swa_bench.errors import SwaBenchError
-from swa_bench.files import remove, remove_leftovers
+from swa_bench.files import remove_leftovers
 from swa_bench.results import finished
 from swa_bench.results.epochs import Row, epoch_columns, read_epochs, shared_with, write_epochs
 from swa_bench.results.record import checkpoint_folder, run_folder
 from swa_bench.results.same_data import other_code
-from swa_bench.results.stored import find_all
-from swa_bench.training import checkpoints, hardware, threads
+from swa_bench.training import hardware, threads
 from swa_bench.training.batch_norm import describe_kept
 from swa_bench.training.evaluation import (
     Score,
@@ -35,7 +34,9 @@ from swa_bench.training.evaluation import (
 )
 from swa_bench.training.metrics import measure
 from swa_bench.training.network import Spare
+from swa_bench.training.retention import Retention
 from swa_bench.training.states import fresh_state, weights_sha256, with_weights
+from swa_bench.training.step import TrainStep
 
 log = logging.getLogger(__name__)
 
@@ -61,85 +62,92 @@ class Run:
         provenance: Mapping[str, Any],
     ) -> None:
         config = plan.config
-        self.plan, self.forks, self.data, self.config = plan, forks, data, config
+        self.plan, self.data, self.config = plan, data, config
         self.state, self.spare = fresh_state(config, data), Spare(config)
         initial = weights_sha256(self.state.model.state_dict())
         self.provenance = {**provenance, "initial_weights_sha256": initial}
         self.warnings: list[str] = list(provenance.get("warnings", ()))
-        self.keys = plan.state_keys(fingerprint, initial)
-        self.saved_at = time.monotonic()
-        self.previous: Path | None = None  # the last checkpoint that was written here
+        keys = plan.state_keys(fingerprint, initial)
+        self.checkpoints = Retention(plan, forks, keys, self.state)
         self.folder = run_folder(config)  # whose name takes a millisecond to find
         self.csv_bytes = -1  # of epochs.csv, if it ends with the last epoch done
         self.predictions: dict[str, Tensor] = {}  # of the state, as far as they were needed
         for folder in (self.folder, checkpoint_folder(config)):
             remove_leftovers(folder)
-        self.end = config.epochs  # after which nothing is left to record
         if config.force:
             self._choose_threads()
         else:
             missing = [report.epochs for report in finished.missing(plan)]
-            self.end = max(missing, default=0)
+            self.checkpoints.end = max(missing, default=0)
             self._resume(min(missing, default=0))
         if not config.epochs:
             self._report(self._empty_row() | self._measured(LAST))
-        if self.done:
-            self._drop_passed(keeping=None)
-
-    @property
-    def done(self) -> bool:
-        """Whether nothing is left to train."""
-        return self.state.epoch >= self.end
+        if self.checkpoints.done:
+            self.checkpoints.drop_passed()
 
     def _resume(self, first_missing: int) -> None:
         """Start from the furthest checkpoint before the end of the first report that is missing."""
-        keys = self.keys[: first_missing + 1]
-        folder = checkpoint_folder(self.config)
-        path = checkpoints.load_newest(folder, self.config.seed, keys, self.state)
+        found = self.checkpoints.load(first_missing)
         self._choose_threads()
-        if path is None:
+        if not found:
             if read_epochs(self.folder / "epochs.csv"):  # of a run that was killed
                 log.info("No checkpoint to go on from: from epoch 1")
                 self._write()
             return
-        shared = shared_with(self.folder, self.state.rows[-1])
+        state = self.state
+        shared = shared_with(self.folder, state.rows[-1]) if state.rows else ""
         name = f"{shared}: {self.config.method.name} seed {self.config.seed}"
-        log.info("Going on after epoch %d%s", self.state.epoch, name)
-        self._warn(other_code(self.state.segments, self.state.epoch, self.config))
-        self._evaluate()  # a run with other settings of evaluation may have left the state
+        step = f"step {state.step} of " if state.step else ""
+        log.info("Going on after %sepoch %d%s", step, state.in_epoch, name)
+        self._warn(other_code(state.segments, state.in_epoch, self.config))
+        if not state.step:
+            self._evaluate()  # a run with other settings of evaluation may have left the state
         self._write()
 
     def _choose_threads(self) -> None:
         self.threads = threads.choose(self.config, self.state.segments)
         self.provenance["device"] = hardware.device_name(self.data.device)
 
-    def end_epoch(self, trained: Score, train_seconds: float) -> bool:
-        """Collect, evaluate and record after an epoch's steps; say if a checkpoint was written.
-
-        Args:
-            trained: loss and error of the epoch's batches.
-            train_seconds: this run's share of the time.
-        """
-        state, started = self.state, time.perf_counter()
+    def begin_epoch(self, step: TrainStep) -> None:
+        """Get ready for an epoch's steps, or those that are left, and note where they are taken."""
+        state, seed = self.state, self.config.seed
         names = ("device", "versions", "source_sha256")
         here = {name: self.provenance[name] for name in names if name in self.provenance}
         before = state.segments[-1] if state.segments else {}
         if any(before.get(name) != value for name, value in here.items()):
-            state.segments.append({"from_epoch": state.epoch + 1, **here})
-        rate, collects = self.plan.rates(state.epoch)[-1], self.plan.collects(state.epoch)
-        state.epoch += 1
+            first = {"from_step": state.step + 1} if state.step else {}
+            state.segments.append({"from_epoch": state.epoch + 1, **first, **here})
         self.predictions.clear()
+        if state.step < self.plan.steps_per_epoch:
+            draws, rates = self.data.draw(seed, state.epoch, "train"), self.plan.rates(state.epoch)
+            step.begin_epoch(draws, rates, seed, state.epoch)
+
+    def end_epoch(self, trained: Score) -> bool:
+        """Collect, evaluate and record after an epoch's steps; say if a checkpoint was written.
+
+        In its passes over images the process may end: before anything is collected the state is
+        that after the epoch's steps, and afterwards that after the epoch, not all tested yet.
+
+        Args:
+            trained: loss and error of the epoch's batches.
+        """
+        state, started = self.state, time.perf_counter()
         self._check_finite("training loss", trained.loss)
+        rate, collects = self.plan.rates(state.epoch)[-1], self.plan.collects(state.epoch)
+        if collects:
+            self._predict(LAST)
+        state.epoch, state.step = state.in_epoch, 0
         row = self._empty_row() | {"epoch": state.epoch, "learning_rate": rate}
         row |= {"train_loss": trained.loss, "train_error_pct": trained.error_pct}
+        row |= dict.fromkeys(("seconds", "train_seconds"), state.train_seconds)
+        state.train_seconds = 0.0
         state.rows.append(row)
         if collects:
             self._collect()
         row["n_averaged"] = state.n_averaged
         self._evaluate()
-        row["seconds"] = train_seconds + time.perf_counter() - started
-        row["train_seconds"] = train_seconds
-        stored = self.store()  # first, so that no record is without its weights
+        row["seconds"] += time.perf_counter() - started
+        stored = self.checkpoints.store()  # first, so that no record is without its weights
         self._write(sync=stored)
         return stored
 
@@ -187,7 +195,7 @@ class Run:
                     weights = predictor.weights()
                     model, kept = with_weights(config, state, weights, self.data, self.spare)
                     self._warn(describe_kept(kept))
-                found, _ = predict_test_images(model, self.data, config, state.epoch)
+                found, _ = predict_test_images(model, self.data, config, state.in_epoch)
             self.predictions[name] = found
         return self.predictions[name]
 
@@ -201,11 +209,10 @@ class Run:
     def _check_finite(self, what: str, value: float) -> None:
         if math.isfinite(value):
             return
-        model, folder = self.config.model, checkpoint_folder(self.config)
-        kept = find_all(folder, self.config.seed, dict(enumerate(self.keys)))
-        stay = f" Earlier checkpoints stay in {folder}." if kept else ""
+        model, kept = self.config.model, self.checkpoints.drop_epoch()
+        stay = f" Earlier checkpoints stay in {self.checkpoints.folder}." if kept else ""
         raise NotFiniteError(
-            f"The {what} of epoch {self.state.epoch} is {value} ({model.name}, "
+            f"The {what} of epoch {self.state.in_epoch} is {value} ({model.name}, "
             f"{self.config.method.name}, seed {self.config.seed}, "
             f"model.learning_rate={model.learning_rate}): stopped.{stay}"
         )
@@ -262,33 +269,10 @@ class Run:
         predictor = self.state.predictors[name]
         return weights_sha256(predictor.weights()) if predictor.has_weights else None
 
-    def store(self, now: bool = False) -> bool:
-        """Write a checkpoint if one is due, and delete those that are of no more use."""
-        options, epoch = self.config.checkpoints, self.state.epoch
-        aged = time.monotonic() - self.saved_at >= options.every_s
-        if not epoch or not (now or aged or self.done or self._stays(epoch)):
-            return False
-        folder = checkpoint_folder(self.config)
-        path = checkpoints.save(folder, self.config.seed, self.keys[epoch], self.state)
-        self._drop_passed(keeping=None if self.done else self.previous)
-        self.saved_at, self.previous = time.monotonic(), path
-        return True
-
-    def _stays(self, epoch: int) -> bool:
-        """Whether the state after `epoch` epochs is kept: for other methods, or for the user."""
-        keep = self.config.checkpoints.keep
-        reported = keep != "ends" and bool(self.plan.reports_at(epoch))
-        collected = keep == "collected" and self.plan.collects(epoch - 1)
-        return epoch in self.forks or reported or collected
-
-    def _drop_passed(self, keeping: Path | None) -> None:
-        """Delete checkpoints that this run has passed, but one, and those that stay."""
-        epochs = [epoch for epoch in range(1, self.state.epoch) if not self._stays(epoch)]
-        passed = {epoch: self.keys[epoch] for epoch in epochs}
-        folder = checkpoint_folder(self.config)
-        for path in find_all(folder, self.config.seed, passed):
-            if path != keeping:
-                remove(path)
+    def stop(self) -> None:
+        """Store the state as it is, and its rows, before the process ends."""
+        if self.checkpoints.store(now=True):
+            write_epochs(self.folder, self.state.rows, self.config.method.predictors)
 
 
 def column_prefix(name: str) -> str:

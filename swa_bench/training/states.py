@@ -9,11 +9,13 @@ from torch import nn
 
 from swa_bench.config.schema import TrainConfig
 from swa_bench.data.batches import DeviceImages
-from swa_bench.data.random import random_numbers
+from swa_bench.data.random import RandomNumbers, random_numbers
+from swa_bench.results import locks
 from swa_bench.results.epochs import Row
 from swa_bench.training import hardware
 from swa_bench.training.averaging import Predictor, Weights, load_weights, make_predictors
 from swa_bench.training.batch_norm import recompute_batch_norm
+from swa_bench.training.evaluation import Tally
 from swa_bench.training.forward import is_ours
 from swa_bench.training.network import Spare, fresh_model, fresh_optimizer
 from swa_bench.training.recorded_pass import RecordedPass
@@ -21,11 +23,14 @@ from swa_bench.training.recorded_pass import RecordedPass
 
 @dataclass
 class State:
-    """All that the next epoch depends on, and the rows of the epochs done.
+    """All that the next step depends on, and the rows of the epochs done.
 
     Attributes:
         predictors: what is kept of the weights so far, by name.
-        epoch: epochs done.
+        epoch: whole epochs done.
+        step: steps done of the epoch after these, all of them until its end is dealt with.
+        train_seconds: how long these took.
+        tally, random: their loss and errors, and what the network draws in them.
         rows: one dict of numbers an epoch: the columns of epochs.csv, and train_seconds.
         segments: where the epochs were computed: from which on, device, versions.
     """
@@ -36,6 +41,17 @@ class State:
     epoch: int = 0
     rows: list[Row] = field(default_factory=list)
     segments: list[dict[str, Any]] = field(default_factory=list)
+    step: int = 0
+    train_seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        device = next(self.model.parameters()).device
+        self.tally, self.random = Tally(device), RandomNumbers(device)
+
+    @property
+    def in_epoch(self) -> int:
+        """The epoch, from 1, that it is in or at the end of; 0 before the first."""
+        return self.epoch + (self.step > 0)
 
     @property
     def n_averaged(self) -> int:
@@ -76,7 +92,7 @@ def with_weights(
         spare.recorded = spare.recorded or RecordedPass(model, config, data)
         spare.recorded.recompute(draws, config.seed, state.epoch)
         return model, {}
-    batches = data.train_batches(draws, config.batch_size)
+    batches = locks.ending_between(data.train_batches(draws, config.batch_size))
     with random_numbers(config.seed, state.epoch, "recompute_dropout", data.device):
         kept = recompute_batch_norm(model, batches, hardware.autocast(config))
     return model, kept

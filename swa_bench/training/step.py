@@ -8,36 +8,11 @@ from torch.nn import functional as F
 
 from swa_bench.config.schema import TrainConfig
 from swa_bench.data.batches import DeviceImages, EpochDraws
-from swa_bench.data.random import RandomNumbers
 from swa_bench.training import hardware
 from swa_bench.training.cuda_graphs import GraphedSteps
-from swa_bench.training.evaluation import Score
+from swa_bench.training.evaluation import Score, Tally
 from swa_bench.training.forward import TrainingPass
 from swa_bench.training.states import State
-
-
-class Tally:
-    """Sums of loss and errors on the device, so that nothing waits for it until a pass is over."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.loss = torch.zeros((), dtype=torch.float64, device=device)
-        self.wrong = torch.zeros((), dtype=torch.int64, device=device)
-        self.images = 0
-
-    def clear(self) -> None:
-        """Begin a pass."""
-        self.loss.zero_()
-        self.wrong.zero_()
-        self.images = 0
-
-    def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Add a batch's mean loss and its wrong answers; its images are counted on the host."""
-        self.loss.add_(loss.detach(), alpha=len(labels))
-        self.wrong += (logits.detach().argmax(1) != labels).sum()
-
-    def score(self) -> Score:
-        """Loss and error of the pass; waits for the device."""
-        return Score(self.loss.item() / self.images, 100.0 * self.wrong.item() / self.images)
 
 
 def take_step(
@@ -69,17 +44,18 @@ class StaticInputs:
     of the host, waits for nothing, and can be recorded once and replayed.
     """
 
-    def __init__(self, data: DeviceImages, batch_size: int, steps: int) -> None:
+    def __init__(self, data: DeviceImages, batch_size: int, steps: int, tally: Tally) -> None:
         self.data, self.feed = data, data.feed(batch_size)
         self.rates = torch.zeros(steps, device=data.device)
         self.rate = torch.zeros((), device=data.device)
-        self.tally = Tally(data.device)
+        self.tally = tally
 
-    def begin(self, draws: EpochDraws, rates: list[float]) -> None:
-        """Fill in an epoch's draws and the learning rate of each of its steps."""
-        self.feed.begin(draws)
+    def begin(self, draws: EpochDraws, rates: list[float], first: int) -> None:
+        """Fill in an epoch's draws and the learning rate of each step; `first` (from 0) is next."""
+        self.feed.begin(draws, first)
         self.rates.copy_(torch.tensor(rates))
-        self.tally.clear()
+        if not first:
+            self.tally.set()
 
     def next(self, size: int) -> tuple[Tensor, Tensor]:
         """The next `size` images and labels; `rate` becomes that of their step."""
@@ -97,19 +73,19 @@ class TrainStep:
     def __init__(self, config: TrainConfig, state: State, data: DeviceImages) -> None:
         # There are two sizes of batches: the smaller last one is compiled on its own.
         self.forward = TrainingPass(state.model, config.compile)
-        self.model, self.optimizer = state.model, state.optimizer
+        self.state, self.model, self.optimizer = state, state.model, state.optimizer
         self.predictors = [one for one in state.predictors.values() if one.each_step]
         self.autocast = hardware.autocast(config)
         device, images = data.train_labels.device, len(data.train_labels)
         starts = range(0, images, config.batch_size)
         self.sizes = [min(config.batch_size, images - start) for start in starts]
-        self.inputs = StaticInputs(data, config.batch_size, len(self.sizes))
-        self.random = RandomNumbers(device)
+        self.inputs = StaticInputs(data, config.batch_size, len(self.sizes), state.tally)
+        self.random = state.random
         self.stream: torch.cuda.Stream | None = None
         self.advance: Callable[[int], None] = self._step
         # Others may read a rate back to the host, or take none from the device.
         self.host_rates = not isinstance(self.optimizer, torch.optim.SGD)
-        self.rates_left: list[float] = []
+        self.rates: list[float] = []
         if device.type == "cuda":
             self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
             # A graph can neither fetch images from the host nor take rates from it.
@@ -128,16 +104,20 @@ class TrainStep:
     def begin_epoch(self, draws: EpochDraws, rates: list[float], seed: int, epoch: int) -> None:
         """Get ready for the steps of `sizes`, with the learning rate of each.
 
+        If some of them are in the state already, the others follow; after all, a new epoch does.
+
         Args:
             seed, epoch: of what the network draws, such as dropout.
         """
         if self.stream is not None:
             self.stream.wait_stream(torch.cuda.current_stream())
         self.model.train()
-        self.random.start(seed, epoch, "dropout")
-        self.rates_left = rates[::-1]
+        self.state.step %= len(self.sizes)
+        if not self.state.step:
+            self.random.start(seed, epoch, "dropout")
+        self.rates = rates
         with torch.cuda.stream(self.stream):
-            self.inputs.begin(draws, rates)
+            self.inputs.begin(draws, rates, self.state.step)
         if self.stream is not None:  # what uses the draws' memory next waits for their copies
             torch.cuda.current_stream().wait_stream(self.stream)
 
@@ -145,9 +125,10 @@ class TrainStep:
         """Take the epoch's next step, on `size` images."""
         with torch.cuda.stream(self.stream), self.random.lent():
             if self.host_rates:
-                self._set_rate(self.rates_left.pop())
+                self._set_rate(self.rates[self.state.step])
             self.advance(size)
         self.inputs.tally.images += size
+        self.state.step += 1
 
     def _step(self, size: int) -> None:
         images, labels = self.inputs.next(size)
@@ -165,12 +146,12 @@ class TrainStep:
 def train_epoch(
     steps: Sequence[TrainStep], on_images: Callable[[int], None] = lambda images: None
 ) -> list[Score]:
-    """Take all steps of an epoch that each run has begun, in turn.
+    """Take the steps that are left of an epoch that each run has begun, in turn.
 
     Args:
         on_images: called with the number of images that another round of steps has taken.
     """
-    for size in steps[0].sizes:
+    for size in steps[0].sizes[steps[0].state.step :]:
         for one in steps:
             one.step(size)
         on_images(size * len(steps))
