@@ -195,7 +195,7 @@ def test_graphs_are_on_for_what_is_shipped(
         assert resolved(tmp_path, *options) == (False, 1)
         assert resolved(tmp_path, *options, "cuda_graphs=true") == (True, 1)
     assert resolved(tmp_path, "cuda_graphs=false") == (False, 1)
-    assert resolved(tmp_path, "dataset.memory=host") == (False, 1)
+    assert resolved(tmp_path, "dataset.memory=disk") == (False, 1)
     assert resolved(tmp_path, "device=cpu") == (False, 1)
     monkeypatch.setattr(torch.version, "hip", "6.2")
     assert resolved(tmp_path) == (False, 1)
