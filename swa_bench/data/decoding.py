@@ -52,10 +52,9 @@ def read_tensor(path: str) -> "Tensor":
     with Image.open(io.BytesIO(content), formats=FORMATS) as image:
         plain = image.format == "JPEG" and image.mode in ("L", "RGB")
         if plain and not {"exif", "xmp"} & image.info.keys():  # which may say that it is turned
-            # torchvision gives it the same pixels in less time; a later one may have no such reader.
-            with contextlib.suppress(
-                ImportError, RuntimeError
-            ):  # Pillow says more of what is wrong
+            # torchvision gives it the same pixels in less time. A later one may lack this function,
+            # and of what is wrong with a file Pillow says more.
+            with contextlib.suppress(ImportError, RuntimeError):
                 from torchvision.io import ImageReadMode, decode_jpeg
 
                 coded = torch.frombuffer(content, dtype=torch.uint8)

@@ -7,6 +7,7 @@ depends on which process makes it, when, or where its pass begins. The processes
 import atexit
 import contextlib
 import heapq
+import multiprocessing.process
 import signal
 import threading
 import warnings
@@ -137,6 +138,7 @@ class Workers:
     def __init__(self, decoder: Decoder, count: int, pin: bool) -> None:
         self.decoder, self.count, self.pin = decoder, count, pin
         self.loader: DataLoader[Any] | None = None
+        self.processes: set[multiprocessing.process.BaseProcess] = set()
         self.going: list[Pass] = []
         self.found: Iterator[Any] | None = None  # what is made of the requests
         self.requests: list[Request] = []  # of the passes that are going
@@ -179,6 +181,7 @@ class Workers:
         merged = list(heapq.merge(*marked, key=lambda pair: pair[0].batch))
         self.requests[:] = (request for request, _ in merged)
         self.owners = deque(one for _, one in merged)
+        before = set(multiprocessing.active_children())
         with _quietly():
             self.loader = self.loader or DataLoader(
                 self.decoder,
@@ -191,12 +194,16 @@ class Workers:
                 worker_init_fn=_ignore_signals,
                 generator=torch.Generator(),  # or it would draw from the network's
             )
-            return iter(self.loader)
+            found = iter(self.loader)
+        self.processes |= set(multiprocessing.active_children()) - before
+        return found
 
     def close(self) -> None:
-        """End the processes."""
+        """End the processes, of which DataLoader waits for those that are in its hands alone."""
         self.found = self.loader = None
-        self.going = []
+        for process in self.processes:  # an error's frames may hold them
+            process.kill()
+        self.going, self.processes = [], set()
 
 
 _open: "weakref.WeakSet[Workers]" = weakref.WeakSet()
