@@ -211,10 +211,8 @@ def test_images_stream_to_the_gpu(tmp_path: Path, swa_train: SwaTrain) -> None:
     assert len(alone) == 1 and alone == streamed
     config = config_of(*arguments)
     files = load_images(config.dataset)
-    on_gpu, on_cpu = (
-        list(to_device(files, config, torch.device(kind)).test_batches(4))
-        for kind in ("cuda", "cpu")
-    )
+    devices = map(torch.device, ("cuda", "cpu"))
+    on_gpu, on_cpu = (list(to_device(files, config, one).test_batches(4)) for one in devices)
     for ours, theirs in zip(on_gpu, on_cpu, strict=True):
         assert ours[0].is_cuda and torch.equal(ours[1].cpu(), theirs[1])
         torch.testing.assert_close(ours[0].cpu(), theirs[0])

@@ -92,13 +92,12 @@ class Images(ABC):
     def test_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Normalised test images in their order."""
 
-    def to_float(self, images: Tensor) -> Tensor:
-        """Normalise images: uint8 (B, S, S, 3) -> float32 (B, 3, S, S)."""
-        planes = images.permute(0, 3, 1, 2)
-        if not self.channels_last:
-            planes = planes.contiguous()
+    def to_float(self, planes: Tensor) -> Tensor:
+        """Normalise images: uint8 (B, 3, S, S) -> float32, in the run's layout."""
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        floats = planes.to(torch.float32, memory_format=layout)
         # The operations of torchvision's ToTensor and Normalize, in their order.
-        return planes.float().div_(255).sub_(self.mean).div_(self.std)
+        return floats.div_(255).sub_(self.mean).div_(self.std)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,13 +141,14 @@ class DeviceImages(Images):
     def train_batch(self, draws: EpochDraws) -> tuple[Tensor, Tensor]:
         """The augmented, normalised images (B, 3, S, S) and labels (B,) of B draws."""
         images = self.augmentation.apply(self.train_images[draws.order], draws.choices)
-        return self.to_float(images), self.train_labels[draws.order]
+        return self.to_float(images.permute(0, 3, 1, 2)), self.train_labels[draws.order]
 
     def test_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Normalised test images in their order."""
         for start in range(0, len(self.test_labels), batch_size):
             batch = slice(start, start + batch_size)
-            yield self.to_float(self.test_images[batch]), self.test_labels[batch]
+            planes = self.test_images[batch].permute(0, 3, 1, 2)
+            yield self.to_float(planes), self.test_labels[batch]
 
 
 class Feed:

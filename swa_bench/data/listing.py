@@ -52,7 +52,7 @@ class Listed:
 
     def path(self, index: int) -> str:
         """The path of a file."""
-        return str(Path(self.root, os.fsdecode(self.name(index))))
+        return f"{self.root}/{os.fsdecode(self.name(index))}"
 
     def first(self, count: int) -> "Listed":
         """The first `count` files."""

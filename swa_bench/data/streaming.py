@@ -61,17 +61,21 @@ class Decoder(Dataset[Any]):
         self.target = config.augmentation["_target_"]
 
     def __getitems__(self, request: Request) -> Tensor | str:
-        """The images, uint8 (n, S, S, 3); or why they cannot be made, in a line."""
+        """The images, uint8 (n, 3, S, S); or why they cannot be made, in a line."""
+        size = self.dataset.image_size
+        images = torch.empty((len(request.indices), 3, size, size), dtype=torch.uint8)
         try:
+            if get_worker_info() is not None:
+                _share(images)
             # So large an image is an attack, or a mistake.
             with warnings.catch_warnings():
                 warnings.simplefilter("error", Image.DecompressionBombWarning)
                 warnings.simplefilter("ignore", DeprecationWarning)  # of torchvision's reader
-                made = [self._image(int(index), request.stream) for index in request.indices]
-            images = torch.stack(made).permute(0, 2, 3, 1).contiguous()
-            return images if get_worker_info() is None else _shared(images)
+                for image, index in zip(images, request.indices, strict=True):
+                    image.copy_(self._image(int(index), request.stream))
         except SwaBenchError as error:
             return str(error)
+        return images
 
     def _image(self, index: int, stream: Stream | None) -> Tensor:
         """An image as its network sees it: uint8 (3, S, S)."""
@@ -100,10 +104,10 @@ class Decoder(Dataset[Any]):
         return centre
 
 
-def _shared(images: Tensor) -> Tensor:
-    """The images in memory that the main process sees too."""
+def _share(images: Tensor) -> None:
+    """Move images into memory that the main process sees too."""
     try:
-        return images.share_memory_()  # type: ignore[no-any-return, no-untyped-call]
+        images.share_memory_()  # type: ignore[no-untyped-call]
     except RuntimeError as error:
         raise SwaBenchError(
             f"no room for images in shared memory, /dev/shm ({str(error).strip()}): fewer "
@@ -291,14 +295,12 @@ class StreamedImages(Images):
         begun = self.workers.begin(Pass(np.arange(count), None, batch_size))
         for start in range(0, count, batch_size):
             labels = self.test_labels[start : start + batch_size]
-            yield self.fetch(begun, len(labels)), labels
+            yield self.to_float(self.fetch(begun, len(labels))), labels
 
     def fetch(self, begun: Pass, size: int) -> Tensor:
-        """The next `size` images of a pass, normalised, (B, 3, S, S)."""
+        """The next `size` images of a pass, uint8 (B, 3, S, S)."""
         chunks = [self.workers.take(begun) for _ in range(0, size, CHUNK)]
-        return self.to_float(
-            torch.cat([chunk.to(self.device, non_blocking=True) for chunk in chunks])
-        )
+        return torch.cat([chunk.to(self.device, non_blocking=True) for chunk in chunks])
 
 
 class FileFeed:
@@ -318,7 +320,7 @@ class FileFeed:
 
     def next(self, size: int) -> tuple[Tensor, Tensor]:
         """The next `size` images and labels; SwaBenchError for a file that cannot be read."""
-        images = self.data.fetch(self.begun, size)
+        images = self.data.to_float(self.data.fetch(self.begun, size))
         labels, self.labels = self.labels[:size], self.labels[size:]
         self.batches_done += 1
         return images, labels
