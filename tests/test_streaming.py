@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -30,6 +31,7 @@ from swa_bench.data.images import load_images
 from swa_bench.data.random import stream_seed
 from swa_bench.errors import SwaBenchError
 
+PAGE = Path(__file__).parent.parent / "docs" / "own.md"
 CPU = torch.device("cpu")
 Batch = tuple[Tensor, Tensor]
 
@@ -203,6 +205,7 @@ def test_the_crop_is_torchvisions(folder: Path) -> None:
     assert torch.equal(ours, expected)
 
 
+@pytest.mark.filterwarnings("ignore:The image decoding:DeprecationWarning")
 @pytest.mark.parametrize("kind", ["colour", "grey", "turned", "print", "png"])
 def test_a_faster_reader_gives_the_same_pixels(tmp_path: Path, kind: str) -> None:
     rng = np.random.default_rng(1)
@@ -280,6 +283,19 @@ def test_other_options_of_a_run_keep_its_name(folder: Path) -> None:
     plain = ["dataset=image_folder", f"dataset.root={folder}"]
     names = [recipe_hash(config_of(*plain, *more)) for more in ([], ["dataset.workers=3"])]
     assert names[0] == names[1] != recipe_hash(config_of(*options(folder)))
+
+
+def test_the_pages_augmentation() -> None:
+    """Of the red image the mean over the colours stays, in each of them, if `share` is 1."""
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    made: dict[str, type] = {}
+    exec(code, made)
+    red = torch.zeros(3, 40, 50, dtype=torch.uint8)
+    red[0] = 90
+    for share, expected in ((0, [90, 0, 0]), (1, [30, 30, 30])):
+        image = made["Grey"](resize=36, image_size=32, share=share)(red, torch.default_generator)
+        assert image.shape == (3, 32, 32) and image.dtype == torch.uint8
+        assert image[:, 5, 5].tolist() == expected
 
 
 IN_MEMORY = ["dataset=cifar10_mini"]
