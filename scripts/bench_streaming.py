@@ -31,7 +31,7 @@ from swa_bench.data.decoding import read_tensor
 from swa_bench.data.file_set import FileSet
 from swa_bench.data.images import load_images
 from swa_bench.data.streaming import StreamedImages
-from swa_bench.data.workers import Decoder, Pass, Request
+from swa_bench.data.workers import CHUNK, Decoder, Pass, Request
 from swa_bench.training import hardware, timing
 from swa_bench.training.network import fresh_model
 from swa_bench.training.states import fresh_state
@@ -76,7 +76,9 @@ def decode(files: FileSet, indices: list[int]) -> None:
 
 def make(decoder: Decoder, indices: list[int]) -> None:
     """Do all that a worker does."""
-    decoder.__getitems__(Request(0, np.array(indices), (0, 0, "train")))
+    for start in range(0, len(indices), CHUNK):
+        chunk = np.array(indices[start : start + CHUNK])
+        decoder.__getitems__(Request(0, chunk, (0, 0, "train")))
 
 
 def take_all(data: StreamedImages, batch_size: int) -> None:

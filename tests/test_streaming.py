@@ -21,8 +21,9 @@ from torch import Tensor
 from torchvision.transforms import functional as T
 from training_helpers import TINY_NET, SwaTrain, config_of, records_of
 
+from swa_bench.analysis.trust import with_own_data
 from swa_bench.config.identity import recipe_hash
-from swa_bench.config.schema import TrainConfig
+from swa_bench.config.schema import TrainConfig, from_dict, to_dict
 from swa_bench.data import listing
 from swa_bench.data.augmentation import load_augmentation
 from swa_bench.data.batches import Images, to_device
@@ -459,3 +460,11 @@ def test_runs_have_the_same_bits_with_any_workers(
     record = json.loads(cell.read_text())
     assert record["class_names"] == ["blue", "green", "red"]
     assert record["data_sha256"] == fingerprint(folder)
+
+
+def test_records_of_images_on_the_host_can_still_be_used() -> None:
+    """An option that earlier versions had, and that gave the bits of `device`."""
+    values = to_dict(config_of("dataset=cifar10_mini"))
+    del values["dataset"]["workers"]
+    values["dataset"]["memory"] = "host"
+    assert from_dict(with_own_data(values, None)).dataset.memory == "device"
