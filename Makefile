@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test test-gpu test-engines tables figures report bench check reproduce-tables status bundle clean
+.PHONY: quickstart test test-gpu test-engines tables figures report bench bench-streaming check reproduce-tables status bundle clean
 
 quickstart: .venv/installed
 	$(BIN)/swa-train +experiment=quickstart
@@ -42,6 +42,10 @@ check: .venv/installed
 # ARGS may name networks and options: make bench ARGS="--models vgg16"
 bench: .venv/installed
 	@$(BIN)/python scripts/bench.py $(ARGS)
+
+# How fast images stream from their files, and what limits it: in two minutes on two cores.
+bench-streaming: .venv/installed
+	@$(BIN)/python scripts/bench_streaming.py $(ARGS)
 
 # What is done, running, failed and missing, from what is on disk: your runs, and a grid.
 status: .venv/installed

@@ -9,7 +9,7 @@ import stat
 import tempfile
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -24,6 +24,7 @@ _LEFTOVER = re.compile(
     r"\.(seed\d+-epoch\d{4,}(-step\d+)?-[0-9a-f]{16}-[0-9a-f]{16}\.pt|cell-[\d.e+]+\.json|epochs\.csv"
     r"|start-[0-9a-f]{16}\.json"
     r"|predictions-[\d.e+]+\.npy|config\.yaml|(traceback|overrides)\.txt|lock\.holder"
+    r"|file-hashes(-[0-9a-f]{12})?"
     r"|decoded-(train|test)-\d+px-[0-9a-f]{12}\.(npy|json))\.[0-9a-z_]{8,32}\.part"
 )
 
@@ -87,6 +88,16 @@ def acquired(path: Path, waiting: Callable[[], str]) -> FileLock:
         log.info("%s", waiting())
         lock.acquire()
     return lock
+
+
+@contextlib.contextmanager
+def alone_with(path: Path) -> Iterator[None]:
+    """Hold a lock; where none can be had, since nothing can be written there, go on without."""
+    with contextlib.ExitStack() as held:
+        with contextlib.suppress(OSError, NotImplementedError):
+            lock = acquired(path, lambda: f"Waiting for another process that reads {path.parent}")
+            held.callback(lock.release)
+        yield
 
 
 def check_writable(setting: str, folder: Path) -> None:

@@ -15,7 +15,9 @@ COLOURS = {"blue": (0, 0, 255), "green": (0, 255, 0), "red": (255, 0, 0)}
 
 def mini_images() -> ImageSet:
     """The images of dataset=cifar10_mini."""
-    return load_images(plan_of("dataset=cifar10_mini").config.dataset)
+    found = load_images(plan_of("dataset=cifar10_mini").config.dataset)
+    assert isinstance(found, ImageSet)
+    return found
 
 
 def made_images(train: int, test: int, classes: int = 10) -> ImageSet:

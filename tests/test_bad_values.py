@@ -96,7 +96,7 @@ NAMES = {
     "data=cifar10": "data: no such option; did you mean dataset?",
     "methods=sgd": "methods: no such option; did you mean method?",
     "model=VGG16": "model=VGG16: no such option; did you mean vgg16? choose one of dense",
-    "num_workers=4": "num_workers: no such option; swa-train --cfg job shows all",
+    "num_workers=4": "num_workers: no such option; did you mean dataset.workers?",
     "+method.x=1": "method.x=1: there is no such option",
 }
 # What is no option and no flag, or cannot be what it is given to.

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from check_helpers import FOUND
+from helpers import make_folder
 from training_helpers import DROPOUT, TARGET, TINY_NET, SwaTrain, records_of
 
 from swa_bench.commands import check
@@ -195,7 +196,9 @@ def test_graphs_are_on_for_what_is_shipped(
         assert resolved(tmp_path, *options) == (False, 1)
         assert resolved(tmp_path, *options, "cuda_graphs=true") == (True, 1)
     assert resolved(tmp_path, "cuda_graphs=false") == (False, 1)
-    assert resolved(tmp_path, "dataset.memory=host") == (False, 1)
+    make_folder(tmp_path / "images")
+    streams = ["dataset=image_folder", f"dataset.root={tmp_path}/images", "dataset.memory=disk"]
+    assert resolved(tmp_path, *streams) == (False, 1)
     assert resolved(tmp_path, "device=cpu") == (False, 1)
     monkeypatch.setattr(torch.version, "hip", "6.2")
     assert resolved(tmp_path) == (False, 1)

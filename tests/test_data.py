@@ -140,29 +140,6 @@ def test_test_images_stay_as_they_are(images: ImageSet) -> None:
 CUTOUT = ["augmentation._target_=cutout.Cutout", "+augmentation.hole=9"]
 
 
-@pytest.mark.parametrize("own", [["augmentation.padding_mode=reflect"], [], CUTOUT])
-def test_images_on_the_host_make_the_same_batches(
-    images: ImageSet, own: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.syspath_prepend(EXAMPLES)
-    device, host = (
-        on_device(images, "dataset.image_size=30", *own, f"dataset.memory={memory}")
-        for memory in ("device", "host")
-    )
-    assert host.train_images.shape == (2000, 32, 32, 3)  # as they are, not padded
-    draws, again = (data.draw(0, 3, "train") for data in (device, host))
-    assert draws.choices["row"].max() == 32 + 2 * 4 - 30
-    assert torch.equal(draws.order, again.order)
-    assert all(torch.equal(again.choices[name], drawn) for name, drawn in draws.choices.items())
-    for one, other in (
-        (device.train_batches(draws, 300), host.train_batches(draws, 300)),
-        (device.test_batches(300), host.test_batches(300)),
-    ):
-        for ours, theirs in zip(one, other, strict=True):
-            assert torch.equal(ours[0], theirs[0]) and torch.equal(ours[1], theirs[1])
-            assert ours[0].shape[1:] == (3, 30, 30)
-
-
 def test_an_augmentation_from_outside(images: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
     """Cutout draws after the crop, so the rest of each image is as without it."""
     monkeypatch.syspath_prepend(EXAMPLES)

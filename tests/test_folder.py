@@ -111,21 +111,17 @@ def test_a_spoilt_folder_is_named(
 
 def test_a_damaged_cache_is_named(tmp_path: Path) -> None:
     make_folder(tmp_path)
-    options = ("dataset=image_folder", f"dataset.root={tmp_path}")
-    device, host = (
-        plan_of(*options, f"dataset.memory={memory}").config.dataset
-        for memory in ("device", "host")
-    )
-    load_images(device)
+    dataset = plan_of("dataset=image_folder", f"dataset.root={tmp_path}").config.dataset
+    load_images(dataset)
     (cache,) = tmp_path.glob("decoded-train-36px-*.npy")
     content = bytearray(cache.read_bytes())
     content[-1] ^= 1
     cache.write_bytes(content)
     with pytest.raises(SwaBenchError, match=f"{cache.name} is altered: delete it"):
-        load_images(device)
+        load_images(dataset)
     cache.write_bytes(content[:-100])
     with pytest.raises(SwaBenchError, match=f"{cache.name} is damaged"):
-        load_images(host)
+        load_images(dataset)
 
 
 def folder_options(root: Path, *more: str) -> list[str]:

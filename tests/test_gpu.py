@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import make_folder
 from safetensors.torch import save_file
 from torch.nn import functional as F
 from training_helpers import DROPOUT, SHAKE, SHORT_RECIPE, SwaTrain, TinyNet, records_of
@@ -99,7 +100,6 @@ def test_graphs_seeds_together_and_resume_change_no_bit(
         "again": ["cuda_graphs=false"],
         "graphs": [],
         "together": ["seeds_together=3"],
-        "host": ["dataset.memory=host"],
     }.items():
         outcome = swa_train(*arguments, f"results_dir={folder}", *options)
         assert outcome.code == 0, outcome.err
@@ -259,3 +259,25 @@ def test_ensembles_export_and_width_on_a_gpu(tmp_path: Path, swa_train: SwaTrain
     folder = tmp_path / "results/runs/cifar10_mini/preresnet20"
     width.swa_width([str(folder), "--device", "cuda", "--parts", "rays", "--steps", "2"])
     assert len(list(tmp_path.rglob("rays.png"))) == 1
+
+
+def test_images_stream_to_the_gpu(tmp_path: Path, swa_train: SwaTrain) -> None:
+    """From pinned memory, with the bits that the main process alone gives; a CPU sees them too."""
+    make_folder(tmp_path / "images")
+    arguments = ["dataset=image_folder", "dataset.root=images", "dataset.memory=disk", *VGG16[:1]]
+    arguments += ["augmentation=random_resized_crop", "model.budget_epochs=2", "model.swa_start=1"]
+    arguments += ["batch_size=5", "device=cuda", "deterministic=true", "precision=fp32"]
+    for workers in (0, 3):
+        outcome = swa_train(
+            *arguments, f"dataset.workers={workers}", f"results_dir=of_{workers}", "budget=1"
+        )
+        assert outcome.code == 0, outcome.err
+    alone, streamed = (weights(tmp_path / f"of_{workers}") for workers in (0, 3))
+    assert len(alone) == 1 and alone == streamed
+    config = config_of(*arguments)
+    files = load_images(config.dataset)
+    devices = map(torch.device, ("cuda", "cpu"))
+    on_gpu, on_cpu = (list(to_device(files, config, one).test_batches(4)) for one in devices)
+    for ours, theirs in zip(on_gpu, on_cpu, strict=True):
+        assert ours[0].is_cuda and torch.equal(ours[1].cpu(), theirs[1])
+        torch.testing.assert_close(ours[0].cpu(), theirs[0])

@@ -100,13 +100,13 @@ def test_the_pages_images(swa_train: SwaTrain, mynet: Path) -> None:
         "swa",
     ]
 
-    # Longer and on the host it goes on from the same states; moved elsewhere it is the same folder.
+    # Longer, it goes on from the same states; moved elsewhere it is the same folder.
     (mynet / "flowers").rename(mynet / "moved")
-    moved = ["dataset.root=moved", "dataset.memory=host", "budget=2"]
+    moved = ["dataset.root=moved", "budget=2"]
     outcome = swa_train(*command, *moved)
     assert "Going on after epoch 15" in outcome.err
     longer = find_records(mynet)["swa 2"]
-    assert swa_train(*command, *moved, "dataset.memory=device", "results_dir=alone").code == 0
+    assert swa_train(*command, *moved, "results_dir=alone").code == 0
     assert "Decoding" not in outcome.err
     alone = find_records(mynet / "alone")["swa 2"]
     assert alone["result"] == longer["result"]

@@ -13,7 +13,8 @@ from torch import nn
 from swa_bench.analysis.trust import check_trusted, with_own_data
 from swa_bench.config.plan import Plan, load_schedule, steps_per_epoch
 from swa_bench.config.schema import Device, TrainConfig, from_dict, require
-from swa_bench.data.batches import DeviceImages, to_device
+from swa_bench.data.batches import Images, to_device
+from swa_bench.data.file_set import FileSet
 from swa_bench.data.images import ImageSet, load_images
 from swa_bench.errors import SwaBenchError
 from swa_bench.results.record import Record, sound_record
@@ -53,8 +54,8 @@ class Restored:
 
     record: Record
     config: TrainConfig
-    images: ImageSet
-    data: DeviceImages
+    images: ImageSet | FileSet
+    data: Images
     model: nn.Module
 
 

@@ -23,7 +23,9 @@ KNOWN = {
     ],
     "dataset": """swa_bench.data.cifar.load_cifar10 swa_bench.data.cifar.load_cifar100
         swa_bench.data.cifar.load_cifar10_mini swa_bench.data.folder.load_folder""".split(),
-    "augmentation": ["swa_bench.data.augmentation.CropAndFlip"],
+    "augmentation": [
+        f"swa_bench.data.augmentation.{name}" for name in ("CropAndFlip", "RandomResizedCrop")
+    ],
     "optimizer": [
         f"torch.optim.{name}"
         for name, kind in vars(torch.optim).items()
@@ -85,6 +87,7 @@ def with_own_data(config: dict[str, Any], root: str | None) -> dict[str, Any]:
         return config  # the schema says what is missing
     folder = dataset.get("_target_") == "swa_bench.data.folder.load_folder"
     default = shipped_yaml("dataset/image_folder.yaml" if folder else "dataset/cifar10.yaml")
-    return config | {
-        "dataset": dataset | {"root": root or default.root, "source": default.get("source", "auto")}
-    }
+    own = {"root": root or default.root, "source": default.get("source", "auto")}
+    if dataset.get("memory") == "host":  # which versions before 0.6 had, for the same bits
+        own["memory"] = "device"
+    return config | {"dataset": dataset | own}

@@ -122,6 +122,10 @@ def measure(options: Namespace) -> tuple[Path, Width]:
     nets: dict[NetworkRef, Restored] = {}
     for ref in dict.fromkeys(wanted):
         nets[ref] = restore(ref.path, _user(options), ref.epoch, nets.get(pair[0]))
+    if any(net.config.dataset.memory == "disk" for net in nets.values()):
+        raise SwaBenchError(
+            "dataset.memory=disk: not for swa-width, which keeps the images of its passes in memory"
+        )
     if len({(net.record.model, net.record.data_sha256) for net in nets.values()}) > 1:
         raise SwaBenchError("These records are not all of one network and data set")
     fresh = _provenance(options, nets[pair[0]], records)

@@ -80,7 +80,7 @@ def state_keys(
     key = {
         "format": STATE_FORMAT,
         "model": [recipe["_target_"], recipe["arguments"], recipe["normalisation"], initial],
-        "data": [fingerprint, data["image_size"], data["augmentation"]],
+        "data": [fingerprint, data["image_size"], data.get("augmentation")],
         "seed": config.seed,
         "device": config.device,
         **{name: values[name] for name in unchanged},

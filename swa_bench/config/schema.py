@@ -50,13 +50,16 @@ Precision = Literal["auto", "fp32", "tf32", "bf16"]
 Device = Literal["auto", "cpu", "cuda"]
 
 
-def _auto_or_count(value: object) -> object:
-    if value == "auto" or (type(value) is int and value >= 1):
-        return value
-    raise ValueError("must be auto, or an integer of 1 or more")
+def _auto_or(least: int) -> PlainValidator:
+    def checked(value: object) -> object:
+        if value == "auto" or (type(value) is int and value >= least):
+            return value
+        raise ValueError(f"must be auto, or an integer of {least} or more")
+
+    return PlainValidator(checked)
 
 
-AutoOrCount = Annotated[Literal["auto"] | int, PlainValidator(_auto_or_count)]
+AutoOrCount = Annotated[Literal["auto"] | int, _auto_or(1)]
 
 KNOWN_ONLY = ConfigDict(extra="forbid")
 
@@ -93,7 +96,9 @@ class DatasetConfig:
     image_size: Count
     root: Annotated[FilePath, NOT_SHAPING]
     source: Annotated[Literal["auto", "official", "npm", "local"], NOT_SHAPING]
-    memory: Annotated[Literal["device", "host"], NOT_SHAPING]
+    memory: Annotated[Literal["device", "disk"], NOT_SHAPING]
+    # Records that were written before it lack it.
+    workers: Annotated[Literal["auto"] | int, _auto_or(0), NOT_SHAPING] = "auto"
 
     @property
     def is_published(self) -> bool:
@@ -103,6 +108,8 @@ class DatasetConfig:
     def __post_init__(self) -> None:
         expected = f"must be at least dataset.image_size={self.image_size}"
         require("dataset.resize", self.resize, self.resize >= self.image_size, expected)
+        streams = self.memory == "disk" and self.is_published
+        require("dataset.memory", self.memory, not streams, f"{self.name} is no folder of images")
 
 
 @dataclass(frozen=True, kw_only=True, config=KNOWN_ONLY)
@@ -265,6 +272,8 @@ def _expected(error: ErrorDetails, name: str) -> str:
     """What would be right, in our words where pydantic's are not a user's."""
     if error["type"] == "unexpected_keyword_argument":
         return "there is no such option"
+    if name == "dataset.memory" and error["input"] == "host":
+        return "is gone: disk reads files while training, however many there are"
     if error["type"] == "literal_error" and error["input"] in RENAMED_VALUES.get(name, {}):
         return f"is called {RENAMED_VALUES[name][error['input']]} now"
     if error["type"] == "string_pattern_mismatch":

@@ -1,9 +1,13 @@
-"""Random changes of the training images: the authors' crop and flip, or a user's own."""
+"""Random changes of the training images: the authors' crop and flip, or a user's own.
+
+There are two kinds: of batches of images in memory (`Augmentation`), and of one image that has just
+been read from its file (`ImageAugmentation`).
+"""
 
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -16,7 +20,7 @@ NUMPY_MODES = {"zeros": "constant", "reflect": "reflect"}
 
 
 class Augmentation(Protocol):
-    """What conf/augmentation/*.yaml name in `_target_`.
+    """What conf/augmentation/*.yaml name in `_target_`, for dataset.memory=device.
 
     It is called with the file's other values and resize=dataset.resize (R below) and
     image_size=dataset.image_size (S).
@@ -25,7 +29,7 @@ class Augmentation(Protocol):
     def prepare(self, images: np.ndarray) -> np.ndarray:
         """Each image in its stored form: uint8 (N, R, R, 3) -> (N, P, P, 3), with any P.
 
-        Done once for the training set, but again for each batch with dataset.memory=host.
+        Done once for the training set.
         """
 
     def draw(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
@@ -97,15 +101,126 @@ class CropAndFlip:
         return images[index[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 
+class ImageAugmentation(Protocol):
+    """What conf/augmentation/*.yaml name in `_target_`, for dataset.memory=disk.
+
+    It is called as an `Augmentation` is, and then in processes of its own.
+    """
+
+    def __call__(self, image: Tensor, generator: torch.Generator) -> Tensor:
+        """An image as its file has it: uint8 (3, H, W) -> (3, S, S).
+
+        The generator is torch's own of the CPU. Whatever is drawn, also by numpy and Python, comes
+        from the stream of the seed, the epoch and the image.
+        """
+
+
+class RandomResizedCrop:
+    """torchvision's random crop of random scale and shape, mirrored or not.
+
+    Args:
+        resize: of the test images.
+        image_size: pixels on each side of the crop.
+        scale: the least and the largest share of the image's area.
+        ratio: the least and the largest width, as multiples of the height.
+        flip: whether half of the crops are mirrored.
+    """
+
+    def __init__(
+        self,
+        resize: int,
+        image_size: int,
+        scale: Sequence[float],
+        ratio: Sequence[float],
+        flip: bool,
+    ) -> None:
+        from torchvision.transforms import v2  # takes seconds
+
+        for name, pair, most in (("scale", scale, 1.0), ("ratio", ratio, np.inf)):
+            numbers = isinstance(pair, Sequence) and [type(one) in (int, float) for one in pair]
+            if numbers != [True, True] or not 0 < pair[0] <= pair[1] <= most:
+                most_text = " of at most 1" * (most == 1)
+                expected = f"must be two positive numbers{most_text}, the smaller first"
+                raise ConfigError(f"augmentation.{name}", pair, expected)
+        if not isinstance(flip, bool):
+            raise ConfigError("augmentation.flip", flip, "must be true or false")
+        crop = v2.RandomResizedCrop(image_size, tuple(scale), tuple(ratio), antialias=True)
+        self.transform = v2.Compose([crop, v2.RandomHorizontalFlip(0.5 if flip else 0.0)])
+
+    def __call__(self, image: Tensor, generator: torch.Generator) -> Tensor:
+        """The crop, uint8 (3, S, S); torchvision draws from the global generator."""
+        crop: Tensor = self.transform(image)
+        return crop
+
+
+def changed(
+    augmentation: ImageAugmentation, image: Tensor, generator: torch.Generator, size: int
+) -> Tensor:
+    """What an augmentation makes of an image; ValueError unless that is uint8 (3, size, size)."""
+    made = augmentation(image, generator)
+    found = (made.dtype, tuple(made.shape)) if isinstance(made, Tensor) else type(made).__name__
+    if found != (torch.uint8, (3, size, size)):
+        raise ValueError(f"makes {found} of an image instead of uint8 (3, {size}, {size})")
+    return made
+
+
+@dataclass(frozen=True)
+class OneByOne:
+    """Changes images in memory, such as the noise of a rehearsal, as those of files are changed."""
+
+    augmentation: ImageAugmentation
+    image_size: int
+
+    def prepare(self, images: np.ndarray) -> np.ndarray:
+        """The changed images (N, S, S, 3)."""
+        planes, generator = torch.from_numpy(images).permute(0, 3, 1, 2), torch.default_generator
+        made = [changed(self.augmentation, image, generator, self.image_size) for image in planes]
+        return torch.stack(made).permute(0, 2, 3, 1).contiguous().numpy()
+
+    def draw(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Nothing."""
+        return {}
+
+    def apply(self, images: Tensor, choices: Mapping[str, Tensor]) -> Tensor:
+        """The images."""
+        return images
+
+
 def load_augmentation(config: TrainConfig) -> Augmentation:
-    """Make what config.augmentation names; ConfigError if it does not take these values."""
+    """Make what config.augmentation names; ConfigError if it cannot be used with these options."""
+    if config.dataset.memory == "disk":
+        return OneByOne(load_image_augmentation(config), config.dataset.image_size)
+    made = _make(config)
+    if _is_of_batches(made):
+        return made  # type: ignore[no-any-return]
+    raise _unfit(config, "images in memory: dataset.memory=disk or augmentation=window helps")
+
+
+def load_image_augmentation(config: TrainConfig) -> ImageAugmentation:
+    """The same for images of files."""
+    made = _make(config)
+    if callable(made) and not _is_of_batches(made):
+        return made  # type: ignore[no-any-return]
+    expected = "one image at a time, as dataset.memory=disk has it: choose another, such as "
+    raise _unfit(config, expected + "augmentation=random_resized_crop")
+
+
+def _make(config: TrainConfig) -> Any:
     options = dict(config.augmentation)
     target = options.pop("_target_", None)
     sizes = {"resize": config.dataset.resize, "image_size": config.dataset.image_size}
     try:
-        made: Augmentation = pkgutil.resolve_name(str(target))(**sizes, **options)
+        return pkgutil.resolve_name(str(target))(**sizes, **options)
     except ConfigError:
         raise
     except Exception as error:  # whatever a user's own class raises is a fault of the setting
         raise ConfigError("augmentation._target_", target, f"cannot be used: {error}") from error
-    return made
+
+
+def _is_of_batches(made: object) -> bool:
+    return all(hasattr(made, name) for name in ("prepare", "draw", "apply"))
+
+
+def _unfit(config: TrainConfig, expected: str) -> ConfigError:
+    target = config.augmentation.get("_target_")
+    return ConfigError("augmentation._target_", target, f"is not for {expected}")

@@ -1,13 +1,16 @@
 """Images as uint8 tensors on the device, and the batches that a network is given."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Protocol, overload
 
 import torch
 from torch import Tensor
 
 from swa_bench.config.schema import TrainConfig
 from swa_bench.data.augmentation import Augmentation, load_augmentation
+from swa_bench.data.file_set import FileSet
 from swa_bench.data.images import ImageSet
 from swa_bench.data.random import random_numbers
 
@@ -27,7 +30,7 @@ class EpochDraws:
     def at(self, which: Tensor | slice) -> "EpochDraws":
         """The choices at some positions of the order."""
         choices = {name: values[which] for name, values in self.choices.items()}
-        return EpochDraws(self.order[which], choices)
+        return replace(self, order=self.order[which], choices=choices)
 
     def copy_(self, other: "EpochDraws") -> None:
         """Overwrite these choices with those of another pass."""
@@ -36,35 +39,82 @@ class EpochDraws:
             values.copy_(other.choices[name])
 
 
-@dataclass(frozen=True)
-class DeviceImages:
-    """A data set on the device; with dataset.memory=host, its images stay on the host.
+class Batches(Protocol):
+    """What gives the training batches of a pass one after the other."""
+
+    batch_size: int
+    batches_done: Tensor  # int64 (1,), on the device
+
+    def begin(self, draws: EpochDraws, first: int = 0) -> None:
+        """Begin a pass with these draws, at its batch number `first` (from 0)."""
+
+    def next(self, size: int) -> tuple[Tensor, Tensor]:
+        """The next `size` augmented, normalised images (B, 3, S, S) and labels (B,)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Images(ABC):
+    """A data set whose batches are made on a device, wherever its images are.
 
     Attributes:
-        train_images: uint8 (N, P, P, 3), as the augmentation prepares them; on the host
-            (N, R, R, 3), prepared when a batch is fetched.
-        test_images: uint8 (M, S, S, 3), the centres that the network sees.
         train_labels, test_labels: int64.
         mean, std: float32 (3, 1, 1), of pixels scaled to 0..1.
-        augmentation: of the training images.
         channels_last: memory layout of the batches.
-        on_host: whether batches of images are fetched from the host.
     """
 
-    train_images: Tensor
     train_labels: Tensor
-    test_images: Tensor
     test_labels: Tensor
     mean: Tensor
     std: Tensor
-    augmentation: Augmentation
     channels_last: bool
-    on_host: bool
+
+    # Whether a CUDA graph can record how a batch is made: it takes nothing from the host.
+    recordable: ClassVar[bool]
 
     @property
     def device(self) -> torch.device:
         """Where batches are made."""
         return self.train_labels.device
+
+    @abstractmethod
+    def draw(self, seed: int, epoch: int, purpose: str) -> EpochDraws:
+        """Order and augmentation of one pass, from the stream of (seed, epoch, purpose)."""
+
+    @abstractmethod
+    def feed(self, batch_size: int) -> Batches:
+        """What gives the batches of a pass one after the other, in memory that stays its own."""
+
+    @abstractmethod
+    def train_batches(self, draws: EpochDraws, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Augmented, normalised batches (B, 3, S, S), labels (B,); the last may be smaller."""
+
+    @abstractmethod
+    def test_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Normalised test images in their order."""
+
+    def to_float(self, planes: Tensor) -> Tensor:
+        """Normalise images: uint8 (B, 3, S, S) -> float32, in the run's layout."""
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        floats = planes.to(torch.float32, memory_format=layout)
+        # The operations of torchvision's ToTensor and Normalize, in their order.
+        return floats.div_(255).sub_(self.mean).div_(self.std)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceImages(Images):
+    """A data set on the device.
+
+    Attributes:
+        train_images: uint8 (N, P, P, 3), as the augmentation prepares them.
+        test_images: uint8 (M, S, S, 3), the centres that the network sees.
+        augmentation: of the training images.
+    """
+
+    train_images: Tensor
+    test_images: Tensor
+    augmentation: Augmentation
+
+    recordable: ClassVar = True
 
     def draw(self, seed: int, epoch: int, purpose: str) -> EpochDraws:
         """Order and augmentation of one pass, from the stream of (seed, epoch, purpose)."""
@@ -90,27 +140,15 @@ class DeviceImages:
 
     def train_batch(self, draws: EpochDraws) -> tuple[Tensor, Tensor]:
         """The augmented, normalised images (B, 3, S, S) and labels (B,) of B draws."""
-        if self.on_host:
-            fetched = self.train_images[draws.order.cpu()].numpy()
-            images = torch.from_numpy(self.augmentation.prepare(fetched)).to(self.device)
-        else:
-            images = self.train_images[draws.order]
-        images = self.augmentation.apply(images, draws.choices)
-        return self._to_float(images), self.train_labels[draws.order]
+        images = self.augmentation.apply(self.train_images[draws.order], draws.choices)
+        return self.to_float(images.permute(0, 3, 1, 2)), self.train_labels[draws.order]
 
     def test_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Normalised test images in their order."""
         for start in range(0, len(self.test_labels), batch_size):
             batch = slice(start, start + batch_size)
-            images = self.test_images[batch].to(self.device)
-            yield self._to_float(images), self.test_labels[batch]
-
-    def _to_float(self, images: Tensor) -> Tensor:
-        planes = images.permute(0, 3, 1, 2)
-        if not self.channels_last:
-            planes = planes.contiguous()
-        # The operations of torchvision's ToTensor and Normalize, in their order.
-        return planes.float().div_(255).sub_(self.mean).div_(self.std)
+            planes = self.test_images[batch].permute(0, 3, 1, 2)
+            yield self.to_float(planes), self.test_labels[batch]
 
 
 class Feed:
@@ -137,34 +175,35 @@ class Feed:
         return self.data.train_batch(self.draws.at(places))
 
 
-def to_device(images: ImageSet, config: TrainConfig, device: torch.device) -> DeviceImages:
+@overload
+def to_device(images: ImageSet, config: TrainConfig, device: torch.device) -> DeviceImages: ...
+@overload
+def to_device(images: ImageSet | FileSet, config: TrainConfig, device: torch.device) -> Images: ...
+def to_device(images: ImageSet | FileSet, config: TrainConfig, device: torch.device) -> Images:
     """Prepare the training images, cut out the centres of the test images, move them to the device.
 
-    With dataset.memory=host the images stay as they are, and where they are.
+    Those of files are decoded and moved batch by batch, in passes over them.
     """
-    dataset, normalisation = config.dataset, config.model.normalisation
-    augmentation, on_host = load_augmentation(config), dataset.memory == "host"
-    margin = (dataset.resize - dataset.image_size) // 2
-    centre = slice(margin, margin + dataset.image_size)
-    train, test = images.train_images, images.test_images[:, centre, centre]
-    if on_host:
-        train_images, test_images = torch.from_numpy(train), torch.from_numpy(test)
-    else:
-        with random_numbers(0, 0, "data"):
-            train_images = torch.tensor(augmentation.prepare(train), device=device)
-        test_images = torch.tensor(test, device=device)
+    normalisation = config.model.normalisation
     mean, std = (
         torch.tensor(values, dtype=torch.float32, device=device).reshape(3, 1, 1)
         for values in (normalisation.mean, normalisation.std)
     )
+    common: dict[str, Any] = {"mean": mean, "std": std, "channels_last": config.channels_last}
+    if isinstance(images, FileSet):
+        from swa_bench.data.streaming import StreamedImages  # which builds on this file
+
+        return StreamedImages.of(images, config, device, common)
+    augmentation = load_augmentation(config)
+    margin = (config.dataset.resize - config.dataset.image_size) // 2
+    centre = slice(margin, margin + config.dataset.image_size)
+    with random_numbers(0, 0, "data"):
+        train_images = torch.tensor(augmentation.prepare(images.train_images), device=device)
     return DeviceImages(
         train_images=train_images,
         train_labels=torch.tensor(images.train_labels, device=device),
-        test_images=test_images,
+        test_images=torch.tensor(images.test_images[:, centre, centre], device=device),
         test_labels=torch.tensor(images.test_labels, device=device),
-        mean=mean,
-        std=std,
         augmentation=augmentation,
-        channels_last=config.channels_last,
-        on_host=on_host,
+        **common,
     )

@@ -3,13 +3,19 @@
 What Pillow would convert to other pixels than the picture has is converted here, or refused.
 """
 
+import contextlib
+import io
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngImageFile
 
 from swa_bench.errors import SwaBenchError
+
+if TYPE_CHECKING:
+    from torch import Tensor  # which takes seconds to import
 
 FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")  # whatever a file's ending says
 PLAIN = ("1", "L", "P", "RGB", "RGBX", "CMYK")  # of 8 bits or fewer
@@ -24,13 +30,37 @@ def read_square(path: str, size: int) -> bytes:
 
     try:
         rgb = read_rgb(path)
-        shorter, longer = sorted(rgb.size)
-        if size * size * longer / shorter > (Image.MAX_IMAGE_PIXELS or np.inf):
-            raise ValueError(f"{rgb.width}x{rgb.height} pixels are too narrow to be resized")
+        refuse_narrow(rgb.width, rgb.height, size)
         square = T.center_crop(T.resize(rgb, [size]), [size])
     except Exception as error:  # Pillow raises many kinds for a damaged file
         raise SwaBenchError(f"{path} cannot be read as an image: {error}") from error
     return np.asarray(square).tobytes()
+
+
+def refuse_narrow(width: int, height: int, size: int) -> None:
+    """Raise ValueError if an image is too large once its shorter side is resized to `size`."""
+    shorter, longer = sorted((width, height))
+    if size * size * longer / shorter > (Image.MAX_IMAGE_PIXELS or np.inf):
+        raise ValueError(f"{width}x{height} pixels are too narrow to be resized")
+
+
+def read_tensor(path: str) -> "Tensor":
+    """An image as of `read_rgb`, as uint8 (3, H, W)."""
+    import torch
+
+    content = bytearray(Path(path).read_bytes())
+    with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        plain = image.format == "JPEG" and image.mode in ("L", "RGB")
+        if plain and not {"exif", "xmp"} & image.info.keys():  # which may say that it is turned
+            # torchvision gives it the same pixels in less time. A later one may lack this function,
+            # and of what is wrong with a file Pillow says more.
+            with contextlib.suppress(ImportError, RuntimeError):
+                from torchvision.io import ImageReadMode, decode_jpeg
+
+                coded = torch.frombuffer(content, dtype=torch.uint8)
+                rgb: Tensor = decode_jpeg(coded, ImageReadMode.RGB)
+                return rgb
+    return torch.from_numpy(np.array(read_rgb(path))).permute(2, 0, 1)
 
 
 def read_rgb(path: str) -> Image.Image:

@@ -1,12 +1,14 @@
 """A user's own images: root/train/<class>/** and root/val/<class>/** (or test), of any size.
 
-They are decoded once into .npy files beside the folders, which later runs map into memory.
+With dataset.memory=device they are decoded once into .npy files beside the folders, which later
+runs map into memory; with disk, whenever they are needed.
 """
 
 import functools
 import hashlib
 import json
 import logging
+import os
 import warnings
 from multiprocessing.pool import ThreadPool  # decoding and resizing release Python's lock
 from pathlib import Path
@@ -18,10 +20,12 @@ from PIL import Image
 from swa_bench.config.identity import digest
 from swa_bench.config.schema import DatasetConfig
 from swa_bench.data.decoding import read_square
-from swa_bench.data.images import ImageSet, alone_with, array_sha256
-from swa_bench.data.listing import Sample, report, scan
+from swa_bench.data.file_set import FileSet
+from swa_bench.data.images import ImageSet, array_sha256
+from swa_bench.data.listing import Listed, report, scan
 from swa_bench.errors import SwaBenchError
 from swa_bench.files import (
+    alone_with,
     check_writable,
     remove_leftovers,
     temporary_name,
@@ -34,10 +38,15 @@ FORMAT = 2  # raised when a code change changes what is decoded
 PREFIX = "decoded-"
 
 
-def load_folder(dataset: DatasetConfig) -> ImageSet:
-    """The images of dataset.root as memory-mapped squares; SwaBenchError for a damaged file."""
+def load_folder(dataset: DatasetConfig) -> ImageSet | FileSet:
+    """The images of dataset.root as memory-mapped squares; SwaBenchError for a damaged file.
+
+    With dataset.memory=disk, only the files that hold them.
+    """
     folder, root = scan(dataset.root), Path(dataset.root)
     report(dataset.root)
+    if dataset.memory == "disk":
+        return FileSet(**folder.samples, class_names=folder.class_names, resize=dataset.resize)
     arrays: dict[str, Any] = {}
     known = {}
     for split, samples in folder.samples.items():
@@ -49,25 +58,23 @@ def load_folder(dataset: DatasetConfig) -> ImageSet:
                     _decode(samples, dataset.resize, path)
                     if _key(root, samples) != key:
                         raise SwaBenchError(f"{root} was changed while it was read: start again")
-        verify = dataset.memory == "device"  # on the host, images are read when needed
-        arrays[f"{split}_images"], known[f"{split}_images"] = _read(path, verify)
-        arrays[f"{split}_labels"] = np.array([label for _, label in samples], dtype=np.int64)
+        arrays[f"{split}_images"], known[f"{split}_images"] = _read(path)
+        arrays[f"{split}_labels"] = samples.labels
     return ImageSet(**arrays, class_names=folder.class_names, known_sha256=known)
 
 
-def _key(root: Path, samples: list[Sample]) -> str:
+def _key(root: Path, samples: Listed) -> str:
     """Changes with every file: its name, bytes, and when its content or its time was changed."""
+    names = [os.fsdecode(samples.name(index)) for index in range(len(samples))]
     try:
-        stats = [
-            (Path(path).relative_to(root).as_posix(), Path(path).stat()) for path, _ in samples
-        ]
+        stats = [(name, (root / name).stat()) for name in names]
     except OSError as error:
         raise SwaBenchError(f"{error.filename} cannot be read: {error.strerror}") from error
     files = [(name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for name, stat in stats]
     return digest({"format": FORMAT, "files": files})[:12]
 
 
-def _decode(samples: list[Sample], size: int, path: Path) -> None:
+def _decode(samples: Listed, size: int, path: Path) -> None:
     """Write the images as uint8 (N, size, size, 3), and their SHA-256 into a file beside them."""
     check_writable("dataset.root", path.parent)
     remove_leftovers(path.parent)
@@ -82,7 +89,7 @@ def _decode(samples: list[Sample], size: int, path: Path) -> None:
             header = {"descr": "|u1", "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(file, header)
             decode = functools.partial(read_square, size=size)
-            for image in pool.imap(decode, [path for path, _ in samples], chunksize=16):
+            for image in pool.imap(decode, map(samples.path, range(len(samples))), chunksize=16):
                 file.write(image)
                 running.update(image)
         sidecar = {"images": len(samples), "sha256": running.hexdigest()}
@@ -94,7 +101,7 @@ def _decode(samples: list[Sample], size: int, path: Path) -> None:
         part.unlink(missing_ok=True)
 
 
-def _read(path: Path, verify: bool) -> tuple[np.ndarray, str]:
+def _read(path: Path) -> tuple[np.ndarray, str]:
     """The decoded images, and their SHA-256 as noted when they were written."""
     try:
         # Copies what is written to, which nothing does: torch takes no read-only memory.
@@ -102,6 +109,6 @@ def _read(path: Path, verify: bool) -> tuple[np.ndarray, str]:
         sha256 = json.loads(path.with_suffix(".json").read_bytes())["sha256"]
     except (OSError, ValueError, KeyError) as error:
         raise SwaBenchError(f"{path} is damaged ({error}): delete it and start again") from error
-    if verify and array_sha256(images) != sha256:
+    if array_sha256(images) != sha256:
         raise SwaBenchError(f"{path} is altered: delete it and start again")
     return images, sha256

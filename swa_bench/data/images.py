@@ -3,14 +3,17 @@
 That function, `_target_` of conf/dataset/*.yaml, has the signature
 
     def load(dataset: DatasetConfig) -> ImageSet
+
+or, with dataset.memory=disk, gives a FileSet.
 """
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import logging
 import pkgutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -19,8 +22,9 @@ import numpy as np
 
 from swa_bench.config.identity import DataIdentity
 from swa_bench.config.schema import DatasetConfig
+from swa_bench.data.file_set import FileSet
 from swa_bench.errors import ConfigError
-from swa_bench.files import acquired
+from swa_bench.files import alone_with
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +71,7 @@ def array_sha256(array: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
 
 
-def load_images(dataset: DatasetConfig) -> ImageSet:
+def load_images(dataset: DatasetConfig) -> ImageSet | FileSet:
     """The first dataset.train_images and dataset.test_images images of a data set.
 
     The function that dataset._target_ names is called with `dataset` and returns all of them.
@@ -83,21 +87,18 @@ def load_images(dataset: DatasetConfig) -> ImageSet:
     alone = alone_with(Path(dataset.root) / "lock") if fetches else contextlib.nullcontext()
     with alone, random_numbers(0, 0, "data"):
         images = find_loader(dataset)(dataset)
+    counts = {"train": dataset.train_images, "test": dataset.test_images}
+    if dataset.memory == "disk":
+        if not isinstance(images, FileSet):
+            raise ConfigError("dataset.memory", "disk", f"{dataset.name} is no folder of images")
+        _check_labels(dataset, images.train_labels, images.test_labels)
+        train, test = images.train.first(counts["train"]), images.test.first(counts["test"])
+        return dataclasses.replace(images, train=train, test=test)
     if not isinstance(images, ImageSet):
         expected = f"gives a {type(images).__name__}, not a {ImageSet.__module__}.ImageSet"
         raise ConfigError("dataset._target_", dataset._target_, expected)
     _check(images, dataset)
-    return _first(images, {"train": dataset.train_images, "test": dataset.test_images})
-
-
-@contextlib.contextmanager
-def alone_with(path: Path) -> Iterator[None]:
-    """Hold a lock; where none can be had, since nothing can be written there, go on without."""
-    with contextlib.ExitStack() as held:
-        with contextlib.suppress(OSError, NotImplementedError):
-            lock = acquired(path, lambda: f"Waiting for another process that reads {path.parent}")
-            held.callback(lock.release)
-        yield
+    return _first(images, counts)
 
 
 def find_loader(dataset: DatasetConfig) -> Callable[[DatasetConfig], object]:
@@ -128,10 +129,17 @@ def _check(images: ImageSet, dataset: DatasetConfig) -> None:
         if size != dataset.resize:
             expected = f"the images of {dataset.name} are {size}x{size}"
             raise ConfigError("dataset.resize", dataset.resize, expected)
+    _check_labels(dataset, images.train_labels, images.test_labels)
+
+
+def _check_labels(dataset: DatasetConfig, train: np.ndarray, test: np.ndarray) -> None:
+    """Raise ConfigError if there are fewer images, or more classes, than the options say."""
+    for split, labels in (("train", train), ("test", test)):
         wanted = getattr(dataset, f"{split}_images")
-        if wanted > count:
-            raise ConfigError(f"dataset.{split}_images", wanted, f"{dataset.name} has {count}")
-    classes = 1 + int(max(images.train_labels.max(), images.test_labels.max()))
+        if wanted > len(labels):
+            expected = f"{dataset.name} has {len(labels)}"
+            raise ConfigError(f"dataset.{split}_images", wanted, expected)
+    classes = 1 + int(max(train.max(), test.max()))
     if classes > dataset.classes:
         raise ConfigError("dataset.classes", dataset.classes, f"{dataset.name} has {classes}")
 

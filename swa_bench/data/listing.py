@@ -8,9 +8,11 @@ import logging
 import os
 import stat
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from omegaconf import OmegaConf
 
 from swa_bench.config.identity import digest
@@ -19,9 +21,43 @@ from swa_bench.errors import ConfigError
 log = logging.getLogger(__name__)
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-Sample = tuple[str, int]  # path and label of an image
-File = tuple[str, int]  # path and bytes
+File = tuple[bytes, int, int, int]  # name below the root; bytes, time of modification, of change
 SHOWN = 10  # class names in a line
+
+
+@dataclass(frozen=True)
+class Listed:
+    """Files and their labels, in a few arrays: processes that are forked share their memory.
+
+    Attributes:
+        root: the folder that the names are below.
+        names: all of them, one after the other.
+        ends: int64 (N,), where each name ends.
+        labels: int64 (N,).
+        stats: int64 (N, 3): bytes, and the times of modification and of change in ns.
+    """
+
+    root: str
+    names: bytes
+    ends: np.ndarray
+    labels: np.ndarray
+    stats: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def name(self, index: int) -> bytes:
+        """The name of a file below the root."""
+        return self.names[self.ends[index - 1] if index else 0 : self.ends[index]]
+
+    def path(self, index: int) -> str:
+        """The path of a file."""
+        return f"{self.root}/{os.fsdecode(self.name(index))}"
+
+    def first(self, count: int) -> "Listed":
+        """The first `count` files."""
+        arrays = (self.ends[:count], self.labels[:count], self.stats[:count])
+        return Listed(self.root, self.names, *arrays)
 
 
 @dataclass(frozen=True)
@@ -37,7 +73,7 @@ class Folder:
     """
 
     class_names: list[str]
-    samples: dict[str, list[Sample]]
+    samples: dict[str, Listed]
     content: str
     skipped: dict[str, int]
 
@@ -46,8 +82,8 @@ class Folder:
         names = ", ".join(self.class_names[:SHOWN]) + ", ..." * (len(self.class_names) > SHOWN)
         parts = [f"{len(self.class_names)} classes ({names})"]
         for split, samples in self.samples.items():
-            counts = Counter(label for _, label in samples).values()
-            each = " to ".join(str(count) for count in sorted({min(counts), max(counts)}))
+            counts = np.bincount(samples.labels)
+            each = " to ".join(str(count) for count in sorted({counts.min(), counts.max()}))
             parts.append(f"{len(samples)} {split} images ({each} a class)")
         if self.skipped:
             skipped = (f"{count} {kind}" for kind, count in sorted(self.skipped.items()))
@@ -58,51 +94,44 @@ class Folder:
 @functools.cache
 def scan(root: str) -> Folder:
     """List a folder of images, once per job; ConfigError if it is not laid out as expected."""
-    test = "val" if (Path(root) / "val").is_dir() else "test"
+    splits = {"train": "train", "test": "val" if (Path(root) / "val").is_dir() else "test"}
     skipped: Counter[str] = Counter()
-    parts = {split: _find(root, split, skipped) for split in ("train", test)}
+    parts = {split: _find(root, folder, skipped) for split, folder in splits.items()}
     names = [list(part) for part in parts.values()]
     if names[0] != names[1]:
         odd = ", ".join(sorted(set(names[0]) ^ set(names[1])))
-        raise ConfigError("dataset.root", root, f"train and {test} differ in the classes {odd}")
+        expected = f"train and {splits['test']} differ in the classes {odd}"
+        raise ConfigError("dataset.root", root, expected)
     for split, part in parts.items():
-        if empty := [f"{split}/{name}" for name, files in part.items() if not files]:
+        if empty := [f"{splits[split]}/{name}" for name, files in part.items() if not files]:
             expected = f"no images in {', '.join(empty)} (files that end in {' '.join(ENDINGS)})"
             raise ConfigError("dataset.root", root, expected)
-    files = {
-        split: _dealt(part) for split, part in zip(("train", "test"), parts.values(), strict=True)
-    }
+    samples = {split: _dealt(root, part) for split, part in parts.items()}
     content = {
-        split: [(Path(path).relative_to(root).as_posix(), size) for (path, size), _ in part]
-        for split, part in files.items()
+        split: [
+            (os.fsdecode(listed.name(index)), int(listed.stats[index, 0]))
+            for index in range(len(listed))
+        ]
+        for split, listed in samples.items()
     }
-    samples = {split: [(path, label) for (path, _), label in part] for split, part in files.items()}
     return Folder(names[0], samples, digest(content), dict(skipped))
 
 
 def _find(root: str, split: str, skipped: Counter[str]) -> dict[str, list[File]]:
     """The images of each class, class after class, in the order of their folders and names."""
     top = str(Path(root) / split)
-    found: dict[str, list[tuple[str, list[str]]]] = {}
+    listed: dict[str, list[File]] = {}
     try:
-        for folder, folders, files in os.walk(top, onerror=_fail, followlinks=True):
-            folders[:] = [name for name in folders if not name.startswith(".")]
-            _refuse_circles(root, folder, folders)
-            seen = [name for name in files if not name.startswith(".")]
-            if folder == top:
-                found = {name: [] for name in sorted(folders)}
-                skipped.update("outside the classes" for _ in seen)
-            else:
-                found[Path(folder).relative_to(top).parts[0]].append((folder, sorted(seen)))
-        listed = {
-            name: [
-                (path, size)
-                for folder, files in sorted(part)
-                for path in (f"{folder}{os.sep}{file}" for file in files)
-                if (size := _size(path, skipped)) is not None
+        classes, outside = _entries(top)
+        skipped.update("outside the classes" for _ in outside)
+        for entry in classes:
+            _refuse_circle(root, entry)
+            listed[entry.name] = [
+                (os.fsencode(f"{split}{file.path[len(top) :]}"), *known)
+                for _, files in sorted(_walk(root, entry.path), key=lambda found: found[0])
+                for file in files
+                if (known := _stats(file, skipped)) is not None
             ]
-            for name, part in found.items()
-        }
     except OSError as error:
         expected = f"needs train/CLASS/*.jpg and val/CLASS/*.jpg (or test): {error}"
         raise ConfigError("dataset.root", root, " ".join(expected.split())) from error
@@ -111,41 +140,61 @@ def _find(root: str, split: str, skipped: Counter[str]) -> dict[str, list[File]]
     return listed
 
 
-def _fail(error: OSError) -> None:
-    raise error
+Entries = list[os.DirEntry[str]]
 
 
-def _refuse_circles(root: str, folder: str, names: list[str]) -> None:
+def _entries(folder: str) -> tuple[Entries, Entries]:
+    """The folders and the files in a folder, by name."""
+    with os.scandir(folder) as found:
+        shown = sorted((e for e in found if e.name[0] != "."), key=lambda entry: entry.name)
+    folders = [entry for entry in shown if entry.is_dir()]
+    return folders, [entry for entry in shown if not entry.is_dir()]
+
+
+def _walk(root: str, folder: str) -> Iterator[tuple[str, Entries]]:
+    """A folder and every one below it, with its files."""
+    folders, files = _entries(folder)
+    yield folder, files
+    for entry in folders:
+        _refuse_circle(root, entry)
+        yield from _walk(root, entry.path)
+
+
+def _refuse_circle(root: str, entry: os.DirEntry[str]) -> None:
     """Raise ConfigError if a folder is a link to one that holds it."""
-    for path in (Path(folder, name) for name in names):
-        if path.is_symlink():
-            above = [one.resolve() for one in path.parents]
-            if path.resolve() in {one for real in above for one in (real, *real.parents)}:
-                expected = f"{path} is a link to a folder that holds it: remove it"
-                raise ConfigError("dataset.root", root, expected)
+    if entry.is_symlink():
+        path = Path(entry.path)
+        above = [one.resolve() for one in path.parents]
+        if path.resolve() in {one for real in above for one in (real, *real.parents)}:
+            expected = f"{path} is a link to a folder that holds it: remove it"
+            raise ConfigError("dataset.root", root, expected)
 
 
-def _size(path: str, skipped: Counter[str]) -> int | None:
-    """Bytes of a file that is an image by its ending, or None, which is counted."""
-    ending = Path(path).suffix.lower()
+def _stats(entry: os.DirEntry[str], skipped: Counter[str]) -> tuple[int, int, int] | None:
+    """Bytes and times of a file that is an image by its ending, or None, which is counted."""
+    _, dot, ending = entry.name.rpartition(".")
+    ending = dot + ending.lower()
     if ending not in ENDINGS:
-        skipped[ending or "without an ending"] += 1
+        skipped[ending if dot else "without an ending"] += 1
         return None
-    known = Path(path).stat()
+    known = entry.stat()
     if not stat.S_ISREG(known.st_mode):  # reading a pipe would wait for ever
         skipped["not a regular file"] += 1
         return None
-    return known.st_size
+    return known.st_size, known.st_mtime_ns, known.st_ctime_ns
 
 
-def _dealt(part: dict[str, list[File]]) -> list[tuple[File, int]]:
+def _dealt(root: str, part: dict[str, list[File]]) -> Listed:
     """One image of each class in turn, and its label."""
-    places = [
-        (place, label, file)
-        for label, files in enumerate(part.values())
-        for place, file in enumerate(files)
-    ]
-    return [(file, label) for _, label, file in sorted(places)]
+    files = [file for of_class in part.values() for file in of_class]
+    counts = [len(of_class) for of_class in part.values()]
+    places = np.concatenate([np.arange(count) for count in counts])
+    labels = np.repeat(np.arange(len(counts)), counts)
+    order = np.lexsort((labels, places))
+    names = [files[index][0] for index in order]
+    ends = np.cumsum([len(name) for name in names])
+    stats = np.array([file[1:] for file in files], dtype=np.int64)[order]
+    return Listed(root, b"".join(names), ends, labels[order], stats)
 
 
 def register() -> None:

@@ -249,4 +249,4 @@ def data_set(trial: Trial) -> Measured:
     except SwaBenchError:
         how = "swa-train fetches it, or make bundle brings it"
         return f"CIFAR-10 is not in {dataset.root}/ yet: {how}"
-    return f"CIFAR-10 in {dataset.root}/: {len(images.train_images):,} training images"
+    return f"CIFAR-10 in {dataset.root}/: {len(images.train_labels):,} training images"

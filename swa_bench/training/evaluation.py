@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from swa_bench.config.schema import TrainConfig
-from swa_bench.data.batches import DeviceImages
+from swa_bench.data.batches import Images
 from swa_bench.data.random import random_numbers
 from swa_bench.results import locks
 from swa_bench.training import hardware
@@ -72,7 +72,7 @@ def predict(model: nn.Module, batches: Batches, autocast: torch.autocast) -> tup
     return predictions, labels
 
 
-def with_room(attempt: Callable[[int], Found], data: DeviceImages, config: TrainConfig) -> Found:
+def with_room(attempt: Callable[[int], Found], data: Images, config: TrainConfig) -> Found:
     """What `attempt` gives for evaluation.batch_size, halved until the GPU's memory holds a batch.
 
     For passes in evaluation mode, where nothing depends on the size but the rounding. To try is
@@ -91,7 +91,7 @@ def with_room(attempt: Callable[[int], Found], data: DeviceImages, config: Train
 
 
 def predict_test_images(
-    model: nn.Module, data: DeviceImages, config: TrainConfig, epoch: int
+    model: nn.Module, data: Images, config: TrainConfig, epoch: int
 ) -> tuple[Tensor, Tensor]:
     """What `predict` gives for the test images; what the network draws is that epoch's."""
 

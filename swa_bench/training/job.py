@@ -16,6 +16,7 @@ from swa_bench.config.schema import Device, Precision, TrainConfig
 from swa_bench.config.spec import RunSpec
 from swa_bench.data.augmentation import load_augmentation
 from swa_bench.data.batches import to_device
+from swa_bench.data.file_set import FileSet
 from swa_bench.data.images import ImageSet, find_loader, load_images
 from swa_bench.data.random import random_numbers
 from swa_bench.errors import SwaBenchError, without_frames
@@ -130,7 +131,9 @@ def _describe(plans: list[Plan]) -> str:
     return f"{describe(plans, name)}, {rehearse(config).parameters:,} parameters"
 
 
-def _train(spec: RunSpec, plans: list[Plan], images: ImageSet, recipe_diff: dict[str, Any]) -> None:
+def _train(
+    spec: RunSpec, plans: list[Plan], images: ImageSet | FileSet, recipe_diff: dict[str, Any]
+) -> None:
     config, identity = plans[0].config, plans[0].data
     assert identity is not None
     fingerprint = identity.sha256

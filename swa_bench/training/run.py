@@ -16,7 +16,7 @@ from torch import Tensor
 
 from swa_bench.config.plan import Plan
 from swa_bench.config.schema import LAST, TrainConfig
-from swa_bench.data.batches import DeviceImages
+from swa_bench.data.batches import Images
 from swa_bench.data.random import random_numbers
 from swa_bench.errors import SwaBenchError
 from swa_bench.files import remove_leftovers
@@ -57,7 +57,7 @@ class Run:
         self,
         plan: Plan,
         forks: frozenset[int],
-        data: DeviceImages,
+        data: Images,
         fingerprint: str,
         provenance: Mapping[str, Any],
     ) -> None:

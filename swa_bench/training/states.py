@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from swa_bench.config.schema import TrainConfig
-from swa_bench.data.batches import DeviceImages
+from swa_bench.data.batches import Images
 from swa_bench.data.random import RandomNumbers, random_numbers
 from swa_bench.results import locks
 from swa_bench.results.epochs import Row
@@ -59,7 +59,7 @@ class State:
         return self.predictors["swa"].n
 
 
-def fresh_state(config: TrainConfig, data: DeviceImages) -> State:
+def fresh_state(config: TrainConfig, data: Images) -> State:
     """The state before the first epoch."""
     return state_of(config, fresh_model(config, data.device))
 
@@ -75,7 +75,7 @@ def state_of(config: TrainConfig, model: nn.Module) -> State:
 
 
 def with_weights(
-    config: TrainConfig, state: State, weights: Weights, data: DeviceImages, spare: Spare
+    config: TrainConfig, state: State, weights: Weights, data: Images, spare: Spare
 ) -> tuple[nn.Module, dict[str, str]]:
     """The spare, as the model but with other weights and batch-norm statistics recomputed for them.
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from swa_bench.config.schema import TrainConfig
-from swa_bench.data.batches import DeviceImages, EpochDraws
+from swa_bench.data.batches import EpochDraws, Images
 from swa_bench.training import hardware
 from swa_bench.training.cuda_graphs import GraphedSteps
 from swa_bench.training.evaluation import Score, Tally
@@ -44,7 +44,7 @@ class StaticInputs:
     of the host, waits for nothing, and can be recorded once and replayed.
     """
 
-    def __init__(self, data: DeviceImages, batch_size: int, steps: int, tally: Tally) -> None:
+    def __init__(self, data: Images, batch_size: int, steps: int, tally: Tally) -> None:
         self.data, self.feed = data, data.feed(batch_size)
         self.rates = torch.zeros(steps, device=data.device)
         self.rate = torch.zeros((), device=data.device)
@@ -70,7 +70,7 @@ class TrainStep:
     optimiser's learning rate to a tensor on the device, so build it after the state is loaded.
     """
 
-    def __init__(self, config: TrainConfig, state: State, data: DeviceImages) -> None:
+    def __init__(self, config: TrainConfig, state: State, data: Images) -> None:
         # There are two sizes of batches: the smaller last one is compiled on its own.
         self.forward = TrainingPass(state.model, config.compile)
         self.state, self.model, self.optimizer = state, state.model, state.optimizer
@@ -89,8 +89,8 @@ class TrainStep:
         if device.type == "cuda":
             self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
             # A graph can neither fetch images from the host nor take rates from it.
-            of_host = data.on_host or self.host_rates
-            if config.cuda_graphs and hardware.graphs_possible() and not of_host:
+            recordable = data.recordable and not self.host_rates
+            if config.cuda_graphs and hardware.graphs_possible() and recordable:
                 self.advance = GraphedSteps(
                     self._step, len(self.sizes), self.optimizer.zero_grad, self.random
                 )

@@ -1,0 +1,160 @@
+"""A data set of files, which are decoded whenever they are needed, and known by their content.
+
+A file is hashed once, and again only if its size or one of its times is another. The hashes lie in
+a file beside the images or, where nothing can be written there, below the user's cache folder.
+"""
+
+import functools
+import hashlib
+import logging
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing.pool import ThreadPool  # reading and hashing release Python's lock
+from pathlib import Path
+
+import numpy as np
+
+from swa_bench.config.identity import DataIdentity, digest
+from swa_bench.data.listing import Listed
+from swa_bench.errors import SwaBenchError
+from swa_bench.files import alone_with, write_atomically
+from swa_bench.labels import duration
+
+log = logging.getLogger(__name__)
+
+HASHES = "file-hashes"
+KEY, HASH = 16, 32  # bytes
+SAYS_EVERY_S = 30
+Known = dict[bytes, bytes]
+
+
+@dataclass(frozen=True)
+class FileSet:
+    """The files of a data set with dataset.memory=disk.
+
+    Attributes:
+        train, test: those that are used.
+        class_names: of the labels.
+        resize: pixels of the shorter side, as tests have it.
+    """
+
+    train: Listed
+    test: Listed
+    class_names: Sequence[str]
+    resize: int
+
+    @property
+    def train_labels(self) -> np.ndarray:
+        """int64 (N,)."""
+        return self.train.labels
+
+    @property
+    def test_labels(self) -> np.ndarray:
+        """int64 (M,)."""
+        return self.test.labels
+
+    @functools.cached_property  # several ask for it
+    def sha256(self) -> str:
+        """Over the content and the label of every file, in their order, and `resize`."""
+        running = hashlib.sha256(f"files, resize={self.resize}".encode())
+        splits = (self.train, self.test)
+        for split, hashes in zip(splits, file_hashes(splits), strict=True):
+            running.update(hashes)
+            running.update(split.labels.astype("<i8").tobytes())
+        return running.hexdigest()
+
+    def fingerprint(self) -> str:
+        """One SHA-256 for the whole data set."""
+        return self.sha256
+
+    def identity(self) -> DataIdentity:
+        """What records of it hold."""
+        return DataIdentity(self.sha256, tuple(self.class_names))
+
+
+def file_hashes(splits: Sequence[Listed]) -> list[bytes]:
+    """The SHA-256 of all files of each split of a folder, one after the other.
+
+    Raises:
+        SwaBenchError: a file cannot be read.
+    """
+    beside, users = places = _places(splits[0].root)
+    with alone_with(beside.with_suffix(".lock")):
+        known = _read(users) | _read(beside)
+        keys = [[_key(split, index) for index in range(len(split))] for split in splits]
+        new = {
+            key: (split.path(index), int(split.stats[index, 0]))
+            for split, of_split in zip(splits, keys, strict=True)
+            for index, key in enumerate(of_split)
+            if key not in known
+        }
+        if new:
+            try:
+                _hash(new, known)
+            finally:  # what was read before a failure need not be read again
+                _write(places, known)
+    return [b"".join(map(known.__getitem__, of_split)) for of_split in keys]
+
+
+def _places(root: str) -> tuple[Path, Path]:
+    """Where hashes may be: beside the images, and below the user's cache folder."""
+    real = Path(root).resolve()
+    cache = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
+    return real / HASHES, Path(cache, "swa_bench", f"{HASHES}-{digest({'root': str(real)})[:12]}")
+
+
+def _key(split: Listed, index: int) -> bytes:
+    """Changes with a file's name, size, and times of modification and of change."""
+    known = split.name(index) + b"\0" + split.stats[index].astype("<i8").tobytes()
+    return hashlib.blake2b(known, digest_size=KEY).digest()
+
+
+def _hash(new: dict[bytes, tuple[str, int]], known: Known) -> None:
+    """Add the hashes of files, given their paths and bytes; say how long it takes."""
+    size, done = sum(size for _, size in new.values()), 0
+    what = f"{len(new):,} files ({size / 1e9:.1f} GB)"
+    log.info("Reading %s once, to know them by their content.", what)
+    started = said = time.monotonic()
+    with ThreadPool() as pool:
+        found = pool.imap(_sha256, (path for path, _ in new.values()), chunksize=16)
+        for (key, (_, bytes_read)), value in zip(new.items(), found, strict=True):
+            known[key] = value
+            done += bytes_read
+            now = time.monotonic()
+            if now - said > (SAYS_EVERY_S if said > started else 2):
+                said, left_s = now, (now - started) * (size / max(done, 1) - 1)
+                log.info("Read %.0f %% of them, about %s left", 100 * done / size, duration(left_s))
+
+
+def _sha256(path: str) -> bytes:
+    try:
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except OSError as error:
+        raise SwaBenchError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _read(path: Path) -> Known:
+    """The hashes in a file, by key; none if it is not there or damaged."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return {}
+    body, end = memoryview(content)[HASH:], KEY + HASH
+    if hashlib.sha256(body).digest() != content[:HASH] or len(body) % end:
+        return {}
+    starts = range(0, len(body), end)
+    return {bytes(body[at : at + KEY]): bytes(body[at + KEY : at + end]) for at in starts}
+
+
+def _write(places: Sequence[Path], known: Known) -> None:
+    """Write the hashes into the first place where that is possible."""
+    body = b"".join(key + value for key, value in known.items())
+    for path in places:
+        try:
+            return write_atomically(path, hashlib.sha256(body).digest() + body)
+        except SwaBenchError as error:
+            failure = error
+    log.warning("The files are read again in every run: %s", failure)
