@@ -158,7 +158,7 @@ def test_images_and_labels_are_those_of_the_files(folder: Path) -> None:
         number = stream_seed(0, 3, "train", index)
         drawn = torch.randint(256, (), generator=torch.Generator().manual_seed(number))
         expected[0, 0, 0] = drawn
-        numpys = np.random.RandomState(np.random.PCG64(number)).randint(256)
+        numpys = np.random.RandomState(number % 2**32).randint(256)
         expected[1, 0, 0] = int(numpys)
         expected[2, 0, 0] = round(float(images[place, 2, 0, 0] * std[2] + mean[2]) * 255)
         torch.testing.assert_close(images[place], T.normalize(expected / 255, mean, std))

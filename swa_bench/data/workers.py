@@ -27,7 +27,7 @@ from swa_bench.config.schema import DatasetConfig, TrainConfig
 from swa_bench.data.augmentation import changed, load_image_augmentation
 from swa_bench.data.decoding import read_tensor, refuse_narrow
 from swa_bench.data.file_set import FileSet
-from swa_bench.data.random import CPU, RandomNumbers
+from swa_bench.data.random import begin_image, random_numbers
 from swa_bench.errors import SwaBenchError
 
 CHUNK = 16  # images that a process makes at a time, so that all work on a batch
@@ -66,7 +66,7 @@ class Decoder(Dataset[Any]):
             if get_worker_info() is not None:
                 _share(images)
             # So large an image is an attack, or a mistake.
-            with warnings.catch_warnings():
+            with random_numbers(0, 0, "data"), warnings.catch_warnings():
                 warnings.simplefilter("error", Image.DecompressionBombWarning)
                 warnings.simplefilter("ignore", DeprecationWarning)  # of torchvision's reader
                 for image, index in zip(images, request.indices, strict=True):
@@ -85,9 +85,9 @@ class Decoder(Dataset[Any]):
         except Exception as error:  # Pillow raises many kinds for a damaged file
             raise SwaBenchError(f"{path} cannot be read as an image: {error}") from error
         try:
-            with RandomNumbers(CPU).start(*stream, index).lent():
-                size = self.dataset.image_size
-                return changed(self.augmentation, image, torch.default_generator, size)
+            begin_image(*stream, index)
+            size = self.dataset.image_size
+            return changed(self.augmentation, image, torch.default_generator, size)
         except Exception as error:  # of a user's own
             what = f"augmentation._target_={self.target}: fails for {path}: {error}"
             raise SwaBenchError(what) from error
