@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import make_folder
 from torch import Tensor
 from training_helpers import TINY, TinyNet, epochs_of, records_of, spec_of
 
@@ -15,7 +16,7 @@ from swa_bench.results.locks import EndRequest
 from swa_bench.training import hardware
 from swa_bench.training.job import train_missing
 
-KILLS = 13  # of each kind of run: 52 together
+KILLS = 10  # of each of the five kinds of run
 
 
 class PowerCut(BaseException):
@@ -36,10 +37,16 @@ SMALL = [*TINY, "+model.arguments.dropout=0.5", "dataset.train_images=96"]
 SMALL += ["dataset.test_images=50", "batch_size=40", "evaluation.batch_size=10", "budget=1.5"]
 SMALL += ["checkpoints.keep_for=[]"]
 SELDOM, TOGETHER = "checkpoints.every_s=1000", "seeds_together=2"
+# 12 files for training in batches of 5, 5 and 2; 6 for tests.
+STREAMED = ["dataset=image_folder", "dataset.root=images", "dataset.memory=disk"]
+STREAMED += ["augmentation=random_resized_crop", "dataset.workers=2", "dataset.resize=40"]
+STREAMED += ["dataset.train_images=12", "dataset.test_images=6", "batch_size=5"]
+STREAMED += ["evaluation.batch_size=4"]
 RUNS = {
     "swa": [*SMALL, SELDOM, f"model._target_={__name__}.Drawing", TOGETHER],
     "ema": [*SMALL, SELDOM, "method=ema", TOGETHER],
     "fge": [*SMALL, "method=fge", "budget=1"],  # with a checkpoint after each step
+    "disk": [*SMALL, SELDOM, *STREAMED, TOGETHER],
     "adamw": [*SMALL, SELDOM, "optimizer._target_=torch.optim.AdamW", "~optimizer.momentum"],
 }
 
@@ -79,6 +86,7 @@ def test_kills_at_random_moments_change_no_bit(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    make_folder(tmp_path / "images")
     train_missing(spec_of(*RUNS[name], "results_dir=undisturbed"))
     killer, runs = Killer(monkeypatch), 0
     while killer.kills < KILLS:
