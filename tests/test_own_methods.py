@@ -106,8 +106,8 @@ def test_unknown_methods_are_refused_with_all_choices(
     outcome = swa_train("--config-dir", "my", *TINY, f"{option}=[lat]")
     assert outcome.code == 2
     assert outcome.err == (
-        f"swa-train: {option}=lat: choose from ema, fge, independent, late, sgd, sgd_bn, "
-        "sgd_fixed_rate, snapshot, swa, swa_cyclic, swa_fge, swa_fixed_rate\n"
+        f"swa-train: {option}=lat: choose from ema, fge, independent, late, pretrained, sgd, "
+        "sgd_bn, sgd_fixed_rate, snapshot, swa, swa_cyclic, swa_fge, swa_fixed_rate\n"
     )
 
 
