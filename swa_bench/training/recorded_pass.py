@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from swa_bench.config.schema import TrainConfig
-from swa_bench.data.batches import EpochDraws, Images
+from swa_bench.data.batches import EpochDraws, Feed, Images
 from swa_bench.data.random import RandomNumbers
 from swa_bench.results import locks
 from swa_bench.training import hardware
@@ -33,7 +33,7 @@ class RecordedPass:
     """
 
     def __init__(self, model: nn.Module, config: TrainConfig, data: Images) -> None:
-        self.model, self.feed = model, data.feed(config.batch_size)
+        self.model, self.feed = model, Feed(data, config.batch_size)
         self.forward, self.autocast = TrainingPass(model), hardware.autocast(config)
         self.layers: list[Any] = [one for one in model.modules() if isinstance(one, nn.BatchNorm2d)]
         self.sums = [one.running_mean for one in self.layers]

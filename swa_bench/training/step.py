@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from swa_bench.config.schema import TrainConfig
-from swa_bench.data.batches import EpochDraws, Images
+from swa_bench.data.batches import EpochDraws, Feed, Images
 from swa_bench.training import hardware
 from swa_bench.training.cuda_graphs import GraphedSteps
 from swa_bench.training.evaluation import Score, Tally
@@ -45,7 +45,7 @@ class StaticInputs:
     """
 
     def __init__(self, data: Images, batch_size: int, steps: int, tally: Tally) -> None:
-        self.data, self.feed = data, data.feed(batch_size)
+        self.data, self.feed = data, Feed(data, batch_size)
         self.rates = torch.zeros(steps, device=data.device)
         self.rate = torch.zeros((), device=data.device)
         self.tally = tally
