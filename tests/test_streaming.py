@@ -202,7 +202,7 @@ def test_the_crop_is_torchvisions(folder: Path) -> None:
     torch.manual_seed(5)
     expected = v2.RandomHorizontalFlip()(crop(image))
     torch.manual_seed(5)
-    ours = load_augmentation(config).augmentation(image, torch.default_generator)
+    ours = load_augmentation(config).change(image, torch.default_generator)
     assert torch.equal(ours, expected)
 
 
