@@ -8,7 +8,6 @@ import functools
 import hashlib
 import json
 import logging
-import os
 import warnings
 from multiprocessing.pool import ThreadPool  # decoding and resizing release Python's lock
 from pathlib import Path
@@ -50,28 +49,22 @@ def load_folder(dataset: DatasetConfig) -> ImageSet | FileSet:
     arrays: dict[str, Any] = {}
     known = {}
     for split, samples in folder.samples.items():
-        key = _key(root, samples)
+        key = _key(samples)
         path = root / f"{PREFIX}{split}-{dataset.resize}px-{key}.npy"
         if not path.exists():
             with alone_with(root / "decoded.lock"):
                 if not path.exists():  # or another process has decoded them meanwhile
                     _decode(samples, dataset.resize, path)
-                    if _key(root, samples) != key:
+                    if _key(scan.__wrapped__(dataset.root).samples[split]) != key:
                         raise SwaBenchError(f"{root} was changed while it was read: start again")
         arrays[f"{split}_images"], known[f"{split}_images"] = _read(path)
         arrays[f"{split}_labels"] = samples.labels
     return ImageSet(**arrays, class_names=folder.class_names, known_sha256=known)
 
 
-def _key(root: Path, samples: Listed) -> str:
+def _key(samples: Listed) -> str:
     """Changes with every file: its name, bytes, and when its content or its time was changed."""
-    names = [os.fsdecode(samples.name(index)) for index in range(len(samples))]
-    try:
-        stats = [(name, (root / name).stat()) for name in names]
-    except OSError as error:
-        raise SwaBenchError(f"{error.filename} cannot be read: {error.strerror}") from error
-    files = [(name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for name, stat in stats]
-    return digest({"format": FORMAT, "files": files})[:12]
+    return digest({"format": FORMAT, "files": samples.described()})[:12]
 
 
 def _decode(samples: Listed, size: int, path: Path) -> None:
