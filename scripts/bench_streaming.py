@@ -31,7 +31,7 @@ from swa_bench.data.batches import Images, to_device
 from swa_bench.data.decoding import read_tensor
 from swa_bench.data.file_set import FileSet
 from swa_bench.data.images import load_images
-from swa_bench.data.workers import Decoder, Request
+from swa_bench.data.workers import CHUNK, Decoder, Request
 from swa_bench.training import hardware, timing
 from swa_bench.training.states import fresh_state
 from swa_bench.training.step import TrainStep
@@ -46,7 +46,7 @@ def make_images(root: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     noise, made = functools.partial(torch.randn, generator=generator), []
     for _ in range(PICTURES):
-        picture = 120 + 9 * noise(1, 3, 375, 500)
+        picture = 120 + 12 * noise(1, 3, 375, 500)
         for blocks in (2, 4, 8, 16, 32, 64):
             coarse = noise(1, 3, blocks, blocks) * 400 / (blocks + 8)
             picture += F.interpolate(coarse, (375, 500), mode="bicubic")
@@ -74,8 +74,9 @@ def decode(files: FileSet, indices: list[int]) -> None:
 
 def make(decoder: Decoder, indices: list[int]) -> None:
     """Do all that a worker does."""
-    for index in indices:
-        decoder.__getitems__(Request(0, np.array([index]), (0, 0, "train")))
+    for start in range(0, len(indices), CHUNK):
+        chunk = np.array(indices[start : start + CHUNK])
+        decoder.__getitems__(Request(0, chunk, (0, 0, "train")))
 
 
 def take_all(data: Images, batch_size: int) -> None:
