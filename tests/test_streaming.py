@@ -224,7 +224,7 @@ def test_a_faster_reader_gives_the_same_pixels(tmp_path: Path, kind: str) -> Non
 
 def fingerprint(root: Path, *more: str) -> str:
     listing.register()
-    return load_images(config_of(*options(root, *more)).dataset).fingerprint()
+    return load_images(config_of(*options(root, *more)).dataset).identity().sha256
 
 
 def test_files_are_known_by_their_content(

@@ -66,10 +66,6 @@ class FileSet:
             running.update(split.labels.astype("<i8").tobytes())
         return running.hexdigest()
 
-    def fingerprint(self) -> str:
-        """One SHA-256 for the whole data set."""
-        return self.sha256
-
     def identity(self) -> DataIdentity:
         """What records of it hold."""
         return DataIdentity(self.sha256, tuple(self.class_names))
