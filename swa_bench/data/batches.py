@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, overload
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -60,9 +60,6 @@ class Images(ABC):
     mean: Tensor
     std: Tensor
     channels_last: bool
-
-    # Whether a CUDA graph can record how a batch is made: it takes nothing from the host.
-    recordable: ClassVar[bool]
 
     @property
     def device(self) -> torch.device:
@@ -122,7 +119,7 @@ class Images(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceImages(Images):
-    """A data set on the device.
+    """A data set on the device; a CUDA graph can record how a batch is made.
 
     Attributes:
         train_images: uint8 (N, P, P, 3), as the augmentation prepares them.
@@ -131,8 +128,6 @@ class DeviceImages(Images):
 
     train_images: Tensor
     test_images: Tensor
-
-    recordable: ClassVar = True
 
     def train_pixels(self, draws: EpochDraws, begun: Pass | None) -> Tensor:
         """The images of B draws, augmented: uint8 (B, 3, S, S)."""
@@ -149,8 +144,6 @@ class StreamedImages(Images):
     """A data set in files; all passes over it share its processes."""
 
     workers: Workers
-
-    recordable: ClassVar = False
 
     def begin(self, draws: EpochDraws | None, batch_size: int, first: int = 0) -> Pass:
         """Begin a pass over training images or, without draws, test images."""
