@@ -46,7 +46,7 @@ def make_images(root: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     noise, made = functools.partial(torch.randn, generator=generator), []
     for _ in range(PICTURES):
-        picture = 120 + 12 * noise(1, 3, 375, 500)
+        picture = 120 + 14 * noise(1, 3, 375, 500)
         for blocks in (2, 4, 8, 16, 32, 64):
             coarse = noise(1, 3, blocks, blocks) * 400 / (blocks + 8)
             picture += F.interpolate(coarse, (375, 500), mode="bicubic")
