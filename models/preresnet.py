@@ -4,10 +4,10 @@ With bottleneck blocks the depth is 9n + 2 (n blocks per stage): 110 is n = 12 a
 With basic blocks it is 6n + 2: 20 is n = 3.
 """
 
-import math
-
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from .vgg import draw_convolutions
 
 STAGE_WIDTHS = (16, 32, 64)
 
@@ -83,10 +83,7 @@ class PreResNet(nn.Module):
         self.stages = nn.Sequential(*stages)
         self.bn = nn.BatchNorm2d(channels)
         self.fc = nn.Linear(channels, num_classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels
-                nn.init.normal_(module.weight, 0.0, math.sqrt(2.0 / fan_out))
+        draw_convolutions(self)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (N, 3, 32, 32) to logits (N, num_classes)."""

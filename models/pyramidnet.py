@@ -4,10 +4,10 @@ Every block is wider than the one before it, by the same share of `widening`. Th
 with n blocks a stage: 272 is n = 30.
 """
 
-import math
-
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from .vgg import draw_convolutions
 
 FIRST_WIDTH = 16
 EXPANSION = 4
@@ -70,10 +70,7 @@ class PyramidNet(nn.Module):
         self.stages = nn.Sequential(*stages)
         self.bn2 = nn.BatchNorm2d(channels)
         self.fc = nn.Linear(channels, num_classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels
-                nn.init.normal_(module.weight, 0.0, math.sqrt(2.0 / fan_out))
+        draw_convolutions(self)
         nn.init.zeros_(self.fc.bias)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -4,12 +4,13 @@ Each block adds two branches, weighted anew for every image: alpha and 1 - alpha
 pass, beta and 1 - beta in the backward pass, both uniform on [0, 1). In evaluation both are 1/2.
 """
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from .vgg import draw_convolutions
 
 
 class Shake(torch.autograd.Function):
@@ -119,10 +120,7 @@ class ShakeShake(nn.Module):
             stages.append(nn.Sequential(*stage))
         self.stages = nn.Sequential(*stages)
         self.fc = nn.Linear(channels, num_classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels
-                nn.init.normal_(module.weight, 0.0, math.sqrt(2.0 / fan_out))
+        draw_convolutions(self)
         nn.init.zeros_(self.fc.bias)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -29,19 +29,23 @@ class VGG(nn.Module):
             nn.ReLU(inplace=True),
             nn.Linear(512, num_classes),
         )
-        # The authors initialise the convolutions only; linear layers keep torch's default.
-        for module in self.features:
-            if isinstance(module, nn.Conv2d):
-                fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels
-                nn.init.normal_(module.weight, 0.0, math.sqrt(2.0 / fan_out))
-                assert module.bias is not None
-                nn.init.zeros_(module.bias)
+        draw_convolutions(self)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (N, 3, 32, 32) to logits (N, num_classes)."""
         features: Tensor = self.features(images)  # (N, 512, 1, 1)
         logits: Tensor = self.classifier(features.flatten(1))
         return logits
+
+
+def draw_convolutions(network: nn.Module) -> None:
+    """Give convolutions the authors' first weights; linear layers keep torch's default."""
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d):
+            fan_out = layer.kernel_size[0] * layer.kernel_size[1] * layer.out_channels
+            nn.init.normal_(layer.weight, 0.0, math.sqrt(2.0 / fan_out))
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
 
 def _feature_layers(depth: int, batch_norm: bool) -> list[nn.Module]:

@@ -49,6 +49,26 @@ class AugmentedImages(Dataset[tuple[Tensor, int]]):
         return self.transform(Image.fromarray(self.images[index])), int(self.labels[index])
 
 
+def plain_step(config: TrainConfig) -> Callable[[Tensor, Tensor], None]:
+    """A step on images and labels as anybody would write it, the loss read back each time."""
+    model = fresh_model(config, torch.device(config.device)).train()
+    optimizer = torch.optim.SGD(
+        model.parameters(), 1e-6, config.optimizer["momentum"], weight_decay=5e-4, foreach=False
+    )
+
+    def step(images: Tensor, labels: Tensor) -> None:
+        with hardware.autocast(config):
+            logits = model(images)
+            loss = F.cross_entropy(logits, labels)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        loss.item()
+        (logits.argmax(1) == labels).sum().item()
+
+    return step
+
+
 def reference(config: TrainConfig, steps: int) -> Turn:
     """The plain way: loader processes, eager float32, the loss read back at every step."""
     target = torch.device(config.device)
@@ -62,20 +82,7 @@ def reference(config: TrainConfig, steps: int) -> Turn:
         pin_memory=target.type == "cuda",
     )
     batches: Iterator[list[Tensor]] = iter(loader)
-    model = fresh_model(replace(config, channels_last=False), target).train()
-    optimizer = torch.optim.SGD(
-        model.parameters(), 1e-6, config.optimizer["momentum"], weight_decay=5e-4, foreach=False
-    )
-
-    def step() -> None:
-        images, labels = (part.to(target, non_blocking=True) for part in next(batches))
-        logits = model(images)
-        loss = F.cross_entropy(logits, labels)
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        loss.item()
-        (logits.argmax(1) == labels).sum().item()
+    step = plain_step(replace(config, channels_last=False))
 
     def turn() -> float:
         hardware.prepare(config)
@@ -83,7 +90,7 @@ def reference(config: TrainConfig, steps: int) -> Turn:
             next(batches)
         started = time.perf_counter()
         for _ in range(steps):
-            step()
+            step(*(part.to(target, non_blocking=True) for part in next(batches)))
         return (time.perf_counter() - started) / steps
 
     return turn

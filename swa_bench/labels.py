@@ -1,5 +1,6 @@
 """What data sets, models and methods are called, and their order in tables and figures."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -66,6 +67,11 @@ def recipe_text(recipe_diff: Mapping[str, Any]) -> str:
         f"{name}={str(value).lower() if isinstance(value, bool) else value}"
         for name, value in sorted(recipe_diff.items())
     )
+
+
+def recipe_options(recipe: str) -> list[str]:
+    """The options of a recipe's text; a value may hold spaces."""
+    return re.split(r" (?=[\w.]+=)", recipe) if recipe else []
 
 
 def by_options(recipe_diff: str) -> tuple[int, str]:

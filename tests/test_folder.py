@@ -21,7 +21,7 @@ from swa_bench.config.identity import recipe_hash
 from swa_bench.config.schema import DatasetConfig
 from swa_bench.data import listing
 from swa_bench.data.batches import to_device
-from swa_bench.data.images import ImageSet, load_images
+from swa_bench.data.images import load_images
 from swa_bench.errors import ConfigError, SwaBenchError
 
 
@@ -42,8 +42,6 @@ def test_images_are_resized_cut_and_dealt(tmp_path: Path) -> None:
     assert (first[:, :6] == COLOURS["blue"]).all() and (first[:, 30:] == COLOURS["red"]).all()
     assert (first[:, 6:30] == COLOURS["green"]).all()
     assert (arrays.test_images[1] == 77).all()
-    hashed = ImageSet(*(getattr(arrays, name) for name in arrays.NAMES))
-    assert arrays.known_sha256 and arrays.fingerprint() == hashed.fingerprint()
 
     data = to_device(arrays, config, torch.device("cpu"))
     draws = data.draw(0, 0, "train")
@@ -155,14 +153,14 @@ def test_plain_folders_keep_their_identity(tmp_path: Path) -> None:
     found = load_images(dataset)
     assert found.class_names == ["B", "a", "a-x", "b"]
     known = "080472af1e4216c3be7a70fd2380e65d4f014af0174157ea6fedf65a6635f313"
-    assert found.fingerprint() == known
+    assert found.identity().sha256 == known
 
 
 def test_what_is_not_an_image_is_skipped_and_counted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     make_folder(tmp_path)
-    plain = load_images(dataset_of(tmp_path)).fingerprint()
+    plain = load_images(dataset_of(tmp_path)).identity().sha256
     red = tmp_path / "train" / "red"
     for name in (".ipynb_checkpoints/0.png", ".DS_Store", "notes.txt", "more.TXT", "README"):
         (red / name).parent.mkdir(exist_ok=True)
@@ -180,7 +178,7 @@ def test_what_is_not_an_image_is_skipped_and_counted(
     dataset = dataset_of(tmp_path)
     assert (dataset.classes, dataset.train_images, dataset.test_images) == (3, 12, 6)
     for _ in range(2):
-        assert load_images(dataset).fingerprint() == plain
+        assert load_images(dataset).identity().sha256 == plain
     summary = (
         f"{tmp_path}: 3 classes (blue, green, red); 12 train images (4 a class); "
         "6 test images (2 a class); skipped: 2 .txt, 2 not a regular file, 1 outside the classes, "
@@ -224,7 +222,7 @@ def test_several_decode_a_folder_at_once(
 
     def load(_: int) -> str:
         start.wait()
-        return load_images(dataset).fingerprint()
+        return load_images(dataset).identity().sha256
 
     with ThreadPoolExecutor(6) as pool:
         assert len(set(pool.map(load, range(6)))) == 1
@@ -243,6 +241,6 @@ def test_images_that_keep_name_size_and_time_are_decoded_again(tmp_path: Path) -
     path.write_bytes(content)
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
     after = load_images(dataset_of(tmp_path))
-    assert dataset_of(tmp_path).content and after.fingerprint() != before.fingerprint()
+    assert dataset_of(tmp_path).content and after.identity().sha256 != before.identity().sha256
     assert not np.array_equal(after.train_images[1], before.train_images[1])
     assert np.array_equal(after.train_images[0], before.train_images[0])

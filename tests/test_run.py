@@ -197,7 +197,7 @@ def test_every_seed_has_its_own_first_weights_whatever_the_method() -> None:
 
 
 def test_data_fingerprint_is_in_the_record(undisturbed: Path) -> None:
-    expected = images.load_images(config_of(*SWA).dataset).fingerprint()
+    expected = images.load_images(config_of(*SWA).dataset).identity().sha256
     assert {record["data_sha256"] for record in records_of(undisturbed).values()} == {expected}
 
 

@@ -54,7 +54,7 @@ def test_a_record_of_other_images_is_not_finished_and_not_overwritten(
         assert outcome.code == 1
         line = outcome.err.splitlines()[-1]
         place = path.relative_to(tmp_path)
-        there, here = (images.fingerprint()[:12] for images in (FIRST, OTHER))
+        there, here = (images.identity().sha256[:12] for images in (FIRST, OTHER))
         assert line == (
             f"swa-train: {place} is of other images (data_sha256 {there}; mine in data now has "
             f"{here}): choose another results_dir or dataset.name, or train it again with "
@@ -67,10 +67,10 @@ def test_a_record_of_other_images_is_not_finished_and_not_overwritten(
     assert outcome.code == 0
     for letter, images in (("a", FIRST), ("b", OTHER)):
         assert f"tiny [{letter}]" in outcome.out and "±" not in outcome.out.split("┌")[1]
-        assert f"data_sha256={images.fingerprint()[:12]}" in outcome.out
+        assert f"data_sha256={images.identity().sha256[:12]}" in outcome.out
     assert swa_train(*MINE, "force=true").code == 0
     assert "Finished already" in swa_train(*MINE).err
-    assert json.loads(path.read_text())["data_sha256"] == OTHER.fingerprint()
+    assert json.loads(path.read_text())["data_sha256"] == OTHER.identity().sha256
 
 
 def test_other_class_names_are_another_data_set(swa_train: SwaTrain, tmp_path: Path) -> None:

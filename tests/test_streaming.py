@@ -26,7 +26,7 @@ from swa_bench.config.identity import recipe_hash
 from swa_bench.config.schema import TrainConfig, from_dict, to_dict
 from swa_bench.data import listing
 from swa_bench.data.augmentation import load_augmentation
-from swa_bench.data.batches import Images, to_device
+from swa_bench.data.batches import Feed, Images, to_device
 from swa_bench.data.decoding import read_rgb, read_tensor
 from swa_bench.data.images import load_images
 from swa_bench.data.random import stream_seed
@@ -124,7 +124,7 @@ def test_the_bits_depend_on_no_process(folder: Path, augmentation: list[str]) ->
         others, _ = streamed(folder, *augmentation, f"dataset.workers={workers}")
         torch.rand(7)
         assert same(whole, a_pass(others)) and same(tested, list(others.test_batches(4)))
-        feed = others.feed(5)
+        feed = Feed(others, 5)
         feed.begin(others.draw(0, 3, "train"), first=1)
         assert feed.batches_done.item() == 1
         assert same(whole[1:], [feed.next(5), feed.next(2)])
@@ -133,7 +133,7 @@ def test_the_bits_depend_on_no_process(folder: Path, augmentation: list[str]) ->
 def test_seeds_take_turns_on_the_same_processes(folder: Path) -> None:
     data, _ = streamed(folder, "dataset.workers=1")
     alone = {seed: list(data.train_batches(data.draw(seed, 0, "train"), 4)) for seed in (0, 1)}
-    feeds = {seed: data.feed(4) for seed in alone}
+    feeds = {seed: Feed(data, 4) for seed in alone}
     for seed, feed in feeds.items():
         feed.begin(data.draw(seed, 0, "train"))
     for step in range(2):
@@ -202,7 +202,7 @@ def test_the_crop_is_torchvisions(folder: Path) -> None:
     torch.manual_seed(5)
     expected = v2.RandomHorizontalFlip()(crop(image))
     torch.manual_seed(5)
-    ours = load_augmentation(config).augmentation(image, torch.default_generator)
+    ours = load_augmentation(config).change(image, torch.default_generator)
     assert torch.equal(ours, expected)
 
 
@@ -224,7 +224,7 @@ def test_a_faster_reader_gives_the_same_pixels(tmp_path: Path, kind: str) -> Non
 
 def fingerprint(root: Path, *more: str) -> str:
     listing.register()
-    return load_images(config_of(*options(root, *more)).dataset).fingerprint()
+    return load_images(config_of(*options(root, *more)).dataset).identity().sha256
 
 
 def test_files_are_known_by_their_content(

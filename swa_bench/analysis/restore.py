@@ -99,7 +99,8 @@ def restore(
     if other is not None and _data_options(other.config) != _data_options(config):
         other = None
     images = other.images if other else load_images(config.dataset)
-    check_data(path, record, config.dataset, images.identity(), "put the images of the run there")
+    now = images.identity()
+    check_data(path, record, config.dataset, now, "put the images of the run there")
     check_code(path, record, config, "put the file of the run there")
     device = hardware.prepare(config)
     data = other.data if other else to_device(images, config, device)
@@ -116,7 +117,7 @@ def restore(
         )
     there = as_recorded(record, user)  # on the device that it ran on, which the keys hold
     plan = Plan(there, steps_per_epoch(there), load_schedule(there), [])
-    keys = plan.state_keys(images.fingerprint(), record.initial_weights_sha256 or "")[1 : done + 1]
+    keys = plan.state_keys(now.sha256, record.initial_weights_sha256 or "")[1 : done + 1]
     folder = path.resolve().parent.parent / "checkpoints"
     checkpoints.load_newest(folder, keys, state)
     if (state.epoch, state.step) != (done, 0):

@@ -1,7 +1,6 @@
 """The command swa-status: the runs on disk and, where it applies, what the grids lack."""
 
 import collections
-import re
 import shutil
 import textwrap
 import time
@@ -13,7 +12,7 @@ from tabulate import tabulate
 from swa_bench.commands.terminal import CommandParser, command, path
 from swa_bench.config.grid import Grid, grids
 from swa_bench.errors import SwaBenchError
-from swa_bench.labels import duration
+from swa_bench.labels import duration, recipe_options
 from swa_bench.results.run_files import OVERRIDES
 from swa_bench.results.status import STATES, RowStatus, RunStatus, read_rows
 
@@ -72,7 +71,7 @@ def _show_row(row: RowStatus, width: int) -> list[str]:
         alone = run.seed if run.state != "done" else None
         key = (run.state, run.method, run.recipe_hash, run.epochs, alone)
         groups.setdefault(key, []).append(run)
-    recipes = [re.split(r" (?=[\w.]+=)", group[0].recipe) for group in groups.values()]
+    recipes = [recipe_options(group[0].recipe) for group in groups.values()]
     shared = [option for option in recipes[0] if all(option in one for one in recipes)]
     names = list(map(_name, groups.values()))
     lines = [str(row.runs[0].folder.parent)]

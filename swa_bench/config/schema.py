@@ -20,10 +20,9 @@ from pydantic import (
     ValidationError,
 )
 from pydantic.dataclasses import dataclass
-from pydantic_core import ErrorDetails
 
-from swa_bench.config.renames import RENAMED, RENAMED_VALUES, flatten, old_names
-from swa_bench.config.suggestions import did_you_mean
+from swa_bench.config.renames import RENAMED, flatten, old_names
+from swa_bench.config.suggestions import did_you_mean, right_value
 from swa_bench.errors import ConfigError
 from swa_bench.files import expanded
 from swa_bench.text import check_printable
@@ -260,38 +259,12 @@ def from_dict(values: Any) -> TrainConfig:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = ".".join(str(part) for part in first["loc"])
-        expected = _expected(first, name)
+        expected = right_value(first, name)
         if first["type"] == "unexpected_keyword_argument":
             others = [one for one in flatten(values) if not f"{one}.".startswith(f"{name}.")]
             expected += did_you_mean(name, others)
         value = first["input"]
         raise ConfigError(name, "..." if isinstance(value, dict) else value, expected) from None
-
-
-def _expected(error: ErrorDetails, name: str) -> str:
-    """What would be right, in our words where pydantic's are not a user's."""
-    if error["type"] == "unexpected_keyword_argument":
-        return "there is no such option"
-    if name == "dataset.memory" and error["input"] == "host":
-        return "is gone: disk reads files while training, however many there are"
-    if error["type"] == "literal_error" and error["input"] in RENAMED_VALUES.get(name, {}):
-        return f"is called {RENAMED_VALUES[name][error['input']]} now"
-    if error["type"] == "string_pattern_mismatch":
-        return "names a folder: letters, digits, _ . - only"
-    if error["type"] == "missing":
-        return "has no value: give it one"
-    if error["type"] == "greater_than_equal":
-        return f"must be {error['ctx']['ge']:g} or more"
-    said = (
-        error["msg"]
-        .removeprefix("Value error, ")
-        .replace("Input should be", "must be")
-        .replace("List should", "must")
-    )
-    said = said.replace(" after validation", "")
-    said = said.replace("a valid boolean", "true or false")
-    said = said.replace("False", "false").replace("True", "true")
-    return said.replace("a valid integer", "an integer").replace("a valid", "a")
 
 
 def to_dict(config: TrainConfig) -> dict[str, Any]:

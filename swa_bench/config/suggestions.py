@@ -1,11 +1,19 @@
-"""What was probably meant by a name that is no option's."""
+"""What was probably meant by a name that is no option's, and what a wrong value should be."""
 
 import difflib
 import re
 from collections.abc import Iterable
 
+from pydantic_core import ErrorDetails
+
+from swa_bench.config.renames import RENAMED_VALUES
+
 ABBREVIATIONS = {"lr": "learning_rate", "wd": "weight_decay", "bs": "batch_size"}
 CLOSE = 0.65  # of SequenceMatcher.ratio: "data" still means dataset
+# What pydantic says, and what is said instead, one after the other.
+OUR_WORDS = [("Input should be", "must be"), ("List should", "must"), (" after validation", "")]
+OUR_WORDS += [("a valid boolean", "true or false"), ("a valid integer", "an integer")]
+OUR_WORDS += [("a valid", "a"), ("False", "false"), ("True", "true")]
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
@@ -29,3 +37,23 @@ def _ratio(one: str, other: str) -> float:
 def _words(name: str) -> str:
     words = [ABBREVIATIONS.get(word, word) for word in re.split(r"[._/-]", name.lower())]
     return " ".join(sorted("_".join(words).split("_")))
+
+
+def right_value(error: ErrorDetails, name: str) -> str:
+    """What would be right, in our words where pydantic's are not a user's."""
+    if error["type"] == "unexpected_keyword_argument":
+        return "there is no such option"
+    if name == "dataset.memory" and error["input"] == "host":
+        return "is gone: disk reads files while training, however many there are"
+    if error["type"] == "literal_error" and error["input"] in RENAMED_VALUES.get(name, {}):
+        return f"is called {RENAMED_VALUES[name][error['input']]} now"
+    if error["type"] == "string_pattern_mismatch":
+        return "names a folder: letters, digits, _ . - only"
+    if error["type"] == "missing":
+        return "has no value: give it one"
+    if error["type"] == "greater_than_equal":
+        return f"must be {error['ctx']['ge']:g} or more"
+    said = error["msg"].removeprefix("Value error, ")
+    for theirs, ours in OUR_WORDS:
+        said = said.replace(theirs, ours)
+    return said

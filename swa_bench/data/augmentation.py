@@ -153,28 +153,30 @@ class RandomResizedCrop:
         return crop
 
 
-def changed(
-    augmentation: ImageAugmentation, image: Tensor, generator: torch.Generator, size: int
-) -> Tensor:
-    """What an augmentation makes of an image; ValueError unless that is uint8 (3, size, size)."""
-    made = augmentation(image, generator)
-    found = (made.dtype, tuple(made.shape)) if isinstance(made, Tensor) else type(made).__name__
-    if found != (torch.uint8, (3, size, size)):
-        raise ValueError(f"makes {found} of an image instead of uint8 (3, {size}, {size})")
-    return made
-
-
 @dataclass(frozen=True)
 class OneByOne:
-    """Changes images in memory, such as the noise of a rehearsal, as those of files are changed."""
+    """An `ImageAugmentation`; images in memory, such as the noise of a rehearsal, it changes once.
 
-    augmentation: ImageAugmentation
+    Attributes:
+        change: the augmentation.
+        image_size: pixels on each side of what it makes.
+    """
+
+    change: ImageAugmentation
     image_size: int
+
+    def changed(self, image: Tensor, generator: torch.Generator) -> Tensor:
+        """What becomes of an image; ValueError unless that is uint8 (3, S, S)."""
+        made, expected = self.change(image, generator), (3, self.image_size, self.image_size)
+        found = (made.dtype, tuple(made.shape)) if isinstance(made, Tensor) else type(made).__name__
+        if found != (torch.uint8, expected):
+            raise ValueError(f"makes {found} of an image instead of uint8 {expected}")
+        return made
 
     def prepare(self, images: np.ndarray) -> np.ndarray:
         """The changed images (N, S, S, 3)."""
-        planes, generator = torch.from_numpy(images).permute(0, 3, 1, 2), torch.default_generator
-        made = [changed(self.augmentation, image, generator, self.image_size) for image in planes]
+        planes = torch.from_numpy(images).permute(0, 3, 1, 2)
+        made = [self.changed(image, torch.default_generator) for image in planes]
         return torch.stack(made).permute(0, 2, 3, 1).contiguous().numpy()
 
     def draw(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
@@ -187,40 +189,26 @@ class OneByOne:
 
 
 def load_augmentation(config: TrainConfig) -> Augmentation:
-    """Make what config.augmentation names; ConfigError if it cannot be used with these options."""
-    if config.dataset.memory == "disk":
-        return OneByOne(load_image_augmentation(config), config.dataset.image_size)
-    made = _make(config)
-    if _is_of_batches(made):
-        return made  # type: ignore[no-any-return]
-    raise _unfit(config, "images in memory: dataset.memory=disk or augmentation=window helps")
+    """Make what config.augmentation names; ConfigError if it cannot be used with these options.
 
-
-def load_image_augmentation(config: TrainConfig) -> ImageAugmentation:
-    """The same for images of files."""
-    made = _make(config)
-    if callable(made) and not _is_of_batches(made):
-        return made  # type: ignore[no-any-return]
-    expected = "one image at a time, as dataset.memory=disk has it: choose another, such as "
-    raise _unfit(config, expected + "augmentation=random_resized_crop")
-
-
-def _make(config: TrainConfig) -> Any:
+    With dataset.memory=disk it is a `OneByOne`.
+    """
     options = dict(config.augmentation)
     target = options.pop("_target_", None)
     sizes = {"resize": config.dataset.resize, "image_size": config.dataset.image_size}
     try:
-        return pkgutil.resolve_name(str(target))(**sizes, **options)
+        made: Any = pkgutil.resolve_name(str(target))(**sizes, **options)
     except ConfigError:
         raise
     except Exception as error:  # whatever a user's own class raises is a fault of the setting
         raise ConfigError("augmentation._target_", target, f"cannot be used: {error}") from error
-
-
-def _is_of_batches(made: object) -> bool:
-    return all(hasattr(made, name) for name in ("prepare", "draw", "apply"))
-
-
-def _unfit(config: TrainConfig, expected: str) -> ConfigError:
-    target = config.augmentation.get("_target_")
-    return ConfigError("augmentation._target_", target, f"is not for {expected}")
+    of_batches = all(hasattr(made, name) for name in ("prepare", "draw", "apply"))
+    expected = "images in memory: dataset.memory=disk or augmentation=window helps"
+    if config.dataset.memory == "disk":
+        if callable(made) and not of_batches:
+            return OneByOne(made, config.dataset.image_size)
+        expected = "one image at a time, as dataset.memory=disk has it: choose another, such as "
+        expected += "augmentation=random_resized_crop"
+    elif of_batches:
+        return made  # type: ignore[no-any-return]
+    raise ConfigError("augmentation._target_", target, f"is not for {expected}")

@@ -4,6 +4,7 @@ A file is hashed once, and again only if its size or one of its times is another
 a file beside the images or, where nothing can be written there, below the user's cache folder.
 """
 
+import contextlib
 import functools
 import hashlib
 import logging
@@ -65,10 +66,6 @@ class FileSet:
             running.update(split.labels.astype("<i8").tobytes())
         return running.hexdigest()
 
-    def fingerprint(self) -> str:
-        """One SHA-256 for the whole data set."""
-        return self.sha256
-
     def identity(self) -> DataIdentity:
         """What records of it hold."""
         return DataIdentity(self.sha256, tuple(self.class_names))
@@ -83,7 +80,7 @@ def file_hashes(splits: Sequence[Listed]) -> list[bytes]:
     beside, users = places = _places(splits[0].root)
     with alone_with(beside.with_suffix(".lock")):
         known = _read(users) | _read(beside)
-        keys = [[_key(split, index) for index in range(len(split))] for split in splits]
+        keys = list(map(_keys, splits))
         new = {
             key: (split.path(index), int(split.stats[index, 0]))
             for split, of_split in zip(splits, keys, strict=True)
@@ -105,10 +102,11 @@ def _places(root: str) -> tuple[Path, Path]:
     return real / HASHES, Path(cache, "swa_bench", f"{HASHES}-{digest({'root': str(real)})[:12]}")
 
 
-def _key(split: Listed, index: int) -> bytes:
-    """Changes with a file's name, size, and times of modification and of change."""
-    known = split.name(index) + b"\0" + split.stats[index].astype("<i8").tobytes()
-    return hashlib.blake2b(known, digest_size=KEY).digest()
+def _keys(split: Listed) -> list[bytes]:
+    """For each file what changes with its name, size, and times of modification and of change."""
+    files = zip(split.names.tolist(), split.stats.astype("<i8"), strict=True)
+    known = (name + b"\0" + stats.tobytes() for name, stats in files)
+    return [hashlib.blake2b(one, digest_size=KEY).digest() for one in known]
 
 
 def _hash(new: dict[bytes, tuple[str, int]], known: Known) -> None:
@@ -138,15 +136,11 @@ def _sha256(path: str) -> bytes:
 
 def _read(path: Path) -> Known:
     """The hashes in a file, by key; none if it is not there or damaged."""
-    try:
+    with contextlib.suppress(OSError, ValueError):
         content = path.read_bytes()
-    except OSError:
-        return {}
-    body, end = memoryview(content)[HASH:], KEY + HASH
-    if hashlib.sha256(body).digest() != content[:HASH] or len(body) % end:
-        return {}
-    starts = range(0, len(body), end)
-    return {bytes(body[at : at + KEY]): bytes(body[at + KEY : at + end]) for at in starts}
+        if hashlib.sha256(memoryview(content)[HASH:]).digest() == content[:HASH]:
+            return dict(np.frombuffer(content, f"V{KEY},V{HASH}", offset=HASH).tolist())
+    return {}
 
 
 def _write(places: Sequence[Path], known: Known) -> None:

@@ -8,7 +8,6 @@ import functools
 import hashlib
 import json
 import logging
-import os
 import warnings
 from multiprocessing.pool import ThreadPool  # decoding and resizing release Python's lock
 from pathlib import Path
@@ -21,7 +20,7 @@ from swa_bench.config.identity import digest
 from swa_bench.config.schema import DatasetConfig
 from swa_bench.data.decoding import read_square
 from swa_bench.data.file_set import FileSet
-from swa_bench.data.images import ImageSet, array_sha256
+from swa_bench.data.images import ImageSet
 from swa_bench.data.listing import Listed, report, scan
 from swa_bench.errors import SwaBenchError
 from swa_bench.files import (
@@ -48,30 +47,28 @@ def load_folder(dataset: DatasetConfig) -> ImageSet | FileSet:
     if dataset.memory == "disk":
         return FileSet(**folder.samples, class_names=folder.class_names, resize=dataset.resize)
     arrays: dict[str, Any] = {}
-    known = {}
+    noted = {}
     for split, samples in folder.samples.items():
-        key = _key(root, samples)
+        key = _key(samples)
         path = root / f"{PREFIX}{split}-{dataset.resize}px-{key}.npy"
         if not path.exists():
             with alone_with(root / "decoded.lock"):
                 if not path.exists():  # or another process has decoded them meanwhile
                     _decode(samples, dataset.resize, path)
-                    if _key(root, samples) != key:
+                    if _key(scan.__wrapped__(dataset.root).samples[split]) != key:
                         raise SwaBenchError(f"{root} was changed while it was read: start again")
-        arrays[f"{split}_images"], known[f"{split}_images"] = _read(path)
+        arrays[f"{split}_images"], noted[f"{split}_images"] = _read(path)
         arrays[f"{split}_labels"] = samples.labels
-    return ImageSet(**arrays, class_names=folder.class_names, known_sha256=known)
+    images = ImageSet(**arrays, class_names=folder.class_names)
+    if altered := [name for name in noted if images.sha256[name] != noted[name]]:
+        path = getattr(images, altered[0]).filename
+        raise SwaBenchError(f"{path} is altered: delete it and start again")
+    return images
 
 
-def _key(root: Path, samples: Listed) -> str:
+def _key(samples: Listed) -> str:
     """Changes with every file: its name, bytes, and when its content or its time was changed."""
-    names = [os.fsdecode(samples.name(index)) for index in range(len(samples))]
-    try:
-        stats = [(name, (root / name).stat()) for name in names]
-    except OSError as error:
-        raise SwaBenchError(f"{error.filename} cannot be read: {error.strerror}") from error
-    files = [(name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for name, stat in stats]
-    return digest({"format": FORMAT, "files": files})[:12]
+    return digest({"format": FORMAT, "files": samples.described()})[:12]
 
 
 def _decode(samples: Listed, size: int, path: Path) -> None:
@@ -109,6 +106,4 @@ def _read(path: Path) -> tuple[np.ndarray, str]:
         sha256 = json.loads(path.with_suffix(".json").read_bytes())["sha256"]
     except (OSError, ValueError, KeyError) as error:
         raise SwaBenchError(f"{path} is damaged ({error}): delete it and start again") from error
-    if array_sha256(images) != sha256:
-        raise SwaBenchError(f"{path} is altered: delete it and start again")
     return images, sha256

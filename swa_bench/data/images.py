@@ -13,7 +13,7 @@ import functools
 import hashlib
 import logging
 import pkgutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -37,7 +37,6 @@ class ImageSet:
         train_images, test_images: uint8 (N, S, S, 3), red, green, blue.
         train_labels, test_labels: int64 (N,).
         class_names: of a user's own images.
-        known_sha256: of arrays that are too large to be hashed at every start.
     """
 
     train_images: np.ndarray
@@ -45,25 +44,18 @@ class ImageSet:
     test_images: np.ndarray
     test_labels: np.ndarray
     class_names: Sequence[str] = field(default=(), kw_only=True)
-    known_sha256: Mapping[str, str] = field(default_factory=dict, kw_only=True)
 
     NAMES: ClassVar = ("train_images", "train_labels", "test_images", "test_labels")
 
     @functools.cached_property  # several ask for it, and an array takes long
     def sha256(self) -> dict[str, str]:
         """SHA-256 of each array's bytes."""
-        return {
-            name: self.known_sha256.get(name) or array_sha256(getattr(self, name))
-            for name in self.NAMES
-        }
-
-    def fingerprint(self) -> str:
-        """One SHA-256 for the whole data set."""
-        return hashlib.sha256("".join(self.sha256.values()).encode()).hexdigest()
+        return {name: array_sha256(getattr(self, name)) for name in self.NAMES}
 
     def identity(self) -> DataIdentity:
         """What records of it hold."""
-        return DataIdentity(self.fingerprint(), tuple(self.class_names))
+        of_all = hashlib.sha256("".join(self.sha256.values()).encode()).hexdigest()
+        return DataIdentity(of_all, tuple(self.class_names))
 
 
 def array_sha256(array: np.ndarray) -> str:
@@ -98,7 +90,10 @@ def load_images(dataset: DatasetConfig) -> ImageSet | FileSet:
         expected = f"gives a {type(images).__name__}, not a {ImageSet.__module__}.ImageSet"
         raise ConfigError("dataset._target_", dataset._target_, expected)
     _check(images, dataset)
-    return _first(images, counts)
+    if counts == {"train": len(images.train_labels), "test": len(images.test_labels)}:
+        return images  # which may know its digests
+    first = {name: getattr(images, name)[: counts[name.split("_")[0]]] for name in ImageSet.NAMES}
+    return dataclasses.replace(images, **first)
 
 
 def find_loader(dataset: DatasetConfig) -> Callable[[DatasetConfig], object]:
@@ -142,14 +137,3 @@ def _check_labels(dataset: DatasetConfig, train: np.ndarray, test: np.ndarray) -
     classes = 1 + int(max(train.max(), test.max()))
     if classes > dataset.classes:
         raise ConfigError("dataset.classes", dataset.classes, f"{dataset.name} has {classes}")
-
-
-def _first(images: ImageSet, counts: Mapping[str, int]) -> ImageSet:
-    """The first images of each split, and what is known of the arrays that stay whole."""
-    arrays = {name: getattr(images, name)[: counts[name.split("_")[0]]] for name in ImageSet.NAMES}
-    known = {
-        name: sha256
-        for name, sha256 in images.known_sha256.items()
-        if len(arrays[name]) == len(getattr(images, name))
-    }
-    return ImageSet(**arrays, class_names=images.class_names, known_sha256=known)

@@ -31,33 +31,31 @@ class Listed:
 
     Attributes:
         root: the folder that the names are below.
-        names: all of them, one after the other.
-        ends: int64 (N,), where each name ends.
+        names: bytes (N,), as long as the longest.
         labels: int64 (N,).
         stats: int64 (N, 3): bytes, and the times of modification and of change in ns.
     """
 
     root: str
-    names: bytes
-    ends: np.ndarray
+    names: np.ndarray
     labels: np.ndarray
     stats: np.ndarray
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def name(self, index: int) -> bytes:
-        """The name of a file below the root."""
-        return self.names[self.ends[index - 1] if index else 0 : self.ends[index]]
-
     def path(self, index: int) -> str:
         """The path of a file."""
-        return f"{self.root}/{os.fsdecode(self.name(index))}"
+        return f"{self.root}/{os.fsdecode(self.names[index])}"
 
     def first(self, count: int) -> "Listed":
         """The first `count` files."""
-        arrays = (self.ends[:count], self.labels[:count], self.stats[:count])
-        return Listed(self.root, self.names, *arrays)
+        return Listed(self.root, self.names[:count], self.labels[:count], self.stats[:count])
+
+    def described(self) -> list[tuple[str, int, int, int]]:
+        """Of each file the name, and its `stats`."""
+        names = map(os.fsdecode, self.names.tolist())
+        return list(zip(names, *self.stats.T.tolist(), strict=True))
 
 
 @dataclass(frozen=True)
@@ -108,10 +106,7 @@ def scan(root: str) -> Folder:
             raise ConfigError("dataset.root", root, expected)
     samples = {split: _dealt(root, part) for split, part in parts.items()}
     content = {
-        split: [
-            (os.fsdecode(listed.name(index)), int(listed.stats[index, 0]))
-            for index in range(len(listed))
-        ]
+        split: [(name, size) for name, size, *_ in listed.described()]
         for split, listed in samples.items()
     }
     return Folder(names[0], samples, digest(content), dict(skipped))
@@ -191,10 +186,9 @@ def _dealt(root: str, part: dict[str, list[File]]) -> Listed:
     places = np.concatenate([np.arange(count) for count in counts])
     labels = np.repeat(np.arange(len(counts)), counts)
     order = np.lexsort((labels, places))
-    names = [files[index][0] for index in order]
-    ends = np.cumsum([len(name) for name in names])
+    names = np.array([file[0] for file in files])[order]
     stats = np.array([file[1:] for file in files], dtype=np.int64)[order]
-    return Listed(root, b"".join(names), ends, labels[order], stats)
+    return Listed(root, names, labels[order], stats)
 
 
 def register() -> None:

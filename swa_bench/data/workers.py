@@ -6,7 +6,6 @@ depends on which process makes it, when, or where its pass begins. The processes
 
 import atexit
 import contextlib
-import heapq
 import multiprocessing.process
 import signal
 import threading
@@ -24,7 +23,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from swa_bench.config.schema import DatasetConfig, TrainConfig
-from swa_bench.data.augmentation import changed, load_image_augmentation
+from swa_bench.data.augmentation import load_augmentation
 from swa_bench.data.decoding import read_tensor, refuse_narrow
 from swa_bench.data.file_set import FileSet
 from swa_bench.data.random import begin_image, random_numbers
@@ -55,7 +54,7 @@ class Decoder(Dataset[Any]):
 
     def __init__(self, files: FileSet, config: TrainConfig) -> None:
         self.files, self.dataset = files, config.dataset
-        self.augmentation = load_image_augmentation(config)
+        self.augmentation: Any = load_augmentation(config)  # a OneByOne
         self.target = config.augmentation["_target_"]
 
     def __getitems__(self, request: Request) -> Tensor | str:
@@ -86,8 +85,8 @@ class Decoder(Dataset[Any]):
             raise SwaBenchError(f"{path} cannot be read as an image: {error}") from error
         try:
             begin_image(*stream, index)
-            size = self.dataset.image_size
-            return changed(self.augmentation, image, torch.default_generator, size)
+            changed: Tensor = self.augmentation.changed(image, torch.default_generator)
+            return changed
         except Exception as error:  # of a user's own
             what = f"augmentation._target_={self.target}: fails for {path}: {error}"
             raise SwaBenchError(what) from error
@@ -179,8 +178,8 @@ class Workers:
 
     def _start(self) -> Iterator[Any]:
         """Ask for what is left of the passes that are going, a batch of each in turn."""
-        marked = [[(request, one) for request in one.requests] for one in self.going]
-        merged = list(heapq.merge(*marked, key=lambda pair: pair[0].batch))
+        left = [(request, one) for one in self.going for request in one.requests]
+        merged = sorted(left, key=lambda pair: pair[0].batch)
         self.requests[:] = (request for request, _ in merged)
         self.owners = deque(one for _, one in merged)
         before = set(multiprocessing.active_children())

@@ -11,7 +11,7 @@ import pandas as pd
 from tabulate import tabulate
 
 from swa_bench.config.grid import models_in_order
-from swa_bench.labels import DEMONSTRATIONS, LABELS, by_options
+from swa_bench.labels import DEMONSTRATIONS, LABELS, by_options, recipe_options
 from swa_bench.results.frames import Row, row_names
 
 TEXT_WIDTH = 80  # of the lines around a table in a file
@@ -130,11 +130,6 @@ class Recipes:
 def recipes_of(cells: pd.DataFrame) -> Recipes:
     """The recipes of all cells of `cells_frame`, in the order of the tables."""
     return Recipes(recipe for _, _, recipe in row_names(cells))
-
-
-def recipe_options(recipe: str) -> list[str]:
-    """The options of a recipe's text; a value may hold spaces."""
-    return re.split(r" (?=[\w.]+=)", recipe) if recipe else []
 
 
 def _letter(index: int) -> str:

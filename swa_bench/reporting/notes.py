@@ -1,116 +1,89 @@
-"""What is said below the tables of test errors: each note, and the cells that it is about."""
+"""What is said below the tables of test errors, and of which cells."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import KW_ONLY, dataclass
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 from swa_bench.labels import DEMONSTRATIONS, ENSEMBLES
-from swa_bench.results.statistics import SIGNIFICANCE, published
-
-CIFAR = ("cifar10", "cifar100")
-Cell = tuple[str, str, str, float]  # data set, model, method and budget
+from swa_bench.results.statistics import SIGNIFICANCE, Estimate, published
 
 
-@dataclass(frozen=True)
-class Note:
-    """A note, said below a table that has a cell of those that it is about.
+class Cell(NamedTuple):
+    """A cell of a table of test errors.
 
     Attributes:
-        kind: of the table: ensembles or, for single networks, ""; None for both.
-        datasets, models, methods: of the cell; () for any.
-        published: whether a figure is published of the cell.
-        draft: whether that figure is a draft.
+        kind: of the table: ensembles or, for single networks, "".
+        figure: that is published of it, if there is one.
     """
 
-    text: str
-    _: KW_ONLY
-    kind: str | None = None
-    datasets: Sequence[str] = ()
-    models: Sequence[str] = ()
-    methods: Sequence[str] = ()
-    published: bool = True
-    draft: bool = False
-
-    def is_about(self, cell: Cell) -> bool:
-        """Whether it is about a cell of a table of its kind."""
-        figure = published().get(cell)
-        fits = zip((self.datasets, self.models, self.methods), cell[:3], strict=True)
-        return (
-            all(not names or name in names for names, name in fits)
-            and (figure is not None or not self.published)
-            and (not self.draft or (figure is not None and figure.draft))
-        )
+    kind: str
+    dataset: str
+    model: str
+    method: str
+    figure: Estimate | None
 
 
-NOTES = (
-    Note(
+# Each with a test of whether it is about a cell.
+NOTES: list[tuple[str, Callable[[Cell], object]]] = [
+    (
         "Independent, Snapshot and FGE: the mean softmax output of all members. k budgets are k "
         "runs of one budget each, and n counts disjoint groups of k seeds. SWA of FGE: one "
         "network, the average of the weights of FGE's members.",
-        kind="ensembles",
-        published=False,
+        lambda of: of.kind == "ensembles",
     ),
-    Note(
+    (
         "Published: the authors' repository (the paper's figures where it has them), n=3. Welch: "
         f"two-sided t-test with unequal variances of ours against the published mean, standard "
         f"deviation and n; 'agrees' means p >= {SIGNIFICANCE:g}; otherwise 'lower' and 'higher' "
         "say where our error lies.",
-        datasets=CIFAR,
+        lambda of: of.figure and of.dataset in ("cifar10", "cifar100"),
     ),
-    Note(
+    (
         "Top-1 error. Published: the paper, as public pages quote it; Welch: two-sided t-test with "
         "unequal variances, where n is known. The batch, the length of a cycle and its rates were "
         "not published: they are this project's choice, and a difference may come from them. "
         "Before: the pretrained network; seeds with the same weights are one measurement.",
-        datasets=["imagenet"],
-        published=False,
+        lambda of: of.dataset == "imagenet",
     ),
-    Note(
+    (
         "PreResNet110 is compared with the authors' PreResNet110 row, which is not in the paper, "
         "and PreResNet164 with the paper's ResNet-164 row: the authors' first code called the net "
         "of 18 bottleneck blocks a stage PreResNet110, though its depth is 164; they renamed it "
         "and added the row of the true depth 110 on 2018-07-05.",
-        kind="",
-        models=["preresnet110"],
+        lambda of: of.figure and not of.kind and of.model == "preresnet110",
     ),
-    Note(
+    (
         "1.25 budgets of 150 epochs are 187 here (187.5 rounded down); the authors evaluated every "
         "5th epoch, so theirs is 185 or 190.",
-        kind="",
-        models=["preresnet110"],
+        lambda of: of.figure and not of.kind and of.model == "preresnet110",
     ),
-    Note(
+    (
         "Shake-Shake and PyramidNet: the paper has no code for these rows, so their recipes "
         "(rates, weight decay, when weights are collected) are this project's choice, and a "
         "difference may come from them. Of the published figures only the means are known here.",
-        models=["shakeshake26_2x64d", "pyramidnet272_a200"],
-        published=False,
+        lambda of: of.model in ("shakeshake26_2x64d", "pyramidnet272_a200"),
     ),
-    Note(
+    (
         "Published Independent and FGE: the FGE authors' repository, which does not say n, so "
         "there is no test; its CIFAR-100 accuracies have one decimal.",
-        kind="ensembles",
+        lambda of: of.figure and of.kind == "ensembles",
     ),
-    Note(
+    (
         "The budget of the published Independent and FGE is 200 epochs for every net; ours of "
         "PreResNet164 is 150, so their lengths differ.",
-        kind="ensembles",
-        models=["preresnet164"],
-        methods=ENSEMBLES,
+        lambda of: of.figure and of.kind and of.model == "preresnet164" and of.method in ENSEMBLES,
     ),
-    Note(
+    (
         "(draft): in an HTML comment of that repository's README, not shown to its readers.",
-        draft=True,
+        lambda of: of.figure and of.figure.draft,
     ),
-    Note(
+    (
         "Small nets and subsets show how the project works; the paper has no such row.",
-        datasets=DEMONSTRATIONS,
-        published=False,
+        lambda of: of.dataset in DEMONSTRATIONS,
     ),
-)
+]
 
 
-def notes_of(kind: str, cells: Iterable[Cell]) -> list[str]:
-    """The notes on a table with some cells."""
-    cells = list(cells)
-    of_kind = [note for note in NOTES if note.kind in (None, kind)]
-    return [note.text for note in of_kind if any(map(note.is_about, cells))]
+def notes_of(kind: str, cells: Iterable[tuple[str, str, str, float]]) -> list[str]:
+    """The notes on a table, given the data set, model, method and budget of each cell."""
+    found = [Cell(kind, *cell[:3], published().get(cell)) for cell in cells]
+    return [text for text, is_about in NOTES if any(map(is_about, found))]

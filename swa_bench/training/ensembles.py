@@ -86,7 +86,7 @@ def _record(spec: RunSpec, ensemble: TrainConfig, runs: dict[int, RunSpec]) -> N
     }
     provenance = {
         "recipe_diff": spec.recipe_diff(),
-        "data_sha256": images.fingerprint(),
+        "data_sha256": images.identity().sha256,
         "device": "; ".join(sorted({part.device for part in parts})),
         "versions": hardware.versions(),
         "runs": digests,

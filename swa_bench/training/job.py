@@ -51,57 +51,50 @@ def train_missing(spec: RunSpec, with_predictions: bool = False) -> list[TrainCo
         spec: with precision and device decided.
         with_predictions: whether a record without its predictions is missing too.
     """
-    config = spec.config
-    plans = {
-        plan.config.seed: dataclasses.replace(plan, with_predictions=with_predictions)
-        for plan in map(make_plan, spec.block())
-    }
-
-    def unfinished() -> list[Plan]:
-        return [plan for plan in plans.values() if missing(plan)]
-
-    def finished() -> list[TrainConfig]:
-        log.info(FINISHED, run_folder(config))
-        return plans[config.seed].reports
-
+    config, plans = spec.config, list(map(make_plan, spec.block()))
+    plans = [dataclasses.replace(plan, with_predictions=with_predictions) for plan in plans]
+    reports = next(plan.reports for plan in plans if plan.config.seed == config.seed)
     with random_numbers(config.seed, 0, "weights"):  # a module of the user's may draw some
         own_code(config)  # it is read when it is imported, before it can change
-    to_do = unfinished()  # with force=true too, since a newer record is refused
-    _check_records(list(plans.values()))
+    to_do = _unfinished(plans)  # with force=true too, since a newer record is refused
+    _check_records(plans)
     done = not (to_do or config.force)
-    if done and config.dataset.is_published:
-        return finished()
-    if not done:
-        hardware.free_memory()
-        check_writable("results_dir", Path(config.results_dir))
-    threads.begin(config)
-    # What cannot be trained is refused before its images are decoded.
-    summary = "" if done else _describe(list(plans.values()) if config.force else to_do)
-    images = load_images(config.dataset)
-    identity = images.identity()
-    plans = {seed: dataclasses.replace(plan, data=identity) for seed, plan in plans.items()}
-    to_do = list(plans.values()) if config.force else unfinished()
-    _check_records(to_do)
-    if done:
-        return finished()
-    folders = [run_folder(plan.config) for plan in to_do]
-    recipe_diff = spec.recipe_diff()
-    with device_faults(less_memory(config)), locks.alone_in(folders):
+    if not (done and config.dataset.is_published):
+        if not done:
+            hardware.free_memory()
+            check_writable("results_dir", Path(config.results_dir))
+        threads.begin(config)
+        # What cannot be trained is refused before its images are decoded.
+        summary = "" if done else _describe(plans if config.force else to_do)
+        images = load_images(config.dataset)
+        plans = [dataclasses.replace(plan, data=images.identity()) for plan in plans]
+        to_do = plans if config.force else _unfinished(plans)
         _check_records(to_do)
-        with locks.failures_noted(
-            folders, lambda: [run_folder(plan.config) for plan in unfinished()]
-        ):
+    if done:
+        log.info(FINISHED, run_folder(config))
+        return reports
+    recipe_diff = spec.recipe_diff()
+    with device_faults(less_memory(config)), locks.alone_in(_folders(to_do)):
+        _check_records(to_do)
+        with locks.failures_noted(_folders(to_do), lambda: _folders(_unfinished(plans))):
             # While this one waited, another process may have finished some.
-            to_do = [plan for plan in to_do if config.force or missing(plan)]
-            if to_do:
-                folders = [run_folder(plan.config) for plan in to_do]
-                for folder, plan in zip(folders, to_do, strict=True):
+            if to_do := to_do if config.force else _unfinished(to_do):
+                for plan in to_do:
+                    folder = run_folder(plan.config)
                     run_files.write_options(folder, plan.config, recipe_text(recipe_diff))
-                with run_files.logged_in(folders):
+                with run_files.logged_in(_folders(to_do)):
                     log.info("%s", summary)
                     _recommend_precision(config.device, config.precision)
                     _train(spec, to_do, images, recipe_diff)
-    return [report for plan in to_do or [plans[config.seed]] for report in plan.reports]
+    return [report for plan in to_do for report in plan.reports] or reports
+
+
+def _unfinished(plans: list[Plan]) -> list[Plan]:
+    return [plan for plan in plans if missing(plan)]
+
+
+def _folders(plans: list[Plan]) -> list[Path]:
+    return [run_folder(plan.config) for plan in plans]
 
 
 @functools.cache  # once is enough
@@ -136,23 +129,22 @@ def _train(
 ) -> None:
     config, identity = plans[0].config, plans[0].data
     assert identity is not None
-    fingerprint = identity.sha256
     device = hardware.prepare(config)
     provenance: dict[str, Any] = {
         "recipe_diff": recipe_diff,
-        "data_sha256": fingerprint,
+        "data_sha256": identity.sha256,
         "versions": hardware.versions(),
     }
     if code := own_code(config):
         provenance["source_sha256"] = {option: source.sha256 for option, source in code.items()}
-    if images.class_names:
-        provenance["class_names"] = list(images.class_names)
+    if identity.class_names:
+        provenance["class_names"] = list(identity.class_names)
     if warnings := rehearse(config).warnings:  # it was done before anything was read
         provenance["warnings"] = list(warnings)
     data = to_device(images, config, device)
-    runs = [Run(plan, _forks(spec, plan), data, fingerprint, provenance) for plan in plans]
+    runs = [Run(plan, _forks(spec, plan), data, provenance) for plan in plans]
     for run in runs:
-        note_start(run.config, fingerprint, run.provenance["initial_weights_sha256"])
+        note_start(run.config, identity.sha256, run.provenance["initial_weights_sha256"])
     seeds, end = [run.config.seed for run in runs], max(run.checkpoints.end for run in runs)
     train_runs(runs, Progress(config, seeds, len(data.train_labels), end))
 
@@ -234,8 +226,7 @@ def _next_together(runs: list[Run]) -> list[Run]:
         return run.state.epoch, run.state.step
 
     first = min(runs, key=place)
-    same = (place(first), first.threads)
-    return [run for run in runs if (place(run), run.threads) == same]
+    return [run for run in runs if (place(run), run.threads) == (place(first), first.threads)]
 
 
 def _stop(runs: list[Run]) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from swa_bench.config.schema import TrainConfig
-from swa_bench.data.batches import EpochDraws, Images
+from swa_bench.data.batches import DeviceImages, EpochDraws, Feed, Images
 from swa_bench.data.random import RandomNumbers
 from swa_bench.results import locks
 from swa_bench.training import hardware
@@ -33,7 +33,7 @@ class RecordedPass:
     """
 
     def __init__(self, model: nn.Module, config: TrainConfig, data: Images) -> None:
-        self.model, self.feed = model, data.feed(config.batch_size)
+        self.model, self.feed = model, Feed(data, config.batch_size)
         self.forward, self.autocast = TrainingPass(model), hardware.autocast(config)
         self.layers: list[Any] = [one for one in model.modules() if isinstance(one, nn.BatchNorm2d)]
         self.sums = [one.running_mean for one in self.layers]
@@ -44,7 +44,8 @@ class RecordedPass:
         self.add: Callable[[int], None] = self._add
         if data.device.type == "cuda":
             self.stream = torch.cuda.Stream(data.device)  # type: ignore[no-untyped-call]
-            if config.cuda_graphs and hardware.graphs_possible() and data.recordable:
+            recordable = isinstance(data, DeviceImages) and hardware.graphs_possible()
+            if config.cuda_graphs and recordable:
                 self.add = GraphedSteps(self._add, EAGER_BATCHES, lambda: None, self.random)
 
     def _forward(self, size: int) -> None:

@@ -28,7 +28,6 @@ class Retention:
         self.end = plan.config.epochs  # after which nothing is left to record
         self.saved_at = time.monotonic()
         self.newest: Path | None = None  # that was written here
-        self.previous: Path | None = None  # the last one of whole epochs
 
     @property
     def done(self) -> bool:
@@ -38,11 +37,7 @@ class Retention:
     def load(self, first_missing: int) -> bool:
         """Start from the furthest state up to an epoch; say if there is one."""
         keys = self.keys[1 : first_missing + 1]
-        found = checkpoints.load_newest(self.folder, keys, self.state)
-        for path, (epoch, step) in find_all(self.folder, keys).items():
-            if epoch <= self.state.epoch and not step:
-                self.previous = path
-        return found is not None
+        return checkpoints.load_newest(self.folder, keys, self.state) is not None
 
     def store(self, now: bool = False) -> bool:
         """Write a checkpoint if one is due, and delete those that are of no more use."""
@@ -56,8 +51,6 @@ class Retention:
         key = self.keys[state.in_epoch]
         self.newest = checkpoints.save(self.folder, self.plan.config.seed, key, state)
         self.drop_passed()
-        if not state.step:
-            self.previous = self.newest
         self.saved_at = time.monotonic()
         return True
 
@@ -75,9 +68,11 @@ class Retention:
         the newest: within an epoch nobody knows yet whether its loss will be finite.
         """
         here, keys = (self.state.epoch, self.state.step), self.keys[1 : self.state.in_epoch + 1]
-        for path, (epoch, step) in find_all(self.folder, keys).items():
-            kept = self._stays(epoch) or (path == self.previous and not self.done)
-            if (epoch, step) < here and (step or not kept):
+        found = find_all(self.folder, keys).items()
+        passed = [(path, *place) for path, place in found if place < here]
+        last = max((epoch for _, epoch, step in passed if not step), default=0)
+        for path, epoch, step in passed:
+            if step or not (self._stays(epoch) or (epoch == last and not self.done)):
                 remove(path)
 
     def drop_epoch(self) -> bool:

@@ -54,12 +54,7 @@ class Run:
     """
 
     def __init__(
-        self,
-        plan: Plan,
-        forks: frozenset[int],
-        data: Images,
-        fingerprint: str,
-        provenance: Mapping[str, Any],
+        self, plan: Plan, forks: frozenset[int], data: Images, provenance: Mapping[str, Any]
     ) -> None:
         config = plan.config
         self.plan, self.data, self.config = plan, data, config
@@ -67,7 +62,7 @@ class Run:
         initial = weights_sha256(self.state.model.state_dict())
         self.provenance = {**provenance, "initial_weights_sha256": initial}
         self.warnings: list[str] = list(provenance.get("warnings", ()))
-        keys = plan.state_keys(fingerprint, initial)
+        keys = plan.state_keys(provenance["data_sha256"], initial)
         self.checkpoints = Retention(plan, forks, keys, self.state)
         self.folder = run_folder(config)  # whose name takes a millisecond to find
         self.csv_bytes = -1  # of epochs.csv, if it ends with the last epoch done

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from swa_bench.config.schema import TrainConfig
-from swa_bench.data.batches import EpochDraws, Images
+from swa_bench.data.batches import DeviceImages, EpochDraws, Feed, Images
 from swa_bench.training import hardware
 from swa_bench.training.cuda_graphs import GraphedSteps
 from swa_bench.training.evaluation import Score, Tally
@@ -45,7 +45,7 @@ class StaticInputs:
     """
 
     def __init__(self, data: Images, batch_size: int, steps: int, tally: Tally) -> None:
-        self.data, self.feed = data, data.feed(batch_size)
+        self.data, self.feed = data, Feed(data, batch_size)
         self.rates = torch.zeros(steps, device=data.device)
         self.rate = torch.zeros((), device=data.device)
         self.tally = tally
@@ -89,7 +89,7 @@ class TrainStep:
         if device.type == "cuda":
             self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
             # A graph can neither fetch images from the host nor take rates from it.
-            recordable = data.recordable and not self.host_rates
+            recordable = isinstance(data, DeviceImages) and not self.host_rates
             if config.cuda_graphs and hardware.graphs_possible() and recordable:
                 self.advance = GraphedSteps(
                     self._step, len(self.sizes), self.optimizer.zero_grad, self.random
