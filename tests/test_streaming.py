@@ -326,7 +326,7 @@ WRONG: list[tuple[list[str], str]] = [
         [*IN_MEMORY, "dataset.memory=disk"],
         "dataset.memory=disk: cifar10_mini is no folder of images",
     ),
-    ([*IN_MEMORY, "dataset.memory=host"], "dataset.memory=host: is gone: disk reads files"),
+    ([*IN_MEMORY, "dataset.memory=host"], "dataset.memory=host: was removed: disk reads the"),
     ([*IN_MEMORY, "dataset.workers=-1"], "dataset.workers=-1: must be auto, or an integer of 0 or"),
     (
         [*IN_MEMORY, *CROP],
