@@ -49,7 +49,7 @@ BAD = {
     "dataset.name=a/b": "dataset.name=a/b: names a folder",
     "init=pretained": "init=pretained: choose random, pretrained or the path of a .safetensors",
     "init=w.safetensors": "init=w.safetensors: no such file",
-    "init=pretrained": "unexpected keyword argument 'pretrained'",
+    "init=pretrained": "pretrained=False, as init=pretrained asks: ",
     "model=own": "model._target_=???: has no default: add model._target_=module.Class",
     "model.name=a model._target_=nowhere.Net": "model._target_=nowhere.Net: cannot be built with",
     "model._target_=nowhere.Net": "model.name=vgg16: names a shipped model, which nowhere.Net is",

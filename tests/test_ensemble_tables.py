@@ -183,6 +183,15 @@ def test_records_of_several_runs_have_no_epochs(tmp_path: Path) -> None:
     assert list(lines_of(figures.draw_collected, row)) == ["FGE, ensemble, n=1"]
 
 
+def test_what_the_last_weights_of_a_run_collected_is_shown_with_its_average(tmp_path: Path) -> None:
+    for method, result in (("swa_fixed_rate", "swa"), ("sgd_fixed_rate", "last")):
+        config = {"method": {"name": method, "result": result}}
+        fixed = {"dataset": "cifar10_mini", "method": method, "config": config, "epochs": 2}
+        write_collected(tmp_path, [(1, 20.0, 24.0), (2, 18.0, 18.0)], **fixed)
+    expected = ["Fixed-rate SWA, average, n=1", "Fixed-rate SWA, ensemble, n=1"]
+    assert list(lines_of(figures.draw_collected, row_of(tmp_path))) == expected
+
+
 def test_gains_of_ensembles_are_over_one_budget(tmp_path: Path) -> None:
     for seed, error in ((0, 6.8), (2, 6.6)):
         write_record(tmp_path, seed=seed, error=error)

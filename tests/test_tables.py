@@ -224,6 +224,15 @@ def test_own_data_show_only_columns_with_runs(tmp_path: Path) -> None:
     assert (table.header[2:], table.rows) == (["SWA 1.5"], [["VGG16", "ours", "6.00 (n=1)"]])
 
 
+def test_own_data_have_the_columns_of_the_table_that_is_most_like_theirs(tmp_path: Path) -> None:
+    """A network that is fine-tuned on them: those of the ImageNet table."""
+    for method, budget in (("swa", 1.0), ("pretrained", 0.0), ("sgd", 1.0), ("swa", 0.5)):
+        epochs = int(10 * budget)
+        write_record(tmp_path, dataset="mine", method=method, budget=budget, epochs=epochs)
+    table, *_ = tables.make_tables(*frames_of(tmp_path))
+    assert table.header[2:] == ["Before", "SWA 0.5", "SWA 1", "SGD"]
+
+
 def frames_of(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     cells = frames.cells_frame(read_records([folder]))
     return cells, frames.epochs_frame(cells)

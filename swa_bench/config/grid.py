@@ -157,6 +157,12 @@ def paper_columns(dataset: str) -> tuple[Column, ...]:
     return tuple(column for one in _tabled() if dataset in one.datasets for column in one.columns)
 
 
+def usual_columns(found: Iterable[Column]) -> tuple[Column, ...]:
+    """Those of the paper's table that has most of some columns; of the first if several do."""
+    there = set(found)
+    return max((one.columns for one in _tabled()), key=lambda columns: len(there & set(columns)))
+
+
 def paper_models(dataset: str) -> list[str]:
     """The rows of the paper's table of a data set; [] if there is none."""
     return [model for one in _tabled() if dataset in one.datasets for model in one.models]

@@ -44,7 +44,7 @@ def right_value(error: ErrorDetails, name: str) -> str:
     if error["type"] == "unexpected_keyword_argument":
         return "there is no such option"
     if name == "dataset.memory" and error["input"] == "host":
-        return "is gone: disk reads files while training, however many there are"
+        return "was removed: disk reads the files while the device trains"
     if error["type"] == "literal_error" and error["input"] in RENAMED_VALUES.get(name, {}):
         return f"is called {RENAMED_VALUES[name][error['input']]} now"
     if error["type"] == "string_pattern_mismatch":

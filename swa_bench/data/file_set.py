@@ -57,14 +57,33 @@ class FileSet:
         return self.test.labels
 
     @functools.cached_property  # several ask for it
+    def hashes(self) -> dict[str, bytes]:
+        """The SHA-256 of all files of each split, one after the other."""
+        found = file_hashes((self.train, self.test))
+        return dict(zip(("train", "test"), found, strict=True))
+
+    @functools.cached_property
     def sha256(self) -> str:
         """Over the content and the label of every file, in their order, and `resize`."""
         running = hashlib.sha256(f"files, resize={self.resize}".encode())
-        splits = (self.train, self.test)
-        for split, hashes in zip(splits, file_hashes(splits), strict=True):
-            running.update(hashes)
+        for name, split in (("train", self.train), ("test", self.test)):
+            running.update(self.hashes[name])
             running.update(split.labels.astype("<i8").tobytes())
         return running.hexdigest()
+
+    def check(self, name: str, index: int) -> None:
+        """Raise SwaBenchError if a file of a split is no longer the one that was hashed.
+
+        Only if its size or one of its times is another, it is hashed again.
+        """
+        split, at = getattr(self, name), HASH * index
+        path = split.path(index)
+        stat = Path(path).stat()
+        known = (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+        if known != tuple(split.stats[index]) and (
+            _sha256(path) != self.hashes[name][at : at + HASH]
+        ):
+            raise SwaBenchError(f"{path} was changed while it was in use: start again")
 
     def identity(self) -> DataIdentity:
         """What records of it hold."""

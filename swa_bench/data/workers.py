@@ -4,13 +4,12 @@ An image's random numbers come from the seed, the epoch, the purpose and its ind
 depends on which process makes it, when, or where its pass begins. The processes keep no state.
 """
 
-import atexit
 import contextlib
 import multiprocessing.process
+import multiprocessing.util
 import signal
 import threading
 import warnings
-import weakref
 from collections import deque
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -76,11 +75,15 @@ class Decoder(Dataset[Any]):
 
     def _image(self, index: int, stream: Stream | None) -> Tensor:
         """An image as its network sees it: uint8 (3, S, S)."""
-        path = (self.files.test if stream is None else self.files.train).path(index)
+        split = "test" if stream is None else "train"
+        path = getattr(self.files, split).path(index)
         try:
             image = read_tensor(path)
+            self.files.check(split, index)  # afterwards, or it might change in between
             if stream is None:
                 return self._centre(image)
+        except SwaBenchError:
+            raise
         except Exception as error:  # Pillow raises many kinds for a damaged file
             raise SwaBenchError(f"{path} cannot be read as an image: {error}") from error
         try:
@@ -144,7 +147,9 @@ class Workers:
         self.found: Iterator[Any] | None = None  # what is made of the requests
         self.requests: list[Request] = []  # of the passes that are going
         self.owners: deque[Pass] = deque()  # whose requests those are that are still to be found
-        _open.add(self)
+        # When this is no longer used, and before multiprocessing waits for processes at the end of
+        # this one, be it a launcher's: they ignore the signal by which it ends them.
+        multiprocessing.util.Finalize(self, _kill, [self.processes], exitpriority=100)
 
     def begin(self, one: Pass) -> Pass:
         """Begin a pass; of those before, it goes on with those that nothing was taken from yet."""
@@ -188,6 +193,8 @@ class Workers:
                 self.decoder,
                 batch_sampler=self.requests,  # type: ignore[arg-type]
                 num_workers=self.count,
+                # Not what a launcher has chosen: a fork shares the list of the files.
+                multiprocessing_context="fork" if self.count else None,
                 persistent_workers=self.count > 0,
                 prefetch_factor=AHEAD if self.count else None,
                 collate_fn=_as_it_is,
@@ -200,20 +207,15 @@ class Workers:
         return found
 
     def close(self) -> None:
-        """End the processes, of which DataLoader waits for those that are in its hands alone."""
+        """End the processes; the next pass starts others."""
+        _kill(self.processes)
         self.found = self.loader = None
-        for process in self.processes:  # an error's frames may hold them
-            process.kill()
-        self.going, self.processes = [], set()
+        self.going = []
 
 
-_open: "weakref.WeakSet[Workers]" = weakref.WeakSet()
-
-
-@atexit.register  # before torch and multiprocessing, which would wait for processes for ever
-def _close_all() -> None:
-    for workers in list(_open):
-        workers.close()
+def _kill(processes: set[multiprocessing.process.BaseProcess]) -> None:
+    while processes:
+        processes.pop().kill()
 
 
 def _as_it_is(made: Any) -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from swa_bench.config.grid import models_in_order, paper_columns, paper_datasets, paper_models
+from swa_bench.config.grid import models_in_order, paper_columns, paper_models, usual_columns
 from swa_bench.labels import (
     BUDGET_EPOCHS,
     ENSEMBLES,
@@ -40,7 +40,7 @@ def single_table(
     """
     part = summary[(summary["dataset"] == dataset) & ~summary["ensemble"]]
     found, paper = _columns(part), paper_columns(dataset)
-    first = paper or paper_columns(paper_datasets([])[0])
+    first = paper or usual_columns(found)
     columns = [column for column in first if (whole and paper) or column in found]
     columns += columns_in_order(found - set(first))
     budgets_named = {method for method, budget in columns if budget != 1.0}

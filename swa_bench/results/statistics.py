@@ -140,13 +140,14 @@ def collected_frame(epochs: pd.DataFrame) -> pd.DataFrame:
     """The test errors of what is made of k collected weights, for each k at which it was tested.
 
     Where the same weights were tested after several epochs, the first of them counts. A run that
-    collected once is left out: one model is not an average.
+    collected once is left out: one model is not an average. So is a run whose result is its last
+    weights: what it collects is another method's, such as swa_fixed_rate's.
 
     Returns:
         One row per run and k: COLLECTED, seed, predictor, ensemble, and the test errors in % of
         `tested_columns`, nan where not tested.
     """
-    epochs = epochs[epochs["n_averaged"] > 0]
+    epochs = epochs[(epochs["n_averaged"] > 0) & (epochs["predictor"] != "last")]
     epochs = epochs[epochs.groupby("run")["n_averaged"].transform("max") > 1]
     keys = ["run", *COLLECTED, "seed", "predictor", "ensemble"]
     tested = epochs.groupby(keys)[tested_columns(epochs)].first()

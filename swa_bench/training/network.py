@@ -127,6 +127,7 @@ def _build(config: TrainConfig, pretrained: bool) -> nn.Module:
             raise SwaBenchError(message) from error
         except (Exception, SystemExit) as error:  # whatever a user's own code raises
             given = ", ".join(f"{name}={value}" for name, value in values.items())
+            given += ", as init=pretrained asks" * (config.init == "pretrained")
             raise _unfit(config, f"cannot be built with {given}: {error}") from error
         if not isinstance(model, nn.Module):
             raise _unfit(config, f"gives a {type(model).__name__}, not a torch.nn.Module")
