@@ -1,6 +1,7 @@
 """Images that stream from their files: the same bits whoever makes them, and what can go wrong."""
 
 import gc
+import itertools
 import json
 import multiprocessing
 import os
@@ -25,7 +26,7 @@ from training_helpers import TINY_NET, SwaTrain, config_of, records_of
 from swa_bench.analysis.trust import with_own_data
 from swa_bench.config.identity import recipe_hash
 from swa_bench.config.schema import TrainConfig, from_dict, to_dict
-from swa_bench.data import listing
+from swa_bench.data import file_set, listing
 from swa_bench.data.augmentation import load_augmentation
 from swa_bench.data.batches import Images, to_device
 from swa_bench.data.decoding import read_rgb, read_tensor
@@ -297,6 +298,21 @@ def test_hashes_of_a_folder_that_cannot_be_written_are_in_the_users_cache(
     assert found.stat().st_size == 32 + 18 * (16 + 32)
     before = found.stat().st_mtime_ns
     assert fingerprint(tmp_path / "images") == first and found.stat().st_mtime_ns == before
+
+
+def test_hashes_are_written_before_all_files_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal may end the process in the hour that this takes."""
+    make_folder(tmp_path)
+    there: list[bool] = []
+    clock = itertools.count(0, 60)
+    monkeypatch.setattr(file_set.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(
+        file_set, "duration", lambda _: there.append((tmp_path / file_set.HASHES).exists())
+    )
+    fingerprint(tmp_path)
+    assert there == [False, *[True] * 17]
 
 
 def test_other_options_of_a_run_keep_its_name(folder: Path) -> None:
