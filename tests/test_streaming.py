@@ -1,5 +1,6 @@
 """Images that stream from their files: the same bits whoever makes them, and what can go wrong."""
 
+import dataclasses
 import gc
 import itertools
 import json
@@ -371,6 +372,15 @@ def test_what_does_not_fit_is_named(
     (line,) = outcome.err.splitlines()
     assert line.startswith("swa-train: ") and expected in line
     assert not Path("results").exists()
+
+
+@pytest.mark.parametrize("memory", ["disk", "device"])
+def test_a_part_of_the_classes_is_refused(folder: Path, memory: str) -> None:
+    """Its labels would be others than those of the whole, which a network may have learnt."""
+    dataset = config_of(*options(folder)).dataset
+    dataset = dataclasses.replace(dataset, classes=4, memory=memory)
+    with pytest.raises(SwaBenchError, match=r"dataset\.classes=4: image_folder has 3"):
+        load_images(dataset)
 
 
 def truncated(root: Path) -> str:
