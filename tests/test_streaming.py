@@ -493,7 +493,7 @@ def test_runs_have_the_same_bits_with_any_workers(
 ) -> None:
     """Alone, resumed, and with another seed on the same processes."""
     arguments = [*TINY_NET, "+model.arguments.dropout=0.5", *SHORT, *options(folder)]
-    found = {}
+    found, before = {}, children()
     for name, more in {
         "0": ["budget=0.5"],
         "1": ["dataset.workers=1", "seeds_together=2"],
@@ -502,6 +502,7 @@ def test_runs_have_the_same_bits_with_any_workers(
         outcome = swa_train(*arguments, f"results_dir=of_{name}", *more)
         assert outcome.code == 0, outcome.err
         found[name] = records_of(tmp_path / f"of_{name}")
+    assert children() <= before  # a job's processes end with it
     outcome = swa_train(*arguments, "results_dir=of_0", "dataset.workers=1")
     assert "Going on after epoch 1" in outcome.err
     results = {

@@ -92,6 +92,9 @@ class Images(ABC):
     def test_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Normalised test images in their order."""
 
+    def close(self) -> None:  # noqa: B027 images on the device have nothing to end
+        """End what makes its batches."""
+
     def to_float(self, planes: Tensor) -> Tensor:
         """Normalise images: uint8 (B, 3, S, S) -> float32, in the run's layout."""
         layout = torch.channels_last if self.channels_last else torch.contiguous_format

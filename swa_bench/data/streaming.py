@@ -69,6 +69,10 @@ class StreamedImages(Images):
             labels = self.test_labels[start : start + batch_size]
             yield self.to_float(self.fetch(begun, len(labels))), labels
 
+    def close(self) -> None:
+        """End its processes; another pass would start others."""
+        self.workers.close()
+
     def fetch(self, begun: Pass, size: int) -> Tensor:
         """The next `size` images of a pass, uint8 (B, 3, S, S)."""
         chunks = [self.workers.take(begun) for _ in range(0, size, CHUNK)]
