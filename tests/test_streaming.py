@@ -1,6 +1,8 @@
 """Images that stream from their files: the same bits whoever makes them, and what can go wrong."""
 
+import dataclasses
 import gc
+import itertools
 import json
 import multiprocessing
 import os
@@ -25,7 +27,7 @@ from training_helpers import TINY_NET, SwaTrain, config_of, records_of
 from swa_bench.analysis.trust import with_own_data
 from swa_bench.config.identity import recipe_hash
 from swa_bench.config.schema import TrainConfig, from_dict, to_dict
-from swa_bench.data import listing
+from swa_bench.data import file_set, listing
 from swa_bench.data.augmentation import load_augmentation
 from swa_bench.data.batches import Feed, Images, to_device
 from swa_bench.data.decoding import read_rgb, read_tensor
@@ -299,6 +301,21 @@ def test_hashes_of_a_folder_that_cannot_be_written_are_in_the_users_cache(
     assert fingerprint(tmp_path / "images") == first and found.stat().st_mtime_ns == before
 
 
+def test_hashes_are_written_before_all_files_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal may end the process in the hour that this takes."""
+    make_folder(tmp_path)
+    there: list[bool] = []
+    clock = itertools.count(0, 60)
+    monkeypatch.setattr(file_set.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(
+        file_set, "duration", lambda _: there.append((tmp_path / file_set.HASHES).exists())
+    )
+    fingerprint(tmp_path)
+    assert there == [False, *[True] * 17]
+
+
 def test_other_options_of_a_run_keep_its_name(folder: Path) -> None:
     """Where images are, and who reads them, is none of its results' business; the crop is."""
     listing.register()
@@ -355,6 +372,15 @@ def test_what_does_not_fit_is_named(
     (line,) = outcome.err.splitlines()
     assert line.startswith("swa-train: ") and expected in line
     assert not Path("results").exists()
+
+
+@pytest.mark.parametrize("memory", ["disk", "device"])
+def test_a_part_of_the_classes_is_refused(folder: Path, memory: str) -> None:
+    """Its labels would be others than those of the whole, which a network may have learnt."""
+    dataset = config_of(*options(folder)).dataset
+    dataset = dataclasses.replace(dataset, classes=4, memory=memory)
+    with pytest.raises(SwaBenchError, match=r"dataset\.classes=4: image_folder has 3"):
+        load_images(dataset)
 
 
 def truncated(root: Path) -> str:
@@ -467,7 +493,7 @@ def test_runs_have_the_same_bits_with_any_workers(
 ) -> None:
     """Alone, resumed, and with another seed on the same processes."""
     arguments = [*TINY_NET, "+model.arguments.dropout=0.5", *SHORT, *options(folder)]
-    found = {}
+    found, before = {}, children()
     for name, more in {
         "0": ["budget=0.5"],
         "1": ["dataset.workers=1", "seeds_together=2"],
@@ -476,6 +502,7 @@ def test_runs_have_the_same_bits_with_any_workers(
         outcome = swa_train(*arguments, f"results_dir=of_{name}", *more)
         assert outcome.code == 0, outcome.err
         found[name] = records_of(tmp_path / f"of_{name}")
+    assert children() <= before  # a job's processes end with it
     outcome = swa_train(*arguments, "results_dir=of_0", "dataset.workers=1")
     assert "Going on after epoch 1" in outcome.err
     results = {

@@ -16,7 +16,8 @@ Names = tuple[str, ...]  # names of nested options
 KNOWN = {
     "model": """swa_bench.models.build_model swa_bench.models.from_torchvision.torchvision_model
         swa_bench.models.vgg.VGG swa_bench.models.preresnet.PreResNet
-        swa_bench.models.wide_resnet.WideResNet""".split(),
+        swa_bench.models.wide_resnet.WideResNet swa_bench.models.shakeshake.ShakeShake
+        swa_bench.models.pyramidnet.PyramidNet""".split(),
     "schedule": [
         f"swa_bench.schedules.{name}"
         for name in ("authors", "constant", "cyclic", "fge", "snapshot")

@@ -109,6 +109,9 @@ class Images(ABC):
             batch = slice(start, start + batch_size)
             yield self._to_float(self.test_pixels(batch, begun)), self.test_labels[batch]
 
+    def close(self) -> None:  # noqa: B027 images on the device have nothing to end
+        """End what makes its batches."""
+
     def _to_float(self, pixels: Tensor) -> Tensor:
         """Normalise images: uint8 (B, 3, S, S) -> float32, in the run's layout."""
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
@@ -144,6 +147,10 @@ class StreamedImages(Images):
     """A data set in files; all passes over it share its processes."""
 
     workers: Workers
+
+    def close(self) -> None:
+        """End the processes."""
+        self.workers.close()
 
     def begin(self, draws: EpochDraws | None, batch_size: int, first: int = 0) -> Pass:
         """Begin a pass over training images or, without draws, test images."""

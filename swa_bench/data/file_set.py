@@ -108,7 +108,7 @@ def file_hashes(splits: Sequence[Listed]) -> list[bytes]:
         }
         if new:
             try:
-                _hash(new, known)
+                _hash(new, known, places)
             finally:  # what was read before a failure need not be read again
                 _write(places, known)
     return [b"".join(map(known.__getitem__, of_split)) for of_split in keys]
@@ -128,8 +128,11 @@ def _keys(split: Listed) -> list[bytes]:
     return [hashlib.blake2b(one, digest_size=KEY).digest() for one in known]
 
 
-def _hash(new: dict[bytes, tuple[str, int]], known: Known) -> None:
-    """Add the hashes of files, given their paths and bytes; say how long it takes."""
+def _hash(new: dict[bytes, tuple[str, int]], known: Known, places: Sequence[Path]) -> None:
+    """Add the hashes of files, given their paths and bytes; say how long it takes.
+
+    What was read is written now and then: a signal may end the process at any time.
+    """
     size, done = sum(size for _, size in new.values()), 0
     what = f"{len(new):,} files ({size / 1e9:.1f} GB)"
     log.info("Reading %s once, to know them by their content.", what)
@@ -143,6 +146,7 @@ def _hash(new: dict[bytes, tuple[str, int]], known: Known) -> None:
             if now - said > (SAYS_EVERY_S if said > started else 2):
                 said, left_s = now, (now - started) * (size / max(done, 1) - 1)
                 log.info("Read %.0f %% of them, about %s left", 100 * done / size, duration(left_s))
+                _write(places, known)
 
 
 def _sha256(path: str) -> bytes:

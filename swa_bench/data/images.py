@@ -83,7 +83,7 @@ def load_images(dataset: DatasetConfig) -> ImageSet | FileSet:
     if dataset.memory == "disk":
         if not isinstance(images, FileSet):
             raise ConfigError("dataset.memory", "disk", f"{dataset.name} is no folder of images")
-        _check_labels(dataset, images.train_labels, images.test_labels)
+        _check_labels(dataset, images)
         train, test = images.train.first(counts["train"]), images.test.first(counts["test"])
         return dataclasses.replace(images, train=train, test=test)
     if not isinstance(images, ImageSet):
@@ -124,16 +124,22 @@ def _check(images: ImageSet, dataset: DatasetConfig) -> None:
         if size != dataset.resize:
             expected = f"the images of {dataset.name} are {size}x{size}"
             raise ConfigError("dataset.resize", dataset.resize, expected)
-    _check_labels(dataset, images.train_labels, images.test_labels)
+    _check_labels(dataset, images)
 
 
-def _check_labels(dataset: DatasetConfig, train: np.ndarray, test: np.ndarray) -> None:
-    """Raise ConfigError if there are fewer images, or more classes, than the options say."""
+def _check_labels(dataset: DatasetConfig, images: ImageSet | FileSet) -> None:
+    """Raise ConfigError if there are fewer images, or more classes, than the options say.
+
+    Nor may there be fewer folders of classes: those of a part of ImageNet have other labels than
+    the network learnt.
+    """
+    train, test = images.train_labels, images.test_labels
     for split, labels in (("train", train), ("test", test)):
         wanted = getattr(dataset, f"{split}_images")
         if wanted > len(labels):
             expected = f"{dataset.name} has {len(labels)}"
             raise ConfigError(f"dataset.{split}_images", wanted, expected)
-    classes = 1 + int(max(train.max(), test.max()))
-    if classes > dataset.classes:
+    named = len(images.class_names)
+    classes = named or 1 + int(max(train.max(), test.max()))
+    if classes > dataset.classes or 0 < named < dataset.classes:
         raise ConfigError("dataset.classes", dataset.classes, f"{dataset.name} has {classes}")

@@ -207,9 +207,9 @@ class Workers:
         return found
 
     def close(self) -> None:
-        """End the processes; the next pass starts others."""
-        _kill(self.processes)
+        """End the processes, in order if DataLoader is in its hands alone; a pass starts others."""
         self.found = self.loader = None
+        _kill(self.processes)  # an error's frames may hold them
         self.going = []
 
 

@@ -1,5 +1,6 @@
 """What one job does: it trains the missing runs of a recipe, several seeds in turn."""
 
+import contextlib
 import dataclasses
 import functools
 import logging
@@ -141,12 +142,12 @@ def _train(
         provenance["class_names"] = list(identity.class_names)
     if warnings := rehearse(config).warnings:  # it was done before anything was read
         provenance["warnings"] = list(warnings)
-    data = to_device(images, config, device)
-    runs = [Run(plan, _forks(spec, plan), data, provenance) for plan in plans]
-    for run in runs:
-        note_start(run.config, identity.sha256, run.provenance["initial_weights_sha256"])
-    seeds, end = [run.config.seed for run in runs], max(run.checkpoints.end for run in runs)
-    train_runs(runs, Progress(config, seeds, len(data.train_labels), end))
+    with contextlib.closing(to_device(images, config, device)) as data:
+        runs = [Run(plan, _forks(spec, plan), data, provenance) for plan in plans]
+        for run in runs:
+            note_start(run.config, identity.sha256, run.provenance["initial_weights_sha256"])
+        seeds, end = [run.config.seed for run in runs], max(run.checkpoints.end for run in runs)
+        train_runs(runs, Progress(config, seeds, len(data.train_labels), end))
 
 
 def _forks(spec: RunSpec, plan: Plan) -> frozenset[int]:
