@@ -275,7 +275,7 @@ def test_a_file_that_changes_under_a_run_is_named(tmp_path: Path, workers: int) 
     listing.register()
     config = config_of(*options(tmp_path, f"dataset.workers={workers}"))
     images = load_images(config.dataset)
-    images.fingerprint()
+    images.identity()
     data = to_device(images, config, CPU)
     before = a_pass(data)
     path = tmp_path / "train" / "red" / "1.png"
