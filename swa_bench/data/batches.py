@@ -170,7 +170,8 @@ class StreamedImages(Images):
     def _next(self, size: int, begun: Pass | None) -> Tensor:
         assert begun is not None
         chunks = [self.workers.take(begun) for _ in range(0, size, CHUNK)]
-        return torch.cat([chunk.to(self.device, non_blocking=True) for chunk in chunks])
+        on_device = [chunk.to(self.device, non_blocking=True) for chunk in chunks]
+        return torch.cat(on_device) if len(chunks) > 1 else on_device[0]
 
 
 class Feed:
