@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngImageFile
 
 from swa_bench.errors import SwaBenchError
@@ -49,7 +49,11 @@ def read_tensor(path: str) -> "Tensor":
     import torch
 
     content = bytearray(Path(path).read_bytes())
-    with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+    try:
+        opened = Image.open(io.BytesIO(content), formats=FORMATS)
+    except UnidentifiedImageError:  # whose text names the bytes, not the file
+        raise ValueError("it is of no known format") from None
+    with opened as image:
         plain = image.format == "JPEG" and image.mode in ("L", "RGB")
         if plain and not {"exif", "xmp"} & image.info.keys():  # which may say that it is turned
             # torchvision gives it the same pixels in less time. A later one may lack this function,
