@@ -1,11 +1,16 @@
 """Errors that a user can fix: one or two lines that say what is wrong and what would be right."""
 
 import json
+import signal
 import textwrap
 from importlib import metadata
 from urllib.parse import unquote, urlsplit
 
 from swa_bench.text import printable
+
+# By which Slurm announces, and launchers for it hear, that a job will be stopped.
+ANNOUNCING = (signal.SIGUSR1, signal.SIGUSR2)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, *ANNOUNCING)  # that ask a process to end
 
 
 class SwaBenchError(Exception):

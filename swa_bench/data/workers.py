@@ -26,11 +26,10 @@ from swa_bench.data.augmentation import load_augmentation
 from swa_bench.data.decoding import read_tensor, refuse_narrow
 from swa_bench.data.file_set import FileSet
 from swa_bench.data.random import begin_image, random_numbers
-from swa_bench.errors import SwaBenchError
+from swa_bench.errors import SIGNALS, SwaBenchError
 
 CHUNK = 16  # images that a process makes at a time, so that all work on a batch
 AHEAD = 4  # chunks that each makes before they are asked for
-IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 Stream = tuple[int, int, str]  # seed, epoch, purpose
 
 
@@ -224,7 +223,7 @@ def _as_it_is(made: Any) -> Any:
 
 def _ignore_signals(worker: int) -> None:
     """The main process ends its step, and then its workers."""
-    for number in IGNORED:
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from swa_bench.errors import Terminated
+from swa_bench.errors import ANNOUNCING, SIGNALS, Terminated
 from swa_bench.files import acquired, write_atomically
 from swa_bench.text import printable
 
@@ -86,9 +86,6 @@ def failures_noted(folders: list[Path], unfinished: Callable[[], list[Path]]) ->
         raise
 
 
-# By which Slurm announces, and launchers for it hear, that a job will be stopped.
-ANNOUNCING = (signal.SIGUSR1, signal.SIGUSR2)
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, *ANNOUNCING)
 USUAL = (signal.SIG_DFL, signal.default_int_handler)  # what Python does with them
 TWICE_S = 1.0  # signals closer together are one: timeout(1), and some shells, send two
 
