@@ -66,14 +66,22 @@ class Folder:
         class_names: of the labels 0, 1, 2, ...: the classes' folders in alphabetical order.
         samples: {"train" or "test": images}, one of each class in turn, so that the first N hold
             equally many of each class.
-        content: digest of the files' names and sizes, which is the same for a copy.
         skipped: how many files are not used, by their ending or what else is wrong with them.
     """
 
     class_names: list[str]
     samples: dict[str, Listed]
-    content: str
     skipped: dict[str, int]
+
+    @functools.cached_property  # not every data set asks for it
+    def content(self) -> str:
+        """Digest of the files' names and sizes, which is the same for a copy."""
+        return digest(
+            {
+                split: [(name, size) for name, size, *_ in listed.described()]
+                for split, listed in self.samples.items()
+            }
+        )
 
     def summary(self) -> str:
         """Its classes, how many images they have, and what was skipped."""
@@ -105,11 +113,7 @@ def scan(root: str) -> Folder:
             expected = f"no images in {', '.join(empty)} (files that end in {' '.join(ENDINGS)})"
             raise ConfigError("dataset.root", root, expected)
     samples = {split: _dealt(root, part) for split, part in parts.items()}
-    content = {
-        split: [(name, size) for name, size, *_ in listed.described()]
-        for split, listed in samples.items()
-    }
-    return Folder(names[0], samples, digest(content), dict(skipped))
+    return Folder(names[0], samples, dict(skipped))
 
 
 def _find(root: str, split: str, skipped: Counter[str]) -> dict[str, list[File]]:
@@ -201,11 +205,12 @@ def register() -> None:
 def of_folder(option: str, root: str) -> int | str:
     """The value that a folder of images gives to an option of its data set."""
     folder = scan(root)
-    values: dict[str, int | str] = {
+    if option == "content":
+        return folder.content
+    values = {
         "classes": len(folder.class_names),
         "train_images": len(folder.samples["train"]),
         "test_images": len(folder.samples["test"]),
-        "content": folder.content,
     }
     return values[option]
 
