@@ -60,7 +60,7 @@ def make_images(root: Path) -> None:
 
 def composed(root: str) -> TrainConfig:
     """The options of swa-train for the made folder."""
-    given = ["model=torchvision_resnet50", "dataset=image_folder", f"dataset.root={root}"]
+    given = ["model=resnet50", "dataset=image_folder", f"dataset.root={root}"]
     given += ["dataset.memory=disk", "augmentation=random_resized_crop", "dataset.resize=256"]
     given += ["dataset.image_size=224", "precision=auto", "batch_size=16", "init=random"]
     return hardware.resolve(compose_spec(*given, *sys.argv[1:])).config

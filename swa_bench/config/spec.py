@@ -35,6 +35,7 @@ class RunSpec:
     def of(cls, cfg: DictConfig) -> "RunSpec":
         """Resolve and check; ConfigError names the first option that is wrong."""
         config = from_dict(_resolved(cfg))
+        # No rule of the schema: a record is restored with init=random, and fetches no weights.
         expected = f"choose pretrained or a .safetensors file: method={config.method.name} tests it"
         trained = config.method.table_budget or config.init != "random"
         require("init", config.init, bool(trained), expected)
