@@ -64,13 +64,18 @@ def test_the_bar_of_a_terminal(monkeypatch: pytest.MonkeyPatch, width: int) -> N
     assert all(len(line) <= min(width, 80) for line in lines)
 
 
+def beginning(monkeypatch: pytest.MonkeyPatch) -> Progress:
+    """Of a run of four epochs of 100 images; whatever follows happens after 100 s."""
+    clock = iter([0.0, *[100.0] * 9])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    return Progress(config_of(*TINY), [0], 100, end=4)
+
+
 def test_a_line_a_minute_where_epochs_are_long(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """100 images of 400 in 100 s: the rest takes 300 s."""
-    clock = iter([0.0, *[100.0] * 9])
-    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
-    shown = Progress(config_of(*TINY), [0], 100, end=4)
+    shown = beginning(monkeypatch)
     shown.__enter__()
     shown.epoch_starts(0, 1)
     shown.images_done(100)
@@ -83,9 +88,7 @@ def test_an_epoch_that_is_gone_on_with_is_done_in_part(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """50 images of the second of four epochs were there; 50 more in 100 s: 200 are left."""
-    clock = iter([0.0, *[100.0] * 9])
-    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
-    shown = Progress(config_of(*TINY), [0], 100, end=4)
+    shown = beginning(monkeypatch)
     with shown:
         shown.epoch_starts(1, 1, done=50)
         shown.images_done(50)

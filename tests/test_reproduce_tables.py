@@ -24,6 +24,18 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ..
     return made
 
 
+@pytest.fixture
+def no_cifar100(calls: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With leave to train on a CPU, where all data sets are there but CIFAR-100."""
+
+    def load(dataset: Any) -> None:
+        if dataset.name == "cifar100":
+            raise SwaBenchError("cifar100: not here")
+
+    monkeypatch.setenv("ALLOW_CPU", "1")
+    monkeypatch.setattr(grid, "load_images", load)
+
+
 def words(printed: str) -> list[list[str]]:
     return [line.split() for line in printed.splitlines()]
 
@@ -76,17 +88,11 @@ def test_imagenet_is_planned_without_its_files_and_left_out(
     assert calls == []
 
 
+@pytest.mark.usefixtures("no_cifar100")
 def test_the_experiments_of_a_grid_are_trained_one_after_the_other(
-    calls: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch
+    calls: list[tuple[str, ...]],
 ) -> None:
     """Those of which no data set is there are left out."""
-
-    def load(dataset: Any) -> None:
-        if dataset.name == "cifar100":
-            raise SwaBenchError("cifar100: not here")
-
-    monkeypatch.setenv("ALLOW_CPU", "1")
-    monkeypatch.setattr(grid, "load_images", load)
     assert grid.main("extra", "device=cpu") == 0
     train = [
         ("swa-train", f"experiment={name}", "dataset=cifar10", "device=cpu")
@@ -95,15 +101,10 @@ def test_the_experiments_of_a_grid_are_trained_one_after_the_other(
     assert calls == [*train, ("swa-tables",)]
 
 
+@pytest.mark.usefixtures("no_cifar100")
 def test_with_leave_it_trains_what_can_be_had_and_makes_tables(
-    calls: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch, capsys: Any
+    calls: list[tuple[str, ...]], capsys: Any
 ) -> None:
-    def load(dataset: Any) -> None:
-        if dataset.name == "cifar100":
-            raise SwaBenchError("cifar100: not here")
-
-    monkeypatch.setenv("ALLOW_CPU", "1")
-    monkeypatch.setattr(grid, "load_images", load)
     assert grid.main("cifar", "device=cpu", "precision=auto") == 0
     train = ("swa-train", "experiment=paper_tables", "dataset=cifar10")
     assert calls == [(*train, "device=cpu", "precision=auto"), ("swa-tables",)]
