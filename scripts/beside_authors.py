@@ -327,7 +327,7 @@ def one_run(program: Path, options: Sequence[str]) -> None:
     """Run their train.py in this process, with one thread."""
     torch.set_num_threads(1)
     on_cpu()
-    torchvision.datasets.Mini = Mini  # type: ignore[attr-defined]
+    torchvision.datasets.Mini = Mini
     sys.path.insert(0, str(program))
     models = importlib.import_module("models")
     with_small_network(models)

@@ -17,7 +17,8 @@ from swa_bench.results.cost import costs
 from swa_bench.results.epochs import EPOCH_COLUMNS, read_epochs
 from swa_bench.results.frames import Row
 from swa_bench.results.record import read_records
-from swa_bench.results.statistics import collected_frame, gains, published, summarise
+from swa_bench.results.references import published
+from swa_bench.results.statistics import collected_frame, gains, summarise
 
 
 def row_of(*folders: Path) -> Row:
@@ -42,9 +43,9 @@ def cell(table: Table, line: int, column: str) -> str:
 
 
 def test_published_ensembles(tmp_path: Path) -> None:
-    draft = published()["cifar10", "vgg16", "independent", 3.0]
+    draft = published().figure(("cifar10", "vgg16", "independent", 3.0))
     assert (str(draft), draft.n, draft.draft) == ("5.95 (draft)", None, True)
-    assert str(published()["cifar100", "preresnet164", "fge", 1.0]) == "19.70 ± 0.20"
+    assert str(published().figure(("cifar100", "preresnet164", "fge", 1.0))) == "19.70 ± 0.20"
     for seed, error in ((0, 19.9), (1, 20.1)):
         write_record(tmp_path, dataset="cifar100", method="fge", budget=2.0, seed=seed, error=error)
     (compared,) = summarise(row_of(tmp_path).cells).to_dict("records")

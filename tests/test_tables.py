@@ -13,7 +13,7 @@ from swa_bench.commands.records import swa_tables
 from swa_bench.reporting import tables
 from swa_bench.results import frames, statistics
 from swa_bench.results.record import read_records
-from swa_bench.results.statistics import Estimate
+from swa_bench.results.references import Estimate, published
 
 ROOT = Path(__file__).parent.parent
 FIXTURES = ROOT / "tests" / "fixtures"
@@ -82,16 +82,15 @@ def test_verdicts() -> None:
     assert compare(Estimate(5.0, 0.1, 3), theirs)["verdict"] == "lower"
     assert compare(Estimate(8.0, 0.1, 3), theirs)["verdict"] == "higher"
     assert compare(Estimate(6.0, math.nan, 1), theirs)["verdict"] == "one seed: no test"
-    assert compare(Estimate(6.0, 0.1, 3), None)["verdict"] == "nothing published"
+    assert compare(Estimate(6.0, 0.1, 3), None)["verdict"] == "nothing to compare"
 
 
 def test_published_figures() -> None:
-    figures_ = statistics.published()
-    assert len(figures_) == 2 * 4 * 4 + (2 + 3) * 6 + 9
-    before = figures_["imagenet", "resnet50", "pretrained", 0.0]
+    assert len(published().cells()) == 2 * 4 * 4 + (2 + 3) * 6 + 9
+    before = published().figure(("imagenet", "resnet50", "pretrained", 0.0))
     assert (round(before.mean, 2), before.n) == (23.85, None)
     assert compare(Estimate(23.87, 0.1, 3), before)["verdict"] == "no n: no test"
-    cell = figures_["cifar10", "wrn28_10", "swa", 1.5]
+    cell = published().figure(("cifar10", "wrn28_10", "swa", 1.5))
     assert (round(cell.mean, 2), cell.std, cell.n) == (3.21, 0.05, 3)
 
 

@@ -13,6 +13,7 @@ from swa_bench.config.renames import flatten
 from swa_bench.errors import SwaBenchError
 from swa_bench.labels import counted, recipe_text
 from swa_bench.results.record import Record, read_records
+from swa_bench.results.references import Reference, source
 
 DEFAULT_RECORDS = ("results/runs", "results/shipped")
 NAMES = ("dataset", "model", "method")  # each is a filter of its own
@@ -27,12 +28,14 @@ class Found:
     Attributes:
         where: the folders of the records and the filters, in words.
         whole: data sets of which what is missing can be said; None for those that the records have.
+        reference: what test errors are compared with; None for the published figures.
     """
 
     records: list[Record]
     where: str
     out: Path
     whole: Sequence[str] | None
+    reference: Reference | None = None
 
     def __str__(self) -> str:
         return f"{counted(len(self.records), 'record')} from {self.where}"
@@ -44,8 +47,10 @@ def swa_tables(arguments: Sequence[str] | None = None) -> None:
 
     with command("swa-tables"):
         found = _parse("tables", "Turn records into tables.", arguments)
-        for table in write_tables(found.records, found.out, found.whole):
+        for table in write_tables(found.records, found.out, found.whole, found.reference):
             print(table.text())
+        if found.reference and found.reference.weights:
+            print(_equal_weights(found.records, found.reference))
         print(f"{found}; tables in {found.out}/ as .txt .md .csv .tex")
 
 
@@ -91,8 +96,16 @@ def _parse(kind: str, description: str, arguments: Sequence[str] | None) -> Foun
     parser.add_argument(
         "--where", nargs="+", default=[], metavar="OPTION=VALUE", type=_option, help=where_help
     )
+    if kind == "tables":
+        against_help = (
+            "compare with these figures instead of the published ones: a source_id of "
+            "results/published/sources.csv, or a folder with records"
+        )
+        parser.add_argument("--against", metavar="SOURCE", help=against_help)
     logging.basicConfig(format="%(message)s")
     given = parser.parse_args(arguments)
+    against = getattr(given, "against", None)
+    reference = _reference(against) if against else None
     wanted: dict[str, list[str]] = {name: getattr(given, name) for name in NAMES}
     for name, value in given.where:  # an option that is given twice may have either value
         wanted.setdefault(name, []).append(value)
@@ -103,9 +116,46 @@ def _parse(kind: str, description: str, arguments: Sequence[str] | None) -> Foun
     asked = wanted.get("dataset", [])
     of_paper = [*wanted] == ["dataset"] and all(map(paper_columns, asked))
     if of_paper and not any(record.dataset in asked for record in records):
-        return Found([], where, given.out, asked)  # the published figures alone
+        return Found([], where, given.out, asked, reference)  # the figures of the reference alone
     left = _filtered(records, wanted) if records else []
-    return Found(left, where, given.out, () if wanted else None)
+    if reference:
+        _check_comparable(left, reference, f"--against {against}")
+    return Found(left, where, given.out, () if wanted else None, reference)
+
+
+def _reference(against: str) -> Reference:
+    """What --against names; statistics takes a moment to import."""
+    from swa_bench.results.statistics import of_records
+
+    folder = Path(against).expanduser()
+    if not folder.is_dir():
+        return source(against)
+    if not (records := read_records([folder])):
+        raise SwaBenchError(f"--against {against}: no records there")
+    return of_records(records, against)
+
+
+def _check_comparable(records: Sequence[Record], reference: Reference, what: str) -> None:
+    """Refuse a comparison of which there would be nothing to see."""
+    cells = [(one.dataset, one.model, one.method, float(one.budget)) for one in records]
+    recipes = [recipe_text(one.recipe_diff) for one in records]
+    if not any(map(reference.figure, cells, recipes)):
+        there = dict.fromkeys(" ".join(key[:2]) for key in reference.cells())
+        has = f"it has {_listed(list(there))}"
+        if same := set(cells) & set(reference.cells()):
+            of_same = {
+                recipe or "the published one" for key, recipe in reference.figures if key in same
+            }
+            has = f"its recipe is another: {' or '.join(sorted(of_same))}"
+        raise SwaBenchError(f"{what}: nothing to compare with these records; {has}")
+
+
+def _equal_weights(records: Sequence[Record], reference: Reference) -> str:
+    """How many results have the weights of the reference, to the last bit."""
+    ours = {one.place: one.result.weights_sha256 for one in records if one.result.weights_sha256}
+    common = [place for place in ours if reference.weights.get(place)]
+    equal = sum(ours[place] == reference.weights[place] for place in common)
+    return f"Weights equal to those of the reference, to the last bit: {equal} of {len(common)}"
 
 
 def _option(text: str) -> tuple[str, str]:

@@ -19,7 +19,8 @@ from swa_bench.labels import (
 from swa_bench.reporting.layout import Recipes, Table, labelled_rows, titled
 from swa_bench.reporting.notes import notes_of
 from swa_bench.results.frames import COLUMN
-from swa_bench.results.statistics import estimate, published
+from swa_bench.results.references import Reference, published
+from swa_bench.results.statistics import COMPARISON, estimate
 
 ERRORS = "test error in %, mean ± sample standard deviation over n seeds"
 BESIDE = (("swa_fge", 1.0), ("swa", 1.0), ("sgd", 1.0))  # single networks beside the ensembles
@@ -31,12 +32,14 @@ def single_table(
     recipes: Recipes,
     models: Sequence[str] = (),
     whole: bool = True,
+    reference: Reference | None = None,
 ) -> Table:
     """Lay a data set's single networks out as the paper does: one column per method and budget.
 
     Args:
         models: the rows; by default the paper's and all that have runs.
         whole: whether the rows and columns of the paper's table are shown without runs too.
+        reference: that `summary` is compared with; by default the published figures.
     """
     part = summary[(summary["dataset"] == dataset) & ~summary["ensemble"]]
     found, paper = _columns(part), paper_columns(dataset)
@@ -53,7 +56,8 @@ def single_table(
         for method, budget in columns
     ]
     models = models or models_in_order([*paper_models(dataset) * whole, *part["model"]])
-    return _table(dataset, "", header, part, recipes, columns, models)
+    reference = reference or published()
+    return _table(dataset, "", header, part, recipes, columns, models, reference)
 
 
 def ensembles_table(
@@ -62,22 +66,25 @@ def ensembles_table(
     recipes: Recipes,
     models: Sequence[str] = (),
     whole: bool = True,
+    reference: Reference | None = None,
 ) -> Table:
     """Lay a data set's ensembles out, beside single networks of one budget.
 
     Args:
-        models: the rows; by default all that have a run or a published figure.
-        whole: whether there are rows and columns that have only published figures.
+        models: the rows; by default all that have a run or a figure of the reference.
+        whole: whether there are rows and columns that have only figures of the reference.
+        reference: as above.
     """
+    reference = reference or published()
     part = summary[summary["dataset"] == dataset]
     own = part[part["ensemble"] | (part["method"] == "swa_fge")]
     part = part.merge(own[["model", "recipe_diff"]].drop_duplicates())
     shown = {*own["model"], *models}
-    theirs = {
-        key: figure
-        for key, figure in published().items()
+    theirs = [
+        key
+        for key in reference.cells()
         if key[0] == dataset and (whole or (key[1] in shown and key[2:] in _columns(part)))
-    }
+    ]
     of_ensembles = [key for key in theirs if key[2] in ENSEMBLES]
     models = models or models_in_order([*(key[1] for key in of_ensembles), *own["model"]])
     found = _columns(part[part["ensemble"]]) | {key[2:] for key in of_ensembles}
@@ -85,7 +92,7 @@ def ensembles_table(
     columns = columns_in_order(found, ENSEMBLES)
     columns += [column for column in BESIDE if column in known]
     header = [column_label(*column) for column in columns]
-    return _table(dataset, "ensembles", header, part, recipes, columns, models)
+    return _table(dataset, "ensembles", header, part, recipes, columns, models, reference)
 
 
 def _columns(part: pd.DataFrame) -> set[Column]:
@@ -100,28 +107,39 @@ def _table(
     recipes: Recipes,
     columns: Sequence[Column],
     models: Sequence[str],
+    reference: Reference,
 ) -> Table:
-    """A table of test errors, ours and published, with its notes."""
+    """A table of test errors, ours and those of the reference, with its notes."""
     found, letters = labelled_rows(part, recipes, models)
-    lines = [line for row in found for line in _row_lines(dataset, *row, columns)]
-    said = notes_of(kind, ((dataset, model, *column) for model in models for column in columns))
+    lines = [line for row in found for line in _row_lines(dataset, *row, columns, reference)]
+    cells = ((dataset, model, *column) for model in models for column in columns)
+    said = notes_of(kind, cells, reference)
     if part.empty and paper_columns(dataset):
         said.append("No runs yet.")
     shown = part[pd.MultiIndex.from_frame(part[COLUMN]).isin(columns)]
     title = titled(dataset, f"{', ' * bool(kind)}{kind}: {ERRORS}")
     name = f"{dataset}{'-' * bool(kind)}{kind}"
     frame = shown.drop(columns="ensemble")
+    if reference.note:
+        names = {name: name.replace("published", "reference") for name in COMPARISON}
+        frame = frame.rename(columns=names)
     above = recipes.shared if len(part) else ""
     return Table(name, title, ["", "", *header], lines, said, frame, above, letters)
 
 
 def _row_lines(
-    dataset: str, model: str, label: str, cells: pd.DataFrame, columns: Sequence[Column]
+    dataset: str,
+    model: str,
+    label: str,
+    cells: pd.DataFrame,
+    columns: Sequence[Column],
+    reference: Reference,
 ) -> list[list[str]]:
-    """The lines of one row: ours and, where something is published, the comparison."""
+    """The lines of one row: ours and, where there is something to compare with, the comparison."""
     ours = {(cell["method"], cell["budget"]): cell for cell in cells.to_dict("records")}
-    theirs = [published().get((dataset, model, *column)) for column in columns]
-    lines = [["ours"], ["published"], ["difference"], ["Welch"]]
+    recipe = "" if cells.empty else cells["recipe_diff"].iloc[0]
+    theirs = [reference.figure((dataset, model, *column), recipe) for column in columns]
+    lines = [["ours"], [reference.label], ["difference"], ["Welch"]]
     for column, figure in zip(columns, theirs, strict=True):
         cell = ours.get(column)
         compared = _comparison(cell) if cell and figure else ["-", "-"]
@@ -133,6 +151,6 @@ def _row_lines(
 
 
 def _comparison(cell: Mapping[Hashable, Any]) -> list[str]:
-    """Difference from the published mean, and the verdict of the test."""
+    """Difference from the mean of the reference, and the verdict of the test."""
     tested = f", p={cell['p_value']:.2g}" * (not math.isnan(cell["p_value"]))
     return [signed(cell["difference"]), f"{cell['verdict']}{tested}"]

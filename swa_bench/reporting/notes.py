@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from swa_bench.labels import DEMONSTRATIONS, ENSEMBLES
-from swa_bench.results.statistics import SIGNIFICANCE, Estimate, published
+from swa_bench.results.references import Estimate, Key, Reference
+from swa_bench.results.statistics import SIGNIFICANCE
 
 
 class Cell(NamedTuple):
@@ -12,7 +13,7 @@ class Cell(NamedTuple):
 
     Attributes:
         kind: of the table: ensembles or, for single networks, "".
-        figure: that is published of it, if there is one.
+        figure: that is published of it, if there is one and it is compared.
     """
 
     kind: str
@@ -22,6 +23,10 @@ class Cell(NamedTuple):
     figure: Estimate | None
 
 
+WELCH = (
+    "Welch: two-sided t-test with unequal variances of ours against the {}; 'agrees' means p >= "
+    f"{SIGNIFICANCE:g}; otherwise 'lower' and 'higher' say where our error lies."
+)
 # Each with a test of whether it is about a cell.
 NOTES: list[tuple[str, Callable[[Cell], object]]] = [
     (
@@ -31,10 +36,8 @@ NOTES: list[tuple[str, Callable[[Cell], object]]] = [
         lambda of: of.kind == "ensembles",
     ),
     (
-        "Published: the authors' repository (the paper's figures where it has them), n=3. Welch: "
-        f"two-sided t-test with unequal variances of ours against the published mean, standard "
-        f"deviation and n; 'agrees' means p >= {SIGNIFICANCE:g}; otherwise 'lower' and 'higher' "
-        "say where our error lies.",
+        "Published: the authors' repository (the paper's figures where it has them), n=3. "
+        + WELCH.format("published mean, standard deviation and n"),
         lambda of: of.figure and of.dataset in ("cifar10", "cifar100"),
     ),
     (
@@ -83,7 +86,10 @@ NOTES: list[tuple[str, Callable[[Cell], object]]] = [
 ]
 
 
-def notes_of(kind: str, cells: Iterable[tuple[str, str, str, float]]) -> list[str]:
-    """The notes on a table, given the data set, model, method and budget of each cell."""
-    found = [Cell(kind, *cell[:3], published().get(cell)) for cell in cells]
-    return [text for text, is_about in NOTES if any(map(is_about, found))]
+def notes_of(kind: str, cells: Iterable[Key], reference: Reference) -> list[str]:
+    """The notes on a table, given its cells and what they are compared with."""
+    cells = list(cells)
+    usual = not reference.note
+    found = [Cell(kind, *cell[:3], reference.figure(cell) if usual else None) for cell in cells]
+    said = [text for text, is_about in NOTES if any(map(is_about, found))]
+    return said if usual else [f"{reference.note} {WELCH.format('latter')}", *said]

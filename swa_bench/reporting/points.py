@@ -13,14 +13,13 @@ from matplotlib.figure import Figure
 from swa_bench.labels import Column, column_label
 from swa_bench.reporting.figures import INK, color_and_marker, printable
 from swa_bench.results.frames import Row
+from swa_bench.results.references import Estimate, published
 from swa_bench.results.statistics import (
     BASELINE,
-    Estimate,
     Gain,
     columns,
     estimate,
     gains,
-    published,
     summarise,
 )
 
@@ -37,7 +36,7 @@ def draw_test_errors(figure: Figure, row: Row) -> None:
     axes = figure.subplots()
     labels: list[list[str]] = []
     for column in columns(row):
-        cells, theirs = _at(summary, column), published().get((row.dataset, row.model, *column))
+        cells, theirs = _at(summary, column), published().figure((row.dataset, row.model, *column))
         if cells.empty and not theirs:
             continue
         y = len(labels)

@@ -12,7 +12,7 @@ from swa_bench.labels import LABELS, column_label, in_order, recipe_text
 from swa_bench.reporting.layout import Recipes, Table
 from swa_bench.reporting.tables import tables_of_runs
 from swa_bench.results.record import Record
-from swa_bench.results.statistics import Estimate
+from swa_bench.results.references import Estimate
 
 # Options that the layout of the paper's tables shows.
 IN_LAYOUT = ("dataset", "model", "method", "budget", "seed")

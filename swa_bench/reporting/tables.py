@@ -15,9 +15,9 @@ from swa_bench.reporting.layout import TEXT_WIDTH, Recipes, Table, labelled_rows
 from swa_bench.results.epochs import TESTED, tested_columns
 from swa_bench.results.frames import CELL, METRIC, cells_frame, epochs_frame
 from swa_bench.results.record import Record
+from swa_bench.results.references import Estimate, Reference
 from swa_bench.results.statistics import (
     COLLECTED,
-    Estimate,
     collected_frame,
     mean_and_std,
     summarise,
@@ -33,6 +33,7 @@ def make_tables(
     epochs: pd.DataFrame,
     whole: Sequence[str] | None = None,
     recipes: Recipes | None = None,
+    reference: Reference | None = None,
 ) -> list[Table]:
     """All tables of each data set: single networks, ensembles, calibration, collected weights.
 
@@ -40,14 +41,16 @@ def make_tables(
         whole: data sets of which all of the paper's rows and columns are shown, with or without
             runs; by default those of its tables that have runs.
         recipes: with the letters that the tables use; by default those of `recipes_of`.
+        reference: what test errors are compared with; by default the published figures.
     """
-    summary, collected = summarise(cells), collected_frame(epochs)
+    summary, collected = summarise(cells, reference), collected_frame(epochs)
     recipes = recipes or recipes_of(cells)
     whole = paper_datasets(cells["dataset"]) if whole is None else whole
     tables = []
     for dataset in in_order(cells["dataset"]) or whole:
-        tables.append(single_table(dataset, summary, recipes, whole=dataset in whole))
-        tables.append(ensembles_table(dataset, summary, recipes, whole=dataset in whole))
+        of_errors: dict[str, Any] = {"whole": dataset in whole, "reference": reference}
+        tables.append(single_table(dataset, summary, recipes, **of_errors))
+        tables.append(ensembles_table(dataset, summary, recipes, **of_errors))
         tables.append(calibration_table(dataset, cells, recipes))
         tables.append(collected_table(dataset, collected, recipes))
     return [table for table in tables if table.rows]
@@ -158,11 +161,14 @@ def predictor_label(column: str) -> str:
 
 
 def write_tables(
-    records: Iterable[Record], folder: Path, whole: Sequence[str] | None = None
+    records: Iterable[Record],
+    folder: Path,
+    whole: Sequence[str] | None = None,
+    reference: Reference | None = None,
 ) -> list[Table]:
     """Write each of `make_tables` as .txt, .md, .csv and .tex, over no other files; return them."""
     cells = cells_frame(records)
-    tables = make_tables(cells, epochs_frame(cells), whole)
+    tables = make_tables(cells, epochs_frame(cells), whole, reference=reference)
     for table in tables:
         name = re.sub(r"[^A-Za-z0-9_-]+", "_", table.name)  # a record may come from anybody
         write_over_own(folder / f"{name}.csv", table.csv().encode(), b"dataset,model,recipe_diff")

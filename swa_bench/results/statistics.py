@@ -1,12 +1,10 @@
-"""Means over seeds, compared with the published figures, and gains over SGD.
+"""Means over seeds, compared with published or other figures, and gains over SGD.
 
 The verdict is Welch's t-test: `compare`.
 """
 
-import functools
-import importlib.resources
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,73 +12,17 @@ import numpy as np
 import pandas as pd
 
 from swa_bench.config.grid import paper_columns
-from swa_bench.labels import Column, columns_in_order, signed
+from swa_bench.labels import Column, columns_in_order, counted
 from swa_bench.results.epochs import tested_columns
-from swa_bench.results.frames import CELL, COLUMN, Row
+from swa_bench.results.frames import CELL, COLUMN, Row, cells_frame
+from swa_bench.results.record import Record
+from swa_bench.results.references import Estimate, Key, Reference, published
 
 SIGNIFICANCE = 0.05
-SOURCES = ("authors", "fge_authors", "paper")  # of the figures that ours are compared with
-COMPARED = ["dataset", "model", *COLUMN]  # what names a published figure
+COMPARED = ["dataset", "model", *COLUMN]  # what names a figure that ours are compared with
 COMPARISON = ["published_mean", "published_std", "published_n", "difference", "p_value", "verdict"]
 COLLECTED = ["dataset", "model", "recipe_diff", "method", "n_averaged", "recipe_hash"]
 BASELINE = ("sgd", 1.0)
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """Mean over the seeds of a figure: of the test error in %, unless stated otherwise.
-
-    Attributes:
-        std: sample standard deviation (divided by n - 1); nan for one seed or if unpublished.
-        n: number of seeds; None if unpublished.
-        draft: whether its source hides it as a draft.
-    """
-
-    mean: float
-    std: float
-    n: int | None
-    draft: bool = False
-
-    def text(self, decimals: int = 2) -> str:
-        """Mean ± standard deviation, without n."""
-        return f"{self.mean:.{decimals}f}{self._spread(decimals)}"
-
-    def gain(self) -> str:
-        """With the sign of its mean, as +0.34 ± 0.10 (n=3)."""
-        return f"{signed(self.mean)}{self._spread()} (n={self.n})"
-
-    def _spread(self, decimals: int = 2) -> str:
-        return "" if math.isnan(self.std) else f" ± {self.std:.{decimals}f}"
-
-    def __str__(self) -> str:
-        n = "" if self.n is None else f" (n={self.n})"
-        return self.text() + n + " (draft)" * self.draft
-
-
-@functools.cache
-def published() -> dict[tuple[str, str, str, float], Estimate]:
-    """What SWA's and FGE's authors published: (dataset, model, method, budget) -> test error."""
-    return {
-        tuple(key): Estimate(mean, std, None if math.isnan(n) else int(n), draft)
-        for *key, mean, std, n, draft in _published_frame().itertuples(index=False)
-    }
-
-
-@functools.cache
-def _published_frame() -> pd.DataFrame:
-    path = importlib.resources.files("swa_bench.published") / "published.csv"
-    with path.open() as file:
-        frame = pd.read_csv(file)
-    frame = frame[frame["source_id"].isin(SOURCES)]
-    frame = frame.assign(
-        method=frame["method"].str.removesuffix("_ensemble"),
-        budget=frame["budget"].astype(float),
-        published_mean=100.0 - frame["accuracy_mean"],
-        published_std=frame["accuracy_std"],
-        published_n=frame["n_seeds"],
-        draft=frame["note"].str.contains("draft", na=False),
-    )
-    return frame[[*COMPARED, "published_mean", "published_std", "published_n", "draft"]]
 
 
 def mean_and_std(frame: pd.DataFrame, keys: list[str], figures: list[str]) -> pd.DataFrame:
@@ -99,11 +41,40 @@ def mean_and_std(frame: pd.DataFrame, keys: list[str], figures: list[str]) -> pd
     return found
 
 
-def summarise(cells: pd.DataFrame) -> pd.DataFrame:
-    """Test error of each cell of `cells_frame` over its seeds, compared with the published."""
+def summarise(cells: pd.DataFrame, reference: Reference | None = None) -> pd.DataFrame:
+    """Test error of each cell of `cells_frame` over its seeds, compared with a reference.
+
+    Args:
+        reference: by default the published figures.
+    """
     found = mean_and_std(cells, CELL, ["error"]).rename(columns={"error_count": "n"})
-    compared = compare(found.merge(_published_frame(), "left", COMPARED))
+    reference = reference or published()
+    theirs = [
+        reference.figure((dataset, model, method, budget), recipe)
+        for dataset, model, method, budget, recipe in found[[*COMPARED, "recipe_diff"]].to_numpy()
+    ]
+    figures = [[of.mean, of.std, of.n] if of else [None] * 3 for of in theirs]
+    names = COMPARISON[:3]
+    frame = pd.DataFrame(figures, found.index, names, dtype=float)
+    compared = compare(found.join(frame))
     return compared[[*CELL, "error_mean", "error_std", "n", *COMPARISON]]
+
+
+def of_records(records: Iterable[Record], where: str) -> Reference:
+    """The test errors of other records, to compare with.
+
+    Args:
+        where: their folder, in words.
+    """
+    records = list(records)
+    found = summarise(cells_frame(records))
+    figures: dict[tuple[Key, str | None], Estimate] = {
+        ((of["dataset"], of["model"], of["method"], of["budget"]), of["recipe_diff"]): estimate(of)
+        for of in found.to_dict("records")
+    }
+    weights = {record.place: record.result.weights_sha256 for record in records}
+    note = f"Reference: {counted(len(records), 'record')} from {where}."
+    return Reference("reference", figures, note, weights)
 
 
 def estimate(cell: Mapping[Hashable, Any]) -> Estimate:
@@ -112,9 +83,10 @@ def estimate(cell: Mapping[Hashable, Any]) -> Estimate:
 
 
 def compare(frame: pd.DataFrame) -> pd.DataFrame:
-    """Add difference and Welch's t-test (two-sided, unequal variances) of ours and published."""
+    """Add difference and Welch's t-test (two-sided, unequal variances) of ours and theirs."""
     ours, theirs = frame["error_mean"], frame["published_mean"]
-    testable = frame[(frame["n"] > 1) & frame["published_n"].notna()]
+    known = frame["published_n"].notna() & frame["published_std"].notna()
+    testable = frame[(frame["n"] > 1) & known]
     p_value = pd.Series(math.nan, frame.index)
     if len(testable):
         from scipy import special  # scipy.stats takes half a second to import
@@ -126,8 +98,9 @@ def compare(frame: pd.DataFrame) -> pd.DataFrame:
         t = (mean - mean_2) / np.sqrt(one + two)
         p_value[testable.index] = 2 * special.stdtr(freedom, -abs(t))
     verdicts = {
-        "nothing published": theirs.isna(),
+        "nothing to compare": theirs.isna(),
         "no n: no test": frame["published_n"].isna(),
+        "no deviation: no test": frame["published_std"].isna(),
         "one seed: no test": p_value.isna(),
         "agrees": p_value >= SIGNIFICANCE,
         "lower": ours < theirs,
@@ -215,7 +188,7 @@ def _paired(sgd: "pd.Series[float] | None", other: "pd.Series[float] | None") ->
 
 
 def _published_gain(row: tuple[str, str], sgd: Column, other: Column) -> Estimate | None:
-    one, two = published().get((*row, *sgd)), published().get((*row, *other))
+    one, two = published().figure((*row, *sgd)), published().figure((*row, *other))
     if not one or not two or one.n is None or two.n is None:  # of a source with another SGD
         return None
     return Estimate(one.mean - two.mean, math.hypot(one.std, two.std), min(one.n, two.n))
