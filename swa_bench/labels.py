@@ -9,6 +9,7 @@ Column = tuple[str, float]  # a method and a budget
 DEMONSTRATIONS = ("cifar10_mini",)  # data sets of no use but to show how the project works
 BUDGET_EPOCHS = {"imagenet": 10}  # where the paper names its columns by epochs, not by budgets
 ENSEMBLES = ("independent", "snapshot", "fge")  # k budgets of them are k runs of one budget each
+ARITHMETIC = ("precision", "channels_last", "compile")  # how a recipe is computed, not what it is
 LABELS = {
     "vgg16": "VGG16",
     "vgg16_bn": "VGG16-BN",
@@ -72,6 +73,12 @@ def recipe_text(recipe_diff: Mapping[str, Any]) -> str:
 def recipe_options(recipe: str) -> list[str]:
     """The options of a recipe's text; a value may hold spaces."""
     return re.split(r" (?=[\w.]+=)", recipe) if recipe else []
+
+
+def plain_recipe(recipe: str) -> str:
+    """A recipe's text without the options that say how it is computed."""
+    options = recipe_options(recipe)
+    return " ".join(one for one in options if one.partition("=")[0] not in ARITHMETIC)
 
 
 def by_options(recipe_diff: str) -> tuple[int, str]:

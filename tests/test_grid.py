@@ -1,5 +1,6 @@
 """Grids as they are read from their files: columns by hand, and the rest as Hydra composes it."""
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from record_helpers import write_record
 from swa_bench.config.grid import Experiment, grids, paper_columns, paper_models, read_experiment
 from swa_bench.config.plan import divergence, make_plan
 from swa_bench.config.spec import compose_spec
+from swa_bench.labels import plain_recipe, recipe_text
 from swa_bench.reporting import tables
 from swa_bench.results import frames
 from swa_bench.results.record import read_records
@@ -24,6 +26,8 @@ TRAINED = [("swa", 1.0), ("swa", 1.25), ("swa", 1.5)]
         ("shakeshake", [("sgd", 1.0), *TRAINED]),
         ("pyramidnet", [("sgd", 1.0), *TRAINED]),
         ("fixed_rate", [("sgd_fixed_rate", 1.0), ("swa_fixed_rate", 1.0)]),
+        ("cifar10_cpu_long", [("sgd", 1.5), *TRAINED]),
+        ("cifar10_cpu,reflection_padding", [*TRAINED, ("sgd", 1.0)]),
     ],
 )
 def test_columns(name: str, columns: list[tuple[str, float]]) -> None:
@@ -32,24 +36,31 @@ def test_columns(name: str, columns: list[tuple[str, float]]) -> None:
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda experiment: experiment.name)
 def test_runs_are_those_that_hydra_composes(experiment: Experiment) -> None:
-    """Their lengths, which budgets they report, and where two methods of a row part."""
+    """Their lengths, recipes, which budgets they report, and where two methods of a row part."""
     for dataset, model in experiment.rows:
-        choice = [f"experiment={experiment.name}", f"dataset={dataset}", f"model={model}"]
-        first = compose_spec(*choice, "device=cpu", "precision=fp32")
-        plans = {first.config.method.name: make_plan(first)}
-        for method in first.config.also_train:
-            plans[method] = make_plan(first.with_method(method))
+        choice = [f"experiment=[{experiment.name}]", f"dataset={dataset}", f"model={model}"]
+        plans = {}
+        for method in experiment.own:
+            spec = compose_spec(*choice, f"method={method}", "device=cpu", "precision=fp32")
+            specs = [spec, *map(spec.with_method, spec.config.also_train)]
+            plans |= {one.config.method.name: make_plan(one) for one in specs}
+            for one in specs:
+                recipe = plain_recipe(recipe_text(one.recipe_diff()))
+                assert experiment.recipe(dataset, model, one.config.method.name) == recipe
         assert {
             (method, report.budget) for method, plan in plans.items() for report in plan.reports
         } == set(experiment.columns)
-        states = experiment.states(dataset, model)
+        states = {method: experiment.states(dataset, model, method) for method in plans}
         assert {method: len(names) for method, names in states.items()} == {
             method: plan.config.epochs for method, plan in plans.items()
         }
-        one, other = plans
-        parts = divergence(plans[one], plans[other])
-        shorter = min(plan.config.epochs for plan in plans.values())
-        assert len({*states[one]} & {*states[other]}) == (shorter if parts is None else parts)
+        for one, other in itertools.combinations(plans, 2):
+            if not {one, other} <= {*plans[one].config.checkpoints.keep_for}:
+                continue  # such epochs are not kept for the other
+            parts = divergence(plans[one], plans[other])
+            shorter = min(plans[one].config.epochs, plans[other].config.epochs)
+            shared = len({*states[one]} & {*states[other]})
+            assert shared == (shorter if parts is None else parts), (one, other)
 
 
 def test_what_the_paper_has_of_a_data_set() -> None:

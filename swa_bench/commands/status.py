@@ -132,11 +132,13 @@ def _progress(run: RunStatus) -> str:
 def show_grid(rows: Iterable[RowStatus], grid: Grid) -> str:
     """A line for each row of a grid, and the time that the missing runs will take."""
     found = {(row.dataset, row.model): row for row in rows}
-    lines, total = [], 0.0
+    lines, total, counted = [], 0.0, set[tuple[object, ...]]()
     for experiment in grid.experiments:
         for name in experiment.rows:
             row = found.get(name) or RowStatus(*name, [])
-            left, seconds = row.epochs_left(experiment), row.epoch_seconds()
+            states = {(*name, *state) for state in row.left(experiment)} - counted
+            counted |= states  # those that two experiments share are left once
+            left, seconds = len(states), row.epoch_seconds()
             total += left * (seconds or 0)
             time_left = None if seconds is None else left * seconds
             cells = len(experiment.columns) * len(experiment.seeds)

@@ -16,10 +16,13 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from swa_bench.config.renames import flatten
 from swa_bench.config.resolvers import register_resolvers
-from swa_bench.labels import Column, in_order
+from swa_bench.config.schema import shaping
+from swa_bench.labels import Column, in_order, plain_recipe, recipe_options, recipe_text
 
-GROUPS = ("dataset", "model", "schedule", "method")  # which decide the lengths and rates of runs
+# Which decide the lengths and rates of runs, and their recipe.
+GROUPS = ("optimizer", "augmentation", "dataset", "model", "schedule", "method")
 
 
 def shipped_yaml(name: str) -> Any:
@@ -53,14 +56,22 @@ class Experiment:
     """A sweep of some methods over data sets, models and seeds.
 
     Attributes:
-        methods: in the order of the columns: those of also_train come first.
+        name: as in experiment=NAME; of several together with commas, as in experiment=[ONE,OTHER].
+        also_train: methods that its jobs train after their own one.
+        own: methods of its jobs.
     """
 
     name: str
     datasets: tuple[str, ...]
     models: tuple[str, ...]
     seeds: tuple[int, ...]
-    methods: tuple[str, ...]
+    also_train: tuple[str, ...]
+    own: tuple[str, ...]
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """In the order of the columns."""
+        return (*(method for method in self.also_train if method not in self.own), *self.own)
 
     @property
     def rows(self) -> list[tuple[str, str]]:
@@ -69,50 +80,108 @@ class Experiment:
 
     @functools.cached_property
     def columns(self) -> tuple[Column, ...]:
-        """The methods and budgets that its runs report."""
+        """The methods and budgets that its runs report: those whose epochs they pass."""
         found = []
         for method in self.methods:
-            cfg = self._options(*self.rows[0], method)
-            budgets = sorted({*cfg.report_budgets, cfg.budget})
-            found += [(method, float(budget)) for budget in budgets if budget <= cfg.budget]
+            cfg = _options(self, *self.rows[0], method).copy()
+            longest, passed = cfg.budget, _values(cfg)
+            for budget in sorted({*cfg.report_budgets, longest}):
+                cfg.budget = budget
+                found += [(method, float(budget))] * (budget <= longest and _values(cfg) == passed)
         return tuple(found)
 
-    def states(self, dataset: str, model: str) -> dict[str, list[int]]:
-        """Of each method's run, a name of its state after 1, 2, ... epochs.
+    def states(self, dataset: str, model: str, method: str, epochs: int | None = None) -> list[int]:
+        """A name of the state of a method's run after each of its epochs.
 
-        Methods have the names of the epochs that they share in common.
+        Runs have the names of the epochs that they share in common, also those of two experiments.
+
+        Args:
+            epochs: the length of the run, if it is not the experiment's.
         """
-        found = {}
-        for method in self.methods:
-            cfg = self._options(dataset, model, method)
-            values = dict(cfg.schedule)
-            schedule = pkgutil.resolve_name(values.pop("_target_"))
-            first = cfg.method.collect_from or math.inf
-            epochs = (
-                (schedule(epoch, 0, 1, **values), epoch + 1 >= first) for epoch in range(cfg.epochs)
-            )
-            start = "" if method in cfg.checkpoints.keep_for else method
-            names = itertools.accumulate(epochs, lambda *of: hash(of), initial=hash(start))
-            found[method] = list(names)[1:]
-        return found
+        return _states(self, dataset, model, method, epochs)
 
-    def _options(self, dataset: str, model: str, method: str) -> Any:
-        """The options of its runs of a method, as far as GROUPS have them, with interpolations."""
-        register_resolvers()
-        (train, defaults), (own, selected) = _read("train"), _read(f"experiment/{self.name}")
-        row = {"dataset": dataset, "model": model, "method": method}
-        came_along = _read(f"dataset/{dataset}")[1] | _read(f"method/{method}")[1]
-        chosen = defaults | came_along | selected | row
-        if method != self.methods[-1]:  # the experiment's changes are of its own method
-            own = OmegaConf.masked_copy(own, [name for name in own if name != "method"])
-        groups = {group: _read(f"{group}/{chosen[group]}")[0] for group in GROUPS}
-        return OmegaConf.merge(train, groups, own)
+    def recipe(self, dataset: str, model: str, method: str) -> str:
+        """The options in which its recipe differs from the published one, but for arithmetic."""
+        return _recipe(self, dataset, model, method)
+
+
+def _own(experiment: Experiment, method: str) -> Any:
+    """An experiment's own values; a method that is also trained keeps its options."""
+    own, _ = _read_all(experiment.name)
+    hidden = {"hydra"} | ({"method"} if method not in experiment.own else set())
+    return OmegaConf.masked_copy(own, [name for name in own if name not in hidden])
+
+
+@functools.cache
+def _base(experiment: Experiment, dataset: str, model: str, method: str) -> Any:
+    """The options of its runs of a method without the experiment's own."""
+    (train, defaults), (_, selected) = _read("train"), _read_all(experiment.name)
+    row = {"dataset": dataset, "model": model, "method": method}
+    came_along = _read(f"dataset/{dataset}")[1] | _read(f"method/{method}")[1]
+    chosen = defaults | came_along | selected | row
+    groups = {group: _read(f"{group}/{chosen[group]}")[0] for group in GROUPS}
+    return OmegaConf.merge(train, groups)
+
+
+@functools.cache
+def _options(experiment: Experiment, dataset: str, model: str, method: str) -> Any:
+    """The options of its runs of a method, as far as GROUPS have them, with interpolations."""
+    register_resolvers()
+    base = _base(experiment, dataset, model, method)
+    return OmegaConf.merge(base, _own(experiment, method))
+
+
+def _values(cfg: Any) -> tuple[dict[str, Any], int | None]:
+    """What the rates of a run depend on, and when it first collects."""
+    return dict(cfg.schedule), cfg.method.collect_from
+
+
+@functools.cache
+def _read_all(names: str) -> tuple[Any, dict[str, str]]:
+    """As `_read`, of an experiment, or of several in their order."""
+    read = [_read(f"experiment/{name}") for name in names.split(",")]
+    selected = {group: choice for _, groups in read for group, choice in groups.items()}
+    return OmegaConf.merge(*(values for values, _ in read)), selected
+
+
+@functools.cache
+def _recipe(experiment: Experiment, dataset: str, model: str, method: str) -> str:
+    if experiment.name == dataset:  # the experiment is the published recipe of its data set
+        return ""
+    own, base = (
+        flatten(shaping(OmegaConf.to_container(values, resolve=False)))  # type: ignore[arg-type]
+        for values in (_own(experiment, method), _base(experiment, dataset, model, method))
+    )
+    differs = {name: value for name, value in own.items() if value != base.get(name)}
+    return plain_recipe(recipe_text(differs))
+
+
+@functools.cache
+def _states(
+    experiment: Experiment, dataset: str, model: str, method: str, epochs: int | None
+) -> list[int]:
+    cfg = _options(experiment, dataset, model, method)
+    if epochs is not None and epochs != cfg.epochs:
+        cfg = cfg.copy()
+        cfg.epochs = epochs
+    values, collect_from = _values(cfg)
+    schedule = pkgutil.resolve_name(values.pop("_target_"))
+    first = collect_from or math.inf
+    passed = ((schedule(epoch, 0, 1, **values), epoch + 1 >= first) for epoch in range(cfg.epochs))
+    apart = "" if method in cfg.checkpoints.keep_for else method
+    recipe = [
+        one
+        for one in recipe_options(experiment.recipe(dataset, model, method))
+        if not one.startswith("method.")
+    ]
+    start = hash((apart, *recipe))
+    return list(itertools.accumulate(passed, lambda *of: hash(of), initial=start))[1:]
 
 
 @functools.cache
 def read_experiment(name: str) -> Experiment:
-    """An experiment that is a sweep over data sets, models or seeds."""
-    values, selected = _read(f"experiment/{name}")
+    """An experiment that is a sweep over data sets, models, methods or seeds."""
+    values, selected = _read_all(name)
     chosen = _read("train")[1] | selected
 
     def swept(option: str) -> list[str]:
@@ -120,8 +189,9 @@ def read_experiment(name: str) -> Experiment:
         return str(listed).replace(" ", "").split(",")
 
     seeds = map(int, swept("seed"))
-    methods = (*values.get("also_train", []), chosen["method"])
-    return Experiment(name, tuple(swept("dataset")), tuple(swept("model")), tuple(seeds), methods)
+    datasets, models, methods = (tuple(swept(option)) for option in ("dataset", "model", "method"))
+    also_train = tuple(values.get("also_train", []))
+    return Experiment(name, datasets, models, tuple(seeds), also_train, methods)
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,9 @@ from pathlib import Path
 import pandas as pd
 
 from swa_bench.errors import SwaBenchError
-from swa_bench.labels import recipe_options, signed
+from swa_bench.labels import plain_recipe, signed
 
 SOURCES = "sources.csv"
-ARITHMETIC = ("precision", "channels_last", "compile")  # how a recipe is computed, not what it is
 
 Key = tuple[str, str, str, float]  # data set, model, method, budget
 
@@ -76,26 +75,24 @@ class Reference:
         Without one of the very recipe, there may be one that was computed in another precision.
         """
         exact = self.figures.get((key, recipe))
-        return exact or self._computed.get((key, _plain(recipe))) or self.figures.get((key, None))
+        return (
+            exact
+            or self._computed.get((key, plain_recipe(recipe)))
+            or self.figures.get((key, None))
+        )
 
     @functools.cached_property
     def _computed(self) -> dict[tuple[Key, str], Estimate]:
-        """The figures by recipes without ARITHMETIC, where that leaves no choice."""
+        """The figures by recipes without the options of arithmetic, where that leaves no choice."""
         found: dict[tuple[Key, str], list[Estimate]] = {}
         for (key, recipe), figure in self.figures.items():
             if recipe is not None:
-                found.setdefault((key, _plain(recipe)), []).append(figure)
+                found.setdefault((key, plain_recipe(recipe)), []).append(figure)
         return {key: figures[0] for key, figures in found.items() if len(figures) == 1}
 
     def cells(self) -> list[Key]:
         """The cells that it has figures of."""
         return list(dict.fromkeys(key for key, _ in self.figures))
-
-
-def _plain(recipe: str) -> str:
-    """A recipe's options without ARITHMETIC."""
-    options = recipe_options(recipe)
-    return " ".join(one for one in options if one.partition("=")[0] not in ARITHMETIC)
 
 
 @functools.cache

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from swa_bench.config.grid import Experiment, Grid, grids
-from swa_bench.labels import recipe_text
+from swa_bench.labels import plain_recipe, recipe_text
 from swa_bench.results.epochs import Row, read_epochs
 from swa_bench.results.foreign import read_file
 from swa_bench.results.locks import TRACEBACK, is_running
@@ -58,6 +58,11 @@ class RunStatus:
         return max(recorded, self.options.epochs if self.options else 0) or None
 
     @property
+    def passes(self) -> int | None:
+        """How many it does, by its length and by what it has done; None if that is not known."""
+        return self.length and max(self.length, self.epochs)
+
+    @property
     def epoch_seconds(self) -> float | None:
         """Median time of an epoch, None before the first."""
         seconds = [row["seconds"] for row in self.rows if row["seconds"] is not None]
@@ -102,26 +107,36 @@ class RowStatus:
 
     def is_in(self, grid: Grid) -> bool:
         """Whether it has runs of a grid's experiments."""
-        return any(
-            (self.dataset, self.model) in experiment.rows and run.method in experiment.methods
-            for experiment in grid.experiments
-            for run in self.runs
-        )
+        return any(self.runs_of(experiment) for experiment in grid.experiments)
+
+    def runs_of(self, experiment: Experiment) -> list[RunStatus]:
+        """The runs of an experiment's methods, in its recipe and any precision."""
+        if (self.dataset, self.model) not in experiment.rows:
+            return []
+        row = self.dataset, self.model
+        recipes = {method: experiment.recipe(*row, method) for method in experiment.methods}
+        return [run for run in self.runs if recipes.get(run.method) == plain_recipe(run.recipe)]
 
     def done(self, experiment: Experiment) -> int:
-        """Number of records of an experiment's columns and seeds, in any precision."""
-        found = [(run.method, one.budget, run.seed) for run in self.runs for one in run.records]
+        """Number of records of an experiment's columns and seeds."""
+        runs = self.runs_of(experiment)
+        found = {(run.method, one.budget, run.seed) for run in runs for one in run.records}
         wanted = itertools.product(experiment.columns, experiment.seeds)
         return sum((*column, seed) in found for column, seed in wanted)
 
-    def epochs_left(self, experiment: Experiment) -> int:
-        """Epochs that an experiment still has to train; those that methods share count once."""
-        states, left = experiment.states(self.dataset, self.model), 0
-        for seed in experiment.seeds:
-            runs = [run for run in self.runs if run.seed == seed]
-            done = {state for run in runs for state in states.get(run.method, [])[: run.epochs]}
-            left += len(set().union(*states.values()) - done)
-        return left
+    def left(self, experiment: Experiment) -> set[tuple[int, int]]:
+        """Seed and state of each epoch that an experiment still has to train.
+
+        Epochs that runs share are one.
+        """
+        row, runs = (self.dataset, self.model), self.runs_of(experiment)
+        states = {state for one in experiment.methods for state in experiment.states(*row, one)}
+        done = {
+            (run.seed, state)
+            for run in runs
+            for state in experiment.states(*row, run.method, run.passes)[: run.epochs]
+        }
+        return set(itertools.product(experiment.seeds, states)) - done
 
     def epoch_seconds(self) -> float | None:
         """Median time of an epoch over the runs, wherever they ran."""
