@@ -1,10 +1,11 @@
 """A whole grid of conf/grids.yaml: print what is missing and its cost, then train it.
 
 Run by `make reproduce-tables`. The first argument names the grid, the others are options of
-swa-train that hold for every run. Without a GPU it stops before training, unless ALLOW_CPU=1 is in
-the environment.
+swa-train that hold for every run. Without a GPU it stops before training, unless the grid is meant
+for a CPU or ALLOW_CPU=1 is in the environment.
 """
 
+import itertools
 import math
 import os
 import subprocess
@@ -18,13 +19,14 @@ from hydra.errors import HydraException
 from swa_bench.commands.explain import explain
 from swa_bench.commands.status import epochs_and_time, grid_table
 from swa_bench.config.grid import Experiment, Grid, grids
-from swa_bench.config.plan import make_plan
+from swa_bench.config.plan import Plan, make_plan
 from swa_bench.config.schema import DatasetConfig, TrainConfig
 from swa_bench.config.spec import compose_spec
 from swa_bench.data.images import load_images
 from swa_bench.errors import ConfigError, SwaBenchError
 from swa_bench.results import machine
 from swa_bench.results.outlook import Outlook, look_ahead, seconds_of, total
+from swa_bench.results.record import run_folder
 from swa_bench.results.status import read_row
 from swa_bench.results.stored import limit_size
 
@@ -44,22 +46,37 @@ class Row:
 
 
 def plan_grid(grid: Grid, overrides: Iterable[str]) -> list[Row]:
-    """Every row of a grid, and what is left of its runs."""
+    """Every row of a grid, and what is left of its runs; a run of two rows is of the first."""
     # How the jobs are launched does not change what they do.
     own = [override for override in overrides if not override.startswith("hydra")]
-    found = []
+    found: list[tuple[Experiment, list[Plan]]] = []
+    known = set[tuple[Path, int]]()
     for experiment in grid.experiments:
         for dataset, model in experiment.rows:
-            choice = [f"experiment={experiment.name}", f"dataset={dataset}", f"model={model}"]
-            first = compose_spec(*choice, *own)
-            specs = [first, *map(first.with_method, first.config.also_train)]
+            choice = [experiment.option, f"dataset={dataset}", f"model={model}"]
+            specs = []
+            for method in experiment.own:
+                first = compose_spec(*choice, f"method={method}", *own)
+                specs += [first, *map(first.with_method, first.config.also_train)]
             plans = [
                 make_plan(machine.guess(spec).replace(seed=seed))
                 for seed in experiment.seeds
                 for spec in specs
             ]
-            found.append(Row(experiment, plans[0].config, look_ahead(plans)))
-    return found
+            names = [(run_folder(plan.config), plan.config.epochs) for plan in plans]
+            found.append(
+                (
+                    experiment,
+                    [plan for plan, name in zip(plans, names, strict=True) if name not in known],
+                )
+            )
+            known.update(names)
+    looks = iter(look_ahead(plan for _, plans in found for plan in plans))
+    return [
+        Row(experiment, plans[0].config, list(itertools.islice(looks, len(plans))))
+        for experiment, plans in found
+        if plans
+    ]
 
 
 def show(rows: list[Row], elsewhere: bool) -> None:
@@ -96,17 +113,27 @@ def main(name: str, *overrides: str) -> int:
         option, _, value = override.partition("=")
         if option in ("dataset", "model", "seed", "method", "budget"):
             raise ConfigError(option, value, "the grid sets it; use swa-train -m instead")
-    rows = plan_grid(grids()[name], overrides)
-    elsewhere = any(override.startswith("hydra/launcher=") for override in overrides)
-    show(rows, elsewhere)
+    grid = grids()[name]
+    rows = plan_grid(grid, overrides)
     lacking = [row for row in rows if row.missing]
+    elsewhere = any(override.startswith("hydra/launcher=") for override in overrides)
+    unknown = seconds_of(run for row in lacking for run in row.missing) is None
+    if grid.for_cpu and unknown and not elsewhere:
+        print("How fast this machine is, is not known yet:")
+        _call("swa-check", "--models", *dict.fromkeys(row.config.model.name for row in lacking))
+        rows = plan_grid(grid, overrides)
+        lacking = [row for row in rows if row.missing]
+    show(rows, elsewhere)
+    if grid.for_cpu:
+        print("That is one run after the other; they run side by side on the cores that are there.")
+    config = rows[0].config
     if not lacking:
-        return _call("swa-tables")
-    config = lacking[0].config
+        return _tables(grid, config)
     size = limit_size(Path(config.results_dir), math.inf, ()) / 1e9
     limit = f"at most checkpoints.max_gb={config.checkpoints.max_gb:g}"
     print(f"Checkpoints: {size:.2f} GB below {config.results_dir}, {limit}.")
-    if not elsewhere and config.device == "cpu" and os.environ.get("ALLOW_CPU") != "1":
+    allowed = grid.for_cpu or os.environ.get("ALLOW_CPU") == "1"
+    if not elsewhere and config.device == "cpu" and not allowed:
         print(
             "No GPU here: stopped before training. The same command after ALLOW_CPU=1 trains on "
             "this CPU all the same; make quickstart shows the project at work in minutes."
@@ -117,14 +144,25 @@ def main(name: str, *overrides: str) -> int:
     codes = [
         _call(
             "swa-train",
-            f"experiment={experiment.name}",
+            experiment.option,
             f"dataset={','.join(one for one in experiment.datasets if one in there)}",
             *overrides,
         )
         for experiment in dict.fromkeys(row.experiment for row in lacking)
         if set(experiment.datasets) & set(there)
     ]
-    return max([*codes, _call("swa-tables")]) if codes else 1
+    return max([*codes, _tables(grid, config)]) if codes else 1
+
+
+def _tables(grid: Grid, config: TrainConfig) -> int:
+    """Make the tables; those of a grid that has shipped records beside these, if that can be."""
+    if not grid.shipped or not Path(grid.shipped).is_dir():
+        return _call("swa-tables")
+    rows = [row for experiment in grid.experiments for row in experiment.rows]
+    datasets, models = (dict.fromkeys(names) for names in zip(*rows, strict=True))
+    shown = ["--records", config.results_dir, "--dataset", *datasets, "--model", *models]
+    code = _call("swa-tables", *shown, "--against", grid.shipped)
+    return code and _call("swa-tables", *shown)  # options may have made them another recipe
 
 
 def _call(command: str, *arguments: str) -> int:

@@ -38,7 +38,7 @@ def test_columns(name: str, columns: list[tuple[str, float]]) -> None:
 def test_runs_are_those_that_hydra_composes(experiment: Experiment) -> None:
     """Their lengths, recipes, which budgets they report, and where two methods of a row part."""
     for dataset, model in experiment.rows:
-        choice = [f"experiment=[{experiment.name}]", f"dataset={dataset}", f"model={model}"]
+        choice = [experiment.option, f"dataset={dataset}", f"model={model}"]
         plans = {}
         for method in experiment.own:
             spec = compose_spec(*choice, f"method={method}", "device=cpu", "precision=fp32")

@@ -74,6 +74,30 @@ def test_the_plan_of_the_other_networks(calls: list[tuple[str, ...]], capsys: An
     ]
 
 
+def test_the_grid_for_a_cpu_asks_for_its_speed_trains_and_compares(
+    calls: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """A seed: SWA's 45 epochs, 13 of them those of SGD 1.5, 16 of whose 45 are those of SGD 1."""
+    monkeypatch.setattr(grid, "load_images", lambda dataset: None)
+    shipped = Path("results/shipped/cpu-amd-epyc/cifar10_cpu")
+    shipped.mkdir(parents=True)
+    assert grid.main("cifar10_cpu", "device=cpu") == 0
+    printed = capsys.readouterr().out
+    assert words(printed)[4:6] == [
+        f"cifar10_cpu_long cifar10 preresnet20 0/10 {5 * (45 + 45 - 13)} unknown".split(),
+        f"cifar10_cpu cifar10 preresnet20 0/5 {5 * (30 - 16)} unknown".split(),
+    ]
+    assert f"15 runs to train, {5 * (45 + 45 - 13 + 30 - 16)} epochs" in printed
+    assert "No GPU" not in printed
+    check, *train, tables = calls
+    assert check == ("swa-check", "--models", "preresnet20")
+    assert train == [
+        ("swa-train", f"experiment={name}", "dataset=cifar10", "device=cpu")
+        for name in ("cifar10_cpu_long", "cifar10_cpu")
+    ]
+    assert tables[-2:] == ("--against", str(shipped))
+
+
 def test_imagenet_is_planned_without_its_files_and_left_out(
     calls: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:

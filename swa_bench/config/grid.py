@@ -56,7 +56,7 @@ class Experiment:
     """A sweep of some methods over data sets, models and seeds.
 
     Attributes:
-        name: as in experiment=NAME; of several together with commas, as in experiment=[ONE,OTHER].
+        name: of one file, or of several that are composed, with commas between them.
         also_train: methods that its jobs train after their own one.
         own: methods of its jobs.
     """
@@ -67,6 +67,11 @@ class Experiment:
     seeds: tuple[int, ...]
     also_train: tuple[str, ...]
     own: tuple[str, ...]
+
+    @property
+    def option(self) -> str:
+        """As it is typed: experiment=NAME or experiment=[ONE,OTHER]."""
+        return f"experiment=[{self.name}]" if "," in self.name else f"experiment={self.name}"
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -200,20 +205,25 @@ class Grid:
 
     Attributes:
         table: whether they are the paper's table of their data sets.
+        for_cpu: whether a CPU is enough.
+        shipped: folder of the records that come with the project; "" if there are none.
     """
 
     title: str
     experiments: tuple[Experiment, ...]
     table: bool
+    for_cpu: bool = False
+    shipped: str = ""
 
 
 @functools.cache
 def grids() -> dict[str, Grid]:
     """The grids by name; the first is meant where none is named."""
-    return {
-        name: Grid(of.title, tuple(map(read_experiment, of.experiments)), of.table)
-        for name, of in shipped_yaml("grids.yaml").items()
-    }
+    found = {}
+    for name, of in shipped_yaml("grids.yaml").items():
+        experiments = tuple(map(read_experiment, of.pop("experiments")))
+        found[name] = Grid(experiments=experiments, **of)
+    return found
 
 
 @functools.cache
