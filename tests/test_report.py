@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 from record_helpers import write_run
 
-from swa_bench.commands.records import swa_report
+from swa_bench.commands.records import swa_report, swa_tables
 from swa_bench.reporting import page as report
 from swa_bench.results import frames
 from swa_bench.results.cost import costs
@@ -68,6 +68,19 @@ def test_gains_are_paired_by_seed(made: Path) -> None:
     assert gain.ours.std == pytest.approx(statistics.stdev(pairs))
     assert gain.theirs.mean == pytest.approx(93.59 - 93.25)
     assert gain.theirs.std == pytest.approx((0.16**2 + 0.16**2) ** 0.5)
+
+
+def test_the_table_of_gains(made: Path, tmp_path: Path) -> None:
+    """Gains of 0.4 and 0.6: mean 0.5, and 12.706 x 0.1414 / sqrt(2) = 1.27 around it."""
+    write_run(made, {1.5: 6.4}, [], seed=0)
+    out = tmp_path / "tables"
+    swa_tables(["--records", str(made), "--out", str(out)])
+    text = (out / "cifar10-gains.txt").read_text()
+    lines = [line.strip("│ ").split("│") for line in text.splitlines() if "%" not in line]
+    lines = [line for line in lines if " over SGD" in line[-5:][0]]
+    cells = [[cell.strip() for cell in line[-5:]] for line in lines]
+    assert cells[0] == ["SWA 1 over SGD 1", "+0.50", "−0.77 to +1.77", "2", "+0.34 ± 0.23 (n=3)"]
+    assert cells[-1] == ["SWA 1.5 over SGD 1.5", "+0.50", "-", "1", "-"]
 
 
 def test_gains_over_sgd_of_equal_length_where_it_was_run(made: Path) -> None:

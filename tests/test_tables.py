@@ -182,8 +182,10 @@ def test_a_letter_means_one_recipe_in_all_tables(tmp_path: Path) -> None:
     assert letters_of(tmp_path / "out") == {
         "cifar10": ["[a] init=a b", "[b] precision=bf16"],
         "cifar10-ensembles": ["[b] precision=bf16"],
+        "cifar10-gains": ["[b] precision=bf16"],
         "mine": ["[b] precision=bf16"],
         "mine-ensembles": ["[b] precision=bf16"],
+        "mine-gains": ["[b] precision=bf16"],
     }
     for path in (tmp_path / "out").glob("*.txt"):
         assert path.read_text().count("batch_size=64") == 1
@@ -279,4 +281,4 @@ def test_the_tables_of_the_questions_are_made_from_the_shipped_records(tmp_path:
     swa_tables(["--records", str(ROOT / "results" / "shipped"), "--out", str(tmp_path)])
     page = (ROOT / "docs" / "questions.md").read_text()
     made = list(tmp_path.glob("*.md"))
-    assert len(made) == 4 and all(path.read_text() in page for path in made)
+    assert len(made) == 5 and all(path.read_text() in page for path in made)

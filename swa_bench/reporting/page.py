@@ -23,7 +23,7 @@ from swa_bench.files import write_atomically, write_over_own
 from swa_bench.labels import BUDGET_EPOCHS, DEMONSTRATIONS, LABELS, column_label, counted
 from swa_bench.reporting import figures
 from swa_bench.reporting.layout import Recipes, recipes_of
-from swa_bench.reporting.points import draw_gains, draw_test_errors, gain_label
+from swa_bench.reporting.points import draw_gains, draw_test_errors
 from swa_bench.reporting.tables import make_tables
 from swa_bench.results.cost import costs
 from swa_bench.results.frames import Row, cells_frame, epochs_frame, rows
@@ -162,7 +162,7 @@ def _section(row: Row, recipes: Recipes, folder: Path, taken: list[str]) -> dict
     """One row of the tables: its figures and its gains."""
     comparable = bool(paper_columns(row.dataset))
     lines = [
-        [gain_label(gain)]
+        [gain.short_label]
         + [of.gain() if of else "-" for of in (gain.ours, gain.theirs)[: 1 + comparable]]
         for gain in gains(row)
     ]

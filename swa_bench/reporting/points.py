@@ -15,8 +15,6 @@ from swa_bench.reporting.figures import INK, color_and_marker, printable
 from swa_bench.results.frames import Row
 from swa_bench.results.references import Estimate, published
 from swa_bench.results.statistics import (
-    BASELINE,
-    Gain,
     columns,
     estimate,
     gains,
@@ -63,16 +61,8 @@ def draw_gains(figure: Figure, row: Row) -> None:
     for y, gain in enumerate(gains(row)):
         _point(axes, y - ASIDE, gain.ours, _our_style(gain.method, row))
         _point(axes, y + ASIDE, gain.theirs, PUBLISHED)
-        labels.append([gain_label(gain), f"n={gain.ours.n}" if gain.ours else "no pairs"])
+        labels.append([gain.short_label, f"n={gain.ours.n}" if gain.ours else "no pairs"])
     _finish(axes, labels, "gain in % points")
-
-
-def gain_label(gain: Gain) -> str:
-    """What is compared, such as SWA 1.25, or SWA 1.5 − SGD 1.5 where SGD is not of one budget."""
-    label = column_label(gain.method, gain.budget)
-    if gain.baseline_budget == BASELINE[1]:
-        return label
-    return f"{label} over {column_label(BASELINE[0], gain.baseline_budget)}"
 
 
 def _point(axes: Axes, y: float, figure: Estimate | None, style: dict[str, Any]) -> None:

@@ -11,9 +11,10 @@ from swa_bench.config.grid import paper_datasets
 from swa_bench.files import write_atomically, write_over_own
 from swa_bench.labels import LABELS, column_label, columns_in_order, in_order
 from swa_bench.reporting.error_tables import ensembles_table, single_table
+from swa_bench.reporting.gain_table import gain_table
 from swa_bench.reporting.layout import TEXT_WIDTH, Recipes, Table, labelled_rows, recipes_of, titled
 from swa_bench.results.epochs import TESTED, tested_columns
-from swa_bench.results.frames import CELL, METRIC, cells_frame, epochs_frame
+from swa_bench.results.frames import CELL, METRIC, cells_frame, epochs_frame, rows
 from swa_bench.results.record import Record
 from swa_bench.results.references import Estimate, Reference
 from swa_bench.results.statistics import (
@@ -35,7 +36,7 @@ def make_tables(
     recipes: Recipes | None = None,
     reference: Reference | None = None,
 ) -> list[Table]:
-    """All tables of each data set: single networks, ensembles, calibration, collected weights.
+    """All tables of each data set: single networks, ensembles, gains, calibration, and more.
 
     Args:
         whole: data sets of which all of the paper's rows and columns are shown, with or without
@@ -51,6 +52,7 @@ def make_tables(
         of_errors: dict[str, Any] = {"whole": dataset in whole, "reference": reference}
         tables.append(single_table(dataset, summary, recipes, **of_errors))
         tables.append(ensembles_table(dataset, summary, recipes, **of_errors))
+        tables.append(gain_table(dataset, rows(cells, epochs), recipes))
         tables.append(calibration_table(dataset, cells, recipes))
         tables.append(collected_table(dataset, collected, recipes))
     return [table for table in tables if table.rows]

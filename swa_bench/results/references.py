@@ -16,6 +16,7 @@ from swa_bench.errors import SwaBenchError
 from swa_bench.labels import plain_recipe, signed
 
 SOURCES = "sources.csv"
+COVERAGE = 0.95  # of an interval
 
 Key = tuple[str, str, str, float]  # data set, model, method, budget
 
@@ -42,6 +43,16 @@ class Estimate:
     def gain(self) -> str:
         """With the sign of its mean, as +0.34 ± 0.10 (n=3)."""
         return f"{signed(self.mean)}{self._spread()} (n={self.n})"
+
+    def interval(self) -> tuple[float, float]:
+        """Student's interval of COVERAGE around the mean; nan for one seed."""
+        from scipy import special  # scipy.stats takes half a second to import
+
+        n = self.n or 0
+        if n < 2:
+            return math.nan, math.nan
+        half = float(special.stdtrit(n - 1, (1 + COVERAGE) / 2)) * self.std / math.sqrt(n)
+        return self.mean - half, self.mean + half
 
     def _spread(self, decimals: int = 2) -> str:
         return "" if math.isnan(self.std) else f" ± {self.std:.{decimals}f}"

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from swa_bench.config.grid import paper_columns
-from swa_bench.labels import Column, columns_in_order, counted
+from swa_bench.labels import Column, column_label, columns_in_order, counted
 from swa_bench.results.epochs import tested_columns
 from swa_bench.results.frames import CELL, COLUMN, Row, cells_frame
 from swa_bench.results.record import Record
@@ -146,6 +146,18 @@ class Gain:
     baseline_budget: float
     ours: Estimate | None
     theirs: Estimate | None
+
+    @property
+    def label(self) -> str:
+        """What is compared, such as SWA 1.5 over SGD 1.5."""
+        labels = ((self.method, self.budget), (BASELINE[0], self.baseline_budget))
+        return " over ".join(column_label(*column) for column in labels)
+
+    @property
+    def short_label(self) -> str:
+        """Without the baseline where that is SGD of one budget."""
+        usual = self.baseline_budget == BASELINE[1]
+        return self.label.partition(" over ")[0] if usual else self.label
 
 
 def columns(row: Row) -> list[Column]:
