@@ -76,9 +76,8 @@ def test_the_table_of_gains(made: Path, tmp_path: Path) -> None:
     out = tmp_path / "tables"
     swa_tables(["--records", str(made), "--out", str(out)])
     text = (out / "cifar10-gains.txt").read_text()
-    lines = [line.strip("│ ").split("│") for line in text.splitlines() if "%" not in line]
-    lines = [line for line in lines if " over SGD" in line[-5:][0]]
-    cells = [[cell.strip() for cell in line[-5:]] for line in lines]
+    lines = [line.split("│") for line in text.splitlines() if "│" in line and " over SGD" in line]
+    cells = [[cell.strip() for cell in line[2:-1]] for line in lines]
     assert cells[0] == ["SWA 1 over SGD 1", "+0.50", "−0.77 to +1.77", "2", "+0.34 ± 0.23 (n=3)"]
     assert cells[-1] == ["SWA 1.5 over SGD 1.5", "+0.50", "-", "1", "-"]
 
