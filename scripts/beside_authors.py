@@ -6,6 +6,7 @@ torch refuses (MENDED). See docs/fidelity.md.
 
     python scripts/beside_authors.py CLONE parts
     python scripts/beside_authors.py CLONE train --seeds 0 1 2 3 4 5
+    python scripts/beside_authors.py CLONE compare --records FOLDER
 """
 
 import argparse
@@ -26,6 +27,7 @@ import pandas as pd
 import torch
 import torchvision
 from PIL import Image
+from scipy import stats
 from tabulate import tabulate
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -36,6 +38,9 @@ from swa_bench.config.spec import compose_spec
 from swa_bench.data.batches import EpochDraws, to_device
 from swa_bench.data.images import ImageSet, load_images
 from swa_bench.models import build_model
+from swa_bench.results.frames import cells_frame
+from swa_bench.results.record import read_records
+from swa_bench.results.references import Estimate
 from swa_bench.schedules import authors
 from swa_bench.training.averaging import WeightAverage
 from swa_bench.training.batch_norm import RunningStatistics
@@ -49,6 +54,7 @@ MENDED = [
     ("train.py", "train_set.train_labels", "train_set.targets", "torchvision renamed it"),
 ]
 SETTINGS = ["experiment=quickstart", "precision=fp32"]
+BOUND = 3.0  # points of test error, within which two means are taken as equivalent
 EVERY = 3  # epochs between two tests of theirs, so that all three budgets are tested
 NETWORKS = {  # our name, their name, depth of a network for which they have no name
     "preresnet20": ("PreResNet20", 20),
@@ -382,15 +388,56 @@ def train(program: Path, out: Path, seeds: Sequence[int], processes: int) -> Non
     print(frame.groupby(["method", "budget"])["error"].agg(["mean", "std", "count"]))
 
 
+def equivalence(
+    ours: Sequence[float], theirs: Sequence[float], bound: float
+) -> tuple[float, tuple[float, float], float, float]:
+    """Compare two means by Welch's test, and by two one-sided tests with a bound on either side.
+
+    Returns:
+        The difference ours - theirs; its 90 % interval, which lies within the bounds if the means
+        are equivalent at the 5 % level; the p-value of Welch's test; that of the equivalence.
+    """
+    one, other = np.array(ours), np.array(theirs)
+    welch = stats.ttest_ind(one, other, equal_var=False)
+    interval = welch.confidence_interval(0.9)
+    above = stats.ttest_ind(one + bound, other, equal_var=False, alternative="greater")
+    below = stats.ttest_ind(one - bound, other, equal_var=False, alternative="less")
+    difference = float(np.mean(ours) - np.mean(theirs))
+    ends = (float(interval.low), float(interval.high))
+    return difference, ends, float(welch.pvalue), max(float(above.pvalue), float(below.pvalue))
+
+
+def show_comparison(out: Path, records: Path) -> None:
+    """Print each cell's errors, ours from records and theirs as `train` left them."""
+    theirs = pd.read_csv(out / "errors.csv")
+    lines = []
+    ours = cells_frame(read_records([records]))
+    for (method, budget), of_cell in theirs.groupby(["method", "budget"]):
+        same = ours[(ours["method"] == method) & (ours["budget"] == budget)]
+        one, other = list(same["error"]), list(of_cell["error"])
+        difference, (low, high), p_value, p_equivalent = equivalence(one, other, BOUND)
+        means = [str(Estimate(np.mean(of), np.std(of, ddof=1), len(of))) for of in (one, other)]
+        interval = f"{low:+.2f} to {high:+.2f}"
+        figures = [f"{difference:+.2f}", interval, f"{p_value:.2g}", f"{p_equivalent:.2g}"]
+        lines.append([f"{method} {budget:g}", *means, *figures])
+        print(f"{method} {budget:g}, theirs:", *(f"{error:.1f}" for error in other))
+    header = ["", "ours", "theirs", "difference", "90 % interval", "Welch p", "equivalence p"]
+    print(tabulate(lines, header, "github", disable_numparse=True))
+
+
 def main() -> None:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description="The authors' own program beside ours.")
     parser.add_argument("clone", type=Path, help="a clone of the authors' repository")
-    parser.add_argument("action", choices=["parts", "train"])
+    parser.add_argument("action", choices=["parts", "train", "compare"])
     parser.add_argument("--seeds", type=int, nargs="+", default=range(6))
     parser.add_argument("--out", type=Path, default=Path("results/authors_program"))
     parser.add_argument("--processes", type=int, default=1, help="side by side, of one thread each")
+    parser.add_argument("--records", type=Path, help="ours, with the same settings, to compare")
     options = parser.parse_args()
+    if options.action == "compare":
+        show_comparison(options.out, options.records)
+        return
     program = mended(options.clone, options.out)
     if options.action == "parts":
         show_parts(program)
