@@ -124,7 +124,7 @@ def main(name: str, *overrides: str) -> int:
         rows = plan_grid(grid, overrides)
         lacking = [row for row in rows if row.missing]
     show(rows, elsewhere)
-    if grid.for_cpu:
+    if grid.for_cpu and lacking:
         print("That is one run after the other; they run side by side on the cores that are there.")
     config = rows[0].config
     if not lacking:
