@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 
+import authors_program as program
 import beside_authors as beside
 import pytest
 from scipy import stats
@@ -26,10 +27,10 @@ def test_a_clone_is_mended_in_a_copy(tmp_path: Path) -> None:
     lines = "x = input.cuda(async=True)\nloss_sum += loss.data[0] * 2\n"
     (clone / "utils.py").write_text(lines)
     (clone / "train.py").write_text("num_classes = max(train_set.train_labels) + 1\n")
-    program = beside.mended(clone, tmp_path / "out")
-    compile((program / "utils.py").read_text(), "utils.py", "exec")
-    assert "loss.item() * 2" in (program / "utils.py").read_text()
-    assert "train_set.targets" in (program / "train.py").read_text()
+    copy = program.mended(clone, tmp_path / "out")
+    compile((copy / "utils.py").read_text(), "utils.py", "exec")
+    assert "loss.item() * 2" in (copy / "utils.py").read_text()
+    assert "train_set.targets" in (copy / "train.py").read_text()
     assert (clone / "utils.py").read_text() == lines
 
 
@@ -43,4 +44,4 @@ def test_budgets_of_a_log(tmp_path: Path, last: int, expected: dict[float, float
     ]
     log = tmp_path / "swa-seed0.log"
     log.write_text("\n".join(["Using model PreResNet20", "----  -----", *rows]))
-    assert beside.errors_of(log, "swa") == expected
+    assert program.errors_of(log, "swa") == expected
