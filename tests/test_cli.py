@@ -210,7 +210,7 @@ def test_config_is_composed_from_any_directory(swa_train: SwaTrain) -> None:
 def test_every_experiment_can_be_planned_also_on_the_small_set(name: str) -> None:
     """Each method of its sweep, alone with the paper's settings and after quickstart's."""
     content = yaml.safe_load((EXPERIMENTS / f"{name}.yaml").read_text())
-    sweep = content["hydra"]["sweeper"]["params"]
+    sweep = content.get("hydra", {}).get("sweeper", {}).get("params", {})
     methods = str(sweep.get("method", "swa")).split(",")
     models = [f"model={model}" for model in str(sweep.get("model", "preresnet20")).split(",")]
     for method, model in itertools.product(methods, models):
