@@ -46,14 +46,10 @@ def mended(clone: Path, out: Path) -> Path:
     program = out / "program"
     shutil.copytree(clone, program, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".git"))
     for file, old, new, why in MENDED:
-        text = (clone / file).read_text()
+        text = (program / file).read_text()
         lines = [number for number, line in enumerate(text.splitlines(), 1) if old in line]
         print(f"mended: {file}, lines {', '.join(map(str, lines))}: {new} for {old} ({why})")
-    for file in {file for file, *_ in MENDED}:
-        text = (clone / file).read_text()
-        for _, old, new, _ in (one for one in MENDED if one[0] == file):
-            text = text.replace(old, new)
-        (program / file).write_text(text)
+        (program / file).write_text(text.replace(old, new))
     return program
 
 

@@ -52,30 +52,30 @@ def plan_grid(grid: Grid, overrides: Iterable[str]) -> list[Row]:
     found: list[tuple[Experiment, list[Plan]]] = []
     known = set[tuple[Path, int]]()
     for experiment in grid.experiments:
-        for dataset, model in experiment.rows:
-            choice = [experiment.option, f"dataset={dataset}", f"model={model}"]
-            specs = []
-            for method in experiment.own:
-                first = compose_spec(*choice, f"method={method}", *own)
-                specs += [first, *map(first.with_method, first.config.also_train)]
-            plans = [
-                make_plan(machine.guess(spec).replace(seed=seed))
-                for seed in experiment.seeds
-                for spec in specs
-            ]
-            names = [(run_folder(plan.config), plan.config.epochs) for plan in plans]
-            found.append(
-                (
-                    experiment,
-                    [plan for plan, name in zip(plans, names, strict=True) if name not in known],
-                )
-            )
-            known.update(names)
-    looks = iter(look_ahead(plan for _, plans in found for plan in plans))
+        for row in experiment.rows:
+            of_row = plans(experiment, row, own)
+            runs = {(run_folder(plan.config), plan.config.epochs): plan for plan in of_row}
+            found.append((experiment, [plan for name, plan in runs.items() if name not in known]))
+            known |= runs.keys()
+    looks = iter(look_ahead(plan for _, of_row in found for plan in of_row))
     return [
-        Row(experiment, plans[0].config, list(itertools.islice(looks, len(plans))))
-        for experiment, plans in found
-        if plans
+        Row(experiment, of_row[0].config, list(itertools.islice(looks, len(of_row))))
+        for experiment, of_row in found
+        if of_row
+    ]
+
+
+def plans(experiment: Experiment, row: tuple[str, str], overrides: list[str]) -> list[Plan]:
+    """The runs of an experiment's data set and model, seed after seed."""
+    choice = [experiment.option, f"dataset={row[0]}", f"model={row[1]}"]
+    specs = []
+    for method in experiment.own:
+        first = compose_spec(*choice, f"method={method}", *overrides)
+        specs += [first, *map(first.with_method, first.config.also_train)]
+    return [
+        make_plan(machine.guess(spec).replace(seed=seed))
+        for seed in experiment.seeds
+        for spec in specs
     ]
 
 

@@ -45,6 +45,7 @@ def make_tables(
         reference: what test errors are compared with; by default the published figures.
     """
     summary, collected = summarise(cells, reference), collected_frame(epochs)
+    found = rows(cells, epochs)
     recipes = recipes or recipes_of(cells)
     whole = paper_datasets(cells["dataset"]) if whole is None else whole
     tables = []
@@ -52,7 +53,7 @@ def make_tables(
         of_errors: dict[str, Any] = {"whole": dataset in whole, "reference": reference}
         tables.append(single_table(dataset, summary, recipes, **of_errors))
         tables.append(ensembles_table(dataset, summary, recipes, **of_errors))
-        tables.append(gain_table(dataset, rows(cells, epochs), recipes))
+        tables.append(gain_table(dataset, found, recipes))
         tables.append(calibration_table(dataset, cells, recipes))
         tables.append(collected_table(dataset, collected, recipes))
     return [table for table in tables if table.rows]

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from swa_bench.errors import SwaBenchError
+from swa_bench.results.student import half_width
 from swa_bench.results.widths import Width, ends
 
 LEVEL_ABOVE_PCT = 10.0  # the default level: so much above SGD's own test error
-CONFIDENCE = 0.95
 
 
 def check_level(level_pct: float | None, errors_pct: Mapping[str, float]) -> None:
@@ -68,10 +68,8 @@ def _interval(values: np.ndarray) -> Width:
     if reached == len(values):
         found["mean"] = float(values.mean())
         if reached > 1:
-            from scipy import stats
-
-            half = stats.sem(values) * stats.t.ppf((1 + CONFIDENCE) / 2, reached - 1)
-            found["interval"] = [found["mean"] - float(half), found["mean"] + float(half)]
+            half = half_width(float(values.std(ddof=1)), reached)
+            found["interval"] = [found["mean"] - half, found["mean"] + half]
     return found
 
 

@@ -14,9 +14,9 @@ import pandas as pd
 
 from swa_bench.errors import SwaBenchError
 from swa_bench.labels import plain_recipe, signed
+from swa_bench.results.student import half_width
 
 SOURCES = "sources.csv"
-COVERAGE = 0.95  # of an interval
 
 Key = tuple[str, str, str, float]  # data set, model, method, budget
 
@@ -45,13 +45,8 @@ class Estimate:
         return f"{signed(self.mean)}{self._spread()} (n={self.n})"
 
     def interval(self) -> tuple[float, float]:
-        """Student's interval of COVERAGE around the mean; nan for one seed."""
-        from scipy import special  # scipy.stats takes half a second to import
-
-        n = self.n or 0
-        if n < 2:
-            return math.nan, math.nan
-        half = float(special.stdtrit(n - 1, (1 + COVERAGE) / 2)) * self.std / math.sqrt(n)
+        """Student's interval around the mean; nan for one seed."""
+        half = half_width(self.std, self.n or 0)
         return self.mean - half, self.mean + half
 
     def _spread(self, decimals: int = 2) -> str:
