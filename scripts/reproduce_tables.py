@@ -92,7 +92,7 @@ def show(rows: list[Row], elsewhere: bool) -> None:
         name = [row.experiment.name, dataset, model]
         lines.append([*name, done, *epochs_and_time(epochs, seconds)])
     print(grid_table(lines, "runs"))
-    print(total([run for row in rows for run in row.missing], here=not elsewhere))
+    print(total(_missing(rows), here=not elsewhere))
 
 
 def available(dataset: DatasetConfig) -> bool:
@@ -107,28 +107,20 @@ def available(dataset: DatasetConfig) -> bool:
 
 def main(name: str, *overrides: str) -> int:
     """Plan, print, train, make the tables; the exit code is swa-train's."""
-    if name not in grids():
-        raise ConfigError("GRID", name, f"choose from {', '.join(grids())}")
-    for override in overrides:
-        option, _, value = override.partition("=")
-        if option in ("dataset", "model", "seed", "method", "budget"):
-            raise ConfigError(option, value, "the grid sets it; use swa-train -m instead")
-    grid = grids()[name]
+    grid = _grid(name, overrides)
     rows = plan_grid(grid, overrides)
-    lacking = [row for row in rows if row.missing]
     elsewhere = any(override.startswith("hydra/launcher=") for override in overrides)
-    unknown = seconds_of(run for row in lacking for run in row.missing) is None
-    if grid.for_cpu and unknown and not elsewhere:
+    if grid.for_cpu and not elsewhere and seconds_of(_missing(rows)) is None:
         print("How fast this machine is, is not known yet:")
-        _call("swa-check", "--models", *dict.fromkeys(row.config.model.name for row in lacking))
+        models = dict.fromkeys(row.config.model.name for row in rows if row.missing)
+        _call("swa-check", "--models", *models)
         rows = plan_grid(grid, overrides)
-        lacking = [row for row in rows if row.missing]
     show(rows, elsewhere)
-    if grid.for_cpu and lacking:
-        print("That is one run after the other; they run side by side on the cores that are there.")
     config = rows[0].config
-    if not lacking:
+    if not _missing(rows):
         return _tables(grid, config)
+    if grid.for_cpu:
+        print("That is one run after the other; they run side by side on the cores that are there.")
     size = limit_size(Path(config.results_dir), math.inf, ()) / 1e9
     limit = f"at most checkpoints.max_gb={config.checkpoints.max_gb:g}"
     print(f"Checkpoints: {size:.2f} GB below {config.results_dir}, {limit}.")
@@ -139,19 +131,39 @@ def main(name: str, *overrides: str) -> int:
             "this CPU all the same; make quickstart shows the project at work in minutes."
         )
         return 1
-    settings = {row.config.dataset.name: row.config.dataset for row in lacking}
+    codes = _train([row for row in rows if row.missing], overrides)
+    return max([*codes, _tables(grid, config)]) if codes else 1
+
+
+def _grid(name: str, overrides: Iterable[str]) -> Grid:
+    """The grid of that name; ConfigError if there is none, or an override is its own to set."""
+    if name not in grids():
+        raise ConfigError("GRID", name, f"choose from {', '.join(grids())}")
+    for override in overrides:
+        option, _, value = override.partition("=")
+        if option in ("dataset", "model", "seed", "method", "budget"):
+            raise ConfigError(option, value, "the grid sets it; use swa-train -m instead")
+    return grids()[name]
+
+
+def _missing(rows: Iterable[Row]) -> list[Outlook]:
+    return [run for row in rows for run in row.missing]
+
+
+def _train(rows: list[Row], overrides: Iterable[str]) -> list[int]:
+    """Train the experiments of the rows where their data sets are available; the exit codes."""
+    settings = {row.config.dataset.name: row.config.dataset for row in rows}
     there = [name for name, dataset in settings.items() if available(dataset)]
-    codes = [
+    return [
         _call(
             "swa-train",
             experiment.option,
             f"dataset={','.join(one for one in experiment.datasets if one in there)}",
             *overrides,
         )
-        for experiment in dict.fromkeys(row.experiment for row in lacking)
+        for experiment in dict.fromkeys(row.experiment for row in rows)
         if set(experiment.datasets) & set(there)
     ]
-    return max([*codes, _tables(grid, config)]) if codes else 1
 
 
 def _tables(grid: Grid, config: TrainConfig) -> int:

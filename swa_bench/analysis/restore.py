@@ -22,7 +22,7 @@ from swa_bench.results.same_data import check_code, check_data
 from swa_bench.training import checkpoints, hardware
 from swa_bench.training.batch_norm import describe_kept
 from swa_bench.training.network import Spare
-from swa_bench.training.states import fresh_state, weights_sha256, with_weights
+from swa_bench.training.states import State, fresh_state, weights_sha256, with_weights
 
 log = logging.getLogger(__name__)
 
@@ -96,35 +96,20 @@ def restore(
         raise SwaBenchError(f"{path}: no such file; name a cell-*.json or a run's folder")
     record = sound_record(path)
     config = recorded_config(record, user)
-    if other is not None and _data_options(other.config) != _data_options(config):
-        other = None
-    images = other.images if other else load_images(config.dataset)
-    now = images.identity()
-    check_data(path, record, config.dataset, now, "put the images of the run there")
-    check_code(path, record, config, "put the file of the run there")
-    device = hardware.prepare(config)
-    data = other.data if other else to_device(images, config, device)
+    images, data = _recorded_data(path, record, config, other)
     done = config.epochs if epoch is None else epoch
     first = config if done else dataclasses.replace(config, init=_first_weights(record, user))
     state = fresh_state(first, data)
-    if not done and weights_sha256(state.model.state_dict()) != record.initial_weights_sha256:
-        raise SwaBenchError(f"{path}: init={first.init} gives other weights than the run had")
     predictor = state.predictors.get(config.method.result)
     if epoch is None and predictor is not None and not predictor.has_weights:
         raise SwaBenchError(
             f"{path} is of an ensemble, which has no weights of its own: take one member (--epoch, "
             "trained with checkpoints.keep=collected), or the average of FGE's (method=swa_fge)"
         )
-    there = as_recorded(record, user)  # on the device that it ran on, which the keys hold
-    plan = Plan(there, steps_per_epoch(there), load_schedule(there), [])
-    keys = plan.state_keys(now.sha256, record.initial_weights_sha256 or "")[1 : done + 1]
-    folder = path.resolve().parent.parent / "checkpoints"
-    checkpoints.load_newest(folder, keys, state)
-    if (state.epoch, state.step) != (done, 0):
-        raise SwaBenchError(
-            f"The state after epoch {done} of {path} is not in {folder} (the ends of runs are): "
-            "train it again with force=true checkpoints.keep=cells (or =collected, for --epoch)"
-        )
+    if done:
+        _load_state(path, record, as_recorded(record, user), images.identity().sha256, done, state)
+    elif weights_sha256(state.model.state_dict()) != record.initial_weights_sha256:
+        raise SwaBenchError(f"{path}: init={first.init} gives other weights than the run had")
     model = state.model
     if epoch is None and predictor is not None:
         spare = Spare(config)
@@ -133,6 +118,38 @@ def restore(
             log.warning("%s: %s", path, sentence)
     check_finite(path, model)
     return Restored(record, config, images, data, model)
+
+
+def _recorded_data(
+    path: Path, record: Record, config: TrainConfig, other: Restored | None
+) -> tuple[ImageSet | FileSet, Images]:
+    """A record's data set, or that of `other` if it is the same; SwaBenchError if it changed."""
+    if other is not None and _data_options(other.config) != _data_options(config):
+        other = None
+    images = other.images if other else load_images(config.dataset)
+    check_data(path, record, config.dataset, images.identity(), "put the images of the run there")
+    check_code(path, record, config, "put the file of the run there")
+    device = hardware.prepare(config)
+    return images, other.data if other else to_device(images, config, device)
+
+
+def _load_state(
+    path: Path, record: Record, there: TrainConfig, data_sha256: str, done: int, state: State
+) -> None:
+    """Load the state after epoch `done`, or raise SwaBenchError.
+
+    Args:
+        there: the configuration on the device that it ran on, which the keys of states hold.
+    """
+    plan = Plan(there, steps_per_epoch(there), load_schedule(there), [])
+    keys = plan.state_keys(data_sha256, record.initial_weights_sha256 or "")[1 : done + 1]
+    folder = path.resolve().parent.parent / "checkpoints"
+    checkpoints.load_newest(folder, keys, state)
+    if (state.epoch, state.step) != (done, 0):
+        raise SwaBenchError(
+            f"The state after epoch {done} of {path} is not in {folder} (the ends of runs are): "
+            "train it again with force=true checkpoints.keep=cells (or =collected, for --epoch)"
+        )
 
 
 def _data_options(config: TrainConfig) -> list[object]:
