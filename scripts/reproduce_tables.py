@@ -21,23 +21,28 @@ from swa_bench.commands.status import epochs_and_time, grid_table
 from swa_bench.config.grid import Experiment, Grid, grids
 from swa_bench.config.plan import Plan, make_plan
 from swa_bench.config.schema import DatasetConfig, TrainConfig
-from swa_bench.config.spec import compose_spec
+from swa_bench.config.spec import RunSpec, compose_spec
 from swa_bench.data.images import load_images
 from swa_bench.errors import ConfigError, SwaBenchError
 from swa_bench.results import machine
 from swa_bench.results.outlook import Outlook, look_ahead, seconds_of, total
-from swa_bench.results.record import run_folder
+from swa_bench.results.record import record_path, run_folder
 from swa_bench.results.status import read_row
 from swa_bench.results.stored import limit_size
 
 
 @dataclass
 class Row:
-    """The runs of one data set and model, and what is left of each."""
+    """The runs of one data set and model, and what is left of each.
+
+    Attributes:
+        ensembles: of whole runs, without a record.
+    """
 
     experiment: Experiment
     config: TrainConfig
     runs: list[Outlook]
+    ensembles: list[TrainConfig]
 
     @property
     def missing(self) -> list[Outlook]:
@@ -49,34 +54,38 @@ def plan_grid(grid: Grid, overrides: Iterable[str]) -> list[Row]:
     """Every row of a grid, and what is left of its runs; a run of two rows is of the first."""
     # How the jobs are launched does not change what they do.
     own = [override for override in overrides if not override.startswith("hydra")]
-    found: list[tuple[Experiment, list[Plan]]] = []
+    found: list[tuple[Experiment, TrainConfig, list[Plan], list[TrainConfig]]] = []
     known = set[tuple[Path, int]]()
     for experiment in grid.experiments:
         for row in experiment.rows:
-            of_row = plans(experiment, row, own)
+            jobs = specs(experiment, row, own)
+            of_row = [make_plan(member) for job in jobs for member in job.members()]
             runs = {(run_folder(plan.config), plan.config.epochs): plan for plan in of_row}
-            found.append((experiment, [plan for name, plan in runs.items() if name not in known]))
+            new = [plan for name, plan in runs.items() if name not in known]
+            found.append((experiment, jobs[0].config, new, unrecorded(jobs)))
             known |= runs.keys()
-    looks = iter(look_ahead(plan for _, of_row in found for plan in of_row))
+    looks = iter(look_ahead(plan for _, _, plans, _ in found for plan in plans))
     return [
-        Row(experiment, of_row[0].config, list(itertools.islice(looks, len(of_row))))
-        for experiment, of_row in found
-        if of_row
+        Row(experiment, config, list(itertools.islice(looks, len(plans))), ensembles)
+        for experiment, config, plans, ensembles in found
+        if plans or ensembles
     ]
 
 
-def plans(experiment: Experiment, row: tuple[str, str], overrides: list[str]) -> list[Plan]:
-    """The runs of an experiment's data set and model, seed after seed."""
+def specs(experiment: Experiment, row: tuple[str, str], overrides: list[str]) -> list[RunSpec]:
+    """The jobs of an experiment's data set and model, seed after seed."""
     choice = [experiment.option, f"dataset={row[0]}", f"model={row[1]}"]
-    specs = []
+    found = []
     for method in experiment.own:
         first = compose_spec(*choice, f"method={method}", *overrides)
-        specs += [first, *map(first.with_method, first.config.also_train)]
-    return [
-        make_plan(machine.guess(spec).replace(seed=seed))
-        for seed in experiment.seeds
-        for spec in specs
-    ]
+        found += [first, *map(first.with_method, first.config.also_train)]
+    return [machine.guess(spec).replace(seed=seed) for seed in experiment.seeds for spec in found]
+
+
+def unrecorded(jobs: Iterable[RunSpec]) -> list[TrainConfig]:
+    """The ensembles of whole runs that have no record yet."""
+    ensembles = [one.config for job in jobs for one in job.ensembles()]
+    return [config for config in ensembles if not record_path(config).is_file()]
 
 
 def show(rows: list[Row], elsewhere: bool) -> None:
@@ -117,7 +126,8 @@ def main(name: str, *overrides: str) -> int:
         rows = plan_grid(grid, overrides)
     show(rows, elsewhere)
     config = rows[0].config
-    if not _missing(rows):
+    lacking = [row for row in rows if row.missing or row.ensembles]
+    if not lacking:
         return _tables(grid, config)
     if grid.for_cpu:
         print("That is one run after the other; they run side by side on the cores that are there.")
@@ -131,7 +141,7 @@ def main(name: str, *overrides: str) -> int:
             "this CPU all the same; make quickstart shows the project at work in minutes."
         )
         return 1
-    codes = _train([row for row in rows if row.missing], overrides)
+    codes = _train(lacking, overrides)
     return max([*codes, _tables(grid, config)]) if codes else 1
 
 

@@ -1,14 +1,15 @@
 """Grids as they are read from their files: columns by hand, and the rest as Hydra composes it."""
 
 import itertools
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 from record_helpers import write_record
 
 from swa_bench.config.grid import Experiment, grids, paper_columns, paper_models, read_experiment
-from swa_bench.config.plan import divergence, make_plan
-from swa_bench.config.spec import compose_spec
+from swa_bench.config.plan import Plan, divergence, make_plan
+from swa_bench.config.spec import RunSpec, compose_spec
 from swa_bench.labels import plain_recipe, recipe_text
 from swa_bench.reporting import tables
 from swa_bench.results import frames
@@ -34,22 +35,39 @@ def test_columns(name: str, columns: list[tuple[str, float]]) -> None:
     assert list(read_experiment(name).columns) == columns
 
 
+def test_ensembles_of_one_size_have_no_seed_in_common() -> None:
+    """Of seeds 0 to 2: three of one run, one of seeds 0 and 1, one of all."""
+    cells = read_experiment("cifar10_cpu_more").cells
+    expected = [(1.0, 0), (1.0, 1), (1.0, 2), (2.0, 0), (3.0, 0)]
+    for method in ("fge", "snapshot", "independent"):
+        assert [cell[1:] for cell in cells if cell[0] == method] == expected
+
+
+def recorded(spec: RunSpec, plan: Plan, seeds: Iterable[int]) -> Iterator[tuple[float, int]]:
+    """Budget and seed of what the jobs of a spec report: runs, and ensembles of them."""
+    for seed in seeds:
+        for ensemble in spec.replace(seed=seed).ensembles():
+            yield ensemble.config.budget, ensemble.config.seed
+        if spec.config.method.name == plan.config.method.name:
+            yield from ((report.budget, seed) for report in plan.reports)
+
+
 @pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda experiment: experiment.name)
 def test_runs_are_those_that_hydra_composes(experiment: Experiment) -> None:
-    """Their lengths, recipes, which budgets they report, and where two methods of a row part."""
+    """Their lengths, recipes, which cells they report, and where two methods of a row part."""
     for dataset, model in experiment.rows:
         choice = [experiment.option, f"dataset={dataset}", f"model={model}"]
-        plans = {}
+        plans, cells = {}, set[tuple[str, float, int]]()
         for method in experiment.own:
             spec = compose_spec(*choice, f"method={method}", "device=cpu", "precision=fp32")
             specs = [spec, *map(spec.with_method, spec.config.also_train)]
-            plans |= {one.config.method.name: make_plan(one) for one in specs}
+            plans |= {one.config.method.name: make_plan(one.members()[0]) for one in specs}
             for one in specs:
+                name = one.config.method.name
                 recipe = plain_recipe(recipe_text(one.recipe_diff()))
-                assert experiment.recipe(dataset, model, one.config.method.name) == recipe
-        assert {
-            (method, report.budget) for method, plan in plans.items() for report in plan.reports
-        } == set(experiment.columns)
+                assert experiment.recipe(dataset, model, name) == recipe
+                cells |= {(name, *cell) for cell in recorded(one, plans[name], experiment.seeds)}
+        assert sorted(cells) == sorted(experiment.cells)
         states = {method: experiment.states(dataset, model, method) for method in plans}
         assert {method: len(names) for method, names in states.items()} == {
             method: plan.config.epochs for method, plan in plans.items()

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import reproduce_tables as grid
 
+from swa_bench.config.grid import grids
 from swa_bench.errors import ConfigError, SwaBenchError
 
 
@@ -72,6 +73,22 @@ def test_the_plan_of_the_other_networks(calls: list[tuple[str, ...]], capsys: An
         f"fixed_rate cifar100 wrn28_10 0/6 {3 * 200} unknown".split(),
         f"fixed_rate cifar10 wrn28_10 0/6 {3 * 200} unknown".split(),
     ]
+
+
+def test_ensembles_of_whole_runs_are_planned_as_their_runs_and_lack_their_records(
+    calls: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """A seed: SGD, the members of `independent`, 30 epochs; another last one with new batch-norm
+    statistics; 6 more of FGE, whose members' average is free; Snapshot 30, cyclical SWA 45 - 13.
+    """
+    monkeypatch.setattr(grid, "load_images", lambda dataset: None)
+    plan = grid.plan_grid(grids()["cifar10_cpu_more"], ["device=cpu"])[0]
+    assert len(plan.ensembles) == 3 * (2 + 2 + 5)  # of three seeds' jobs; FGE 1 is no ensemble
+    assert grid.main("cifar10_cpu_more", "device=cpu") == 0
+    expected = (
+        f"cifar10_cpu_more cifar10 preresnet20 0/18 {3 * (30 + 1 + 6 + 30 + 45 - 13)} unknown"
+    )
+    assert expected.split() in words(capsys.readouterr().out)
 
 
 def test_the_grid_for_a_cpu_asks_for_its_speed_trains_and_compares(

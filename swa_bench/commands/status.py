@@ -141,7 +141,7 @@ def show_grid(rows: Iterable[RowStatus], grid: Grid) -> str:
             left, seconds = len(states), row.epoch_seconds()
             total += left * (seconds or 0)
             time_left = None if seconds is None else left * seconds
-            cells = len(experiment.columns) * len(experiment.seeds)
+            cells = len(experiment.cells)
             done = f"{row.done(experiment)}/{cells}"
             lines.append([experiment.name, *name, done, *epochs_and_time(left, time_left)])
     text = grid_table(lines, "cells")

@@ -10,7 +10,7 @@ import itertools
 import math
 import pkgutil
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 from swa_bench.config.renames import flatten
 from swa_bench.config.resolvers import register_resolvers
 from swa_bench.config.schema import shaping
+from swa_bench.config.seeds import disjoint_blocks
 from swa_bench.labels import Column, in_order, plain_recipe, recipe_options, recipe_text
 
 # Which decide the lengths and rates of runs, and their recipe.
@@ -79,24 +80,47 @@ class Experiment:
         return (*(method for method in self.also_train if method not in self.own), *self.own)
 
     @property
+    def members(self) -> tuple[str, ...]:
+        """The methods whose runs its ensembles are of."""
+        of = (_options(self, *self.rows[0], method).method.ensemble_of for method in self.methods)
+        return tuple(dict.fromkeys(method for method in of if method))
+
+    @property
     def rows(self) -> list[tuple[str, str]]:
         """Its data sets and models."""
         return list(itertools.product(self.datasets, self.models))
 
     @functools.cached_property
     def columns(self) -> tuple[Column, ...]:
-        """The methods and budgets that its runs report: those whose epochs they pass."""
-        found = []
-        for method in self.methods:
-            cfg = _options(self, *self.rows[0], method).copy()
-            longest, passed = cfg.budget, _values(cfg)
-            for budget in sorted({*cfg.report_budgets, longest}):
-                cfg.budget = budget
-                found += [(method, float(budget))] * (budget <= longest and _values(cfg) == passed)
-        return tuple(found)
+        """The methods and budgets that its runs report."""
+        return tuple(dict.fromkeys((method, budget) for method, budget, _ in self.cells))
+
+    @functools.cached_property
+    def cells(self) -> tuple[tuple[str, float, int], ...]:
+        """Method, budget and seed of its records; of k runs, the first of k seeds."""
+        return tuple(cell for method in self.methods for cell in sorted({*self._cells(method)}))
+
+    def _cells(self, method: str) -> Iterator[tuple[str, float, int]]:
+        cfg = _options(self, *self.rows[0], method).copy()
+        longest, passed = cfg.budget, _values(cfg)
+        if cfg.method.ensemble_of:
+            for block in itertools.chain(*(disjoint_blocks(s, int(longest)) for s in self.seeds)):
+                yield method, float(len(block)), block.start
+            return
+        for budget in {*cfg.report_budgets, longest}:
+            cfg.budget = budget
+            if budget <= longest and _values(cfg) == passed:  # whose epochs the run passes
+                yield from ((method, float(budget), seed) for seed in self.seeds)
+
+    def epochs(self, dataset: str, model: str) -> set[tuple[int, int]]:
+        """Seed and state of each epoch that its runs have; epochs that runs share are one."""
+        runs = {(method, seed) for method, _, seed in self.cells}
+        return {
+            (seed, state) for method, seed in runs for state in self.states(dataset, model, method)
+        }
 
     def states(self, dataset: str, model: str, method: str, epochs: int | None = None) -> list[int]:
-        """A name of the state of a method's run after each of its epochs.
+        """A name of the state of a method's run after each of its epochs; of an ensemble, of a run.
 
         Runs have the names of the epochs that they share in common, also those of two experiments.
 
@@ -166,6 +190,10 @@ def _states(
     experiment: Experiment, dataset: str, model: str, method: str, epochs: int | None
 ) -> list[int]:
     cfg = _options(experiment, dataset, model, method)
+    if cfg.method.ensemble_of:
+        method = cfg.method.ensemble_of
+        cfg = _options(experiment, dataset, model, method).copy()
+        cfg.budget = 1
     if epochs is not None and epochs != cfg.epochs:
         cfg = cfg.copy()
         cfg.epochs = epochs

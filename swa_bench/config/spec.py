@@ -17,6 +17,7 @@ from swa_bench.config.composing import CONF, chosen, compose, method_file, of_me
 from swa_bench.config.renames import flatten, lookup
 from swa_bench.config.resolvers import register_resolvers
 from swa_bench.config.schema import TrainConfig, from_dict, require, shaping, to_dict
+from swa_bench.config.seeds import disjoint_blocks, seed_block
 from swa_bench.errors import ConfigError, SwaBenchError
 
 SELECTED = ("schedule", "optimizer", "augmentation")  # groups of which a method may select one
@@ -86,6 +87,22 @@ class RunSpec:
         block = seed_block(self.config.seed, int(self.config.budget))
         return [other.replace(seed=seed, budget=1.0) for seed in block]
 
+    def ensembles(self) -> list["RunSpec"]:
+        """The ensembles that its members make: of k budgets, and of fewer, not asked for or not.
+
+        A run alone is one if the records of the members are of another method.
+        """
+        method = self.config.method
+        if not self.is_ensemble_of_runs:
+            return []
+        blocks = disjoint_blocks(self.config.seed, int(self.config.budget))
+        alone = method.ensemble_of != method.name
+        return [
+            self.replace(seed=block.start, budget=float(len(block)))
+            for block in blocks
+            if alone or len(block) > 1
+        ]
+
     def block(self) -> list["RunSpec"]:
         """The specs of the seeds that train together with this one's, itself among them."""
         own, together = self.config.seed, self.config.seeds_together
@@ -122,12 +139,6 @@ def import_from_here() -> None:
     """Make modules in the working folder importable: the user's own networks and images."""
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))
-
-
-def seed_block(seed: int, size: int) -> range:
-    """The block of `size` seeds that holds a seed: of size 3, seeds 0 to 2 are one block."""
-    first = seed // size * size
-    return range(first, first + size)
 
 
 def compose_spec(*overrides: str) -> RunSpec:

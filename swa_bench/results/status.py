@@ -3,7 +3,6 @@
 Other machines may be training meanwhile: nothing is imported that computes, nothing is changed.
 """
 
-import itertools
 import re
 import statistics
 from dataclasses import dataclass
@@ -110,33 +109,29 @@ class RowStatus:
         return any(self.runs_of(experiment) for experiment in grid.experiments)
 
     def runs_of(self, experiment: Experiment) -> list[RunStatus]:
-        """The runs of an experiment's methods, in its recipe and any precision."""
+        """The runs of an experiment, in its recipe and any precision."""
         if (self.dataset, self.model) not in experiment.rows:
             return []
         row = self.dataset, self.model
-        recipes = {method: experiment.recipe(*row, method) for method in experiment.methods}
+        methods = experiment.methods + experiment.members
+        recipes = {method: experiment.recipe(*row, method) for method in methods}
         return [run for run in self.runs if recipes.get(run.method) == plain_recipe(run.recipe)]
 
     def done(self, experiment: Experiment) -> int:
-        """Number of records of an experiment's columns and seeds."""
+        """Number of an experiment's records."""
         runs = self.runs_of(experiment)
         found = {(run.method, one.budget, run.seed) for run in runs for one in run.records}
-        wanted = itertools.product(experiment.columns, experiment.seeds)
-        return sum((*column, seed) in found for column, seed in wanted)
+        return len(found.intersection(experiment.cells))
 
     def left(self, experiment: Experiment) -> set[tuple[int, int]]:
-        """Seed and state of each epoch that an experiment still has to train.
-
-        Epochs that runs share are one.
-        """
-        row, runs = (self.dataset, self.model), self.runs_of(experiment)
-        states = {state for one in experiment.methods for state in experiment.states(*row, one)}
+        """Seed and state of each epoch that an experiment still has to train."""
+        row = self.dataset, self.model
         done = {
             (run.seed, state)
-            for run in runs
+            for run in self.runs_of(experiment)
             for state in experiment.states(*row, run.method, run.passes)[: run.epochs]
         }
-        return set(itertools.product(experiment.seeds, states)) - done
+        return experiment.epochs(*row) - done
 
     def epoch_seconds(self) -> float | None:
         """Median time of an epoch over the runs, wherever they ran."""

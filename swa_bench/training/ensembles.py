@@ -6,7 +6,8 @@ import torch
 
 from swa_bench.config.identity import digest
 from swa_bench.config.schema import TrainConfig
-from swa_bench.config.spec import RunSpec, seed_block
+from swa_bench.config.seeds import seed_block
+from swa_bench.config.spec import RunSpec
 from swa_bench.data.images import load_images
 from swa_bench.results.finished import read_predictions, write_predictions, write_record
 from swa_bench.results.record import read_record, record_path
@@ -26,26 +27,10 @@ def train_members(spec: RunSpec) -> list[TrainConfig]:
     # Its own seed first, so that jobs of several seeds do not wait for each other.
     for seed in sorted(runs, key=lambda seed: seed != spec.config.seed):
         train_missing(runs[seed], with_predictions=True)
-    ensembles = _ensembles(spec)
+    ensembles = [ensemble.config for ensemble in spec.ensembles()]
     for ensemble in ensembles:
         _record(spec, ensemble, runs)
     return ensembles
-
-
-def _ensembles(spec: RunSpec) -> list[TrainConfig]:
-    """The ensembles that these runs make: of k budgets, and of fewer, which need not be asked for.
-
-    No two ensembles of one size share a run, so that they are independent: three seeds make one
-    ensemble of 3 runs, one of 2 and three of 1.
-    """
-    method = spec.config.method
-    smallest = 2 if method.ensemble_of == method.name else 1  # one run alone has its own record
-    block = seed_block(spec.config.seed, int(spec.config.budget))
-    return [
-        spec.replace(seed=first, budget=float(size)).config
-        for size in range(smallest, len(block) + 1)
-        for first in range(-(-block.start // size) * size, block.stop - size + 1, size)
-    ]
 
 
 def _record(spec: RunSpec, ensemble: TrainConfig, runs: dict[int, RunSpec]) -> None:

@@ -15,7 +15,8 @@ import torch
 
 import swa_bench
 from swa_bench.config.schema import Device, Precision, TrainConfig
-from swa_bench.config.spec import RunSpec, seed_block
+from swa_bench.config.seeds import seed_block
+from swa_bench.config.spec import RunSpec
 from swa_bench.errors import ConfigError
 from swa_bench.labels import counted
 from swa_bench.results.machine import cpu_has_bf16, cpu_name, driver_version, output_of
