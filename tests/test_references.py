@@ -56,6 +56,18 @@ def test_other_records_and_their_weights(tmp_path: Path, capsys: Any) -> None:
     assert frame["reference_mean"].tolist() == [6.4] and "published_mean" not in frame
 
 
+@pytest.mark.parametrize(("digest", "said"), [("0" * 64, True), ("1" * 64, False), (None, False)])
+def test_a_reference_of_other_images_is_named(
+    tmp_path: Path, capsys: Any, digest: str | None, said: bool
+) -> None:
+    """Not where a record does not say of which images it is."""
+    write_record(tmp_path / "runs", data_sha256=digest)
+    write_record(tmp_path / "theirs", data_sha256="1" * 64)
+    tables_against(tmp_path / "runs", tmp_path / "theirs")
+    sentence = "cifar10: these records are of other images than the reference."
+    assert (sentence in capsys.readouterr().out) is said
+
+
 def test_a_figure_of_another_precision_serves_where_there_is_no_other() -> None:
     """Not where two would do; figures that are of no recipe are compared with any."""
     one, other = Estimate(6.0, 0.1, 3), Estimate(7.0, 0.1, 3)

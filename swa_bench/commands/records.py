@@ -11,7 +11,7 @@ from swa_bench.commands.terminal import CommandParser, command, path
 from swa_bench.config.grid import paper_columns
 from swa_bench.config.renames import flatten
 from swa_bench.errors import SwaBenchError
-from swa_bench.labels import counted, recipe_text
+from swa_bench.labels import counted, plain_recipe, recipe_text
 from swa_bench.results.record import Record, read_records
 from swa_bench.results.references import Reference, source
 
@@ -51,6 +51,8 @@ def swa_tables(arguments: Sequence[str] | None = None) -> None:
             print(table.text())
         if found.reference and found.reference.weights:
             print(_equal_weights(found.records, found.reference))
+            for dataset in _with_other_images(found.records, found.reference):
+                print(f"{dataset}: these records are of other images than the reference.")
         print(f"{found}; tables in {found.out}/ as .txt .md .csv .tex")
 
 
@@ -137,7 +139,7 @@ def _reference(against: str) -> Reference:
 
 def _check_comparable(records: Sequence[Record], reference: Reference, what: str) -> None:
     """Refuse a comparison of which there would be nothing to see."""
-    cells = [(one.dataset, one.model, one.method, float(one.budget)) for one in records]
+    cells = [one.cell for one in records]
     recipes = [recipe_text(one.recipe_diff) for one in records]
     if not any(map(reference.figure, cells, recipes)):
         there = dict.fromkeys(" ".join(key[:2]) for key in reference.cells())
@@ -156,6 +158,17 @@ def _equal_weights(records: Sequence[Record], reference: Reference) -> str:
     common = [place for place in ours if reference.weights.get(place)]
     equal = sum(ours[place] == reference.weights[place] for place in common)
     return f"Weights equal to those of the reference, to the last bit: {equal} of {len(common)}"
+
+
+def _with_other_images(records: Sequence[Record], reference: Reference) -> list[str]:
+    """The data sets of which a cell and the reference's same cell have other images."""
+    found = set[str]()
+    for record in records:
+        recipe = plain_recipe(recipe_text(record.recipe_diff))
+        theirs = reference.images.get((record.cell, recipe), {record.data_sha256})
+        if record.data_sha256 and record.data_sha256 not in theirs:
+            found.add(record.dataset)
+    return sorted(found)
 
 
 def _option(text: str) -> tuple[str, str]:

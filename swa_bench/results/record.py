@@ -163,6 +163,11 @@ class Record(Part):
         )
 
     @property
+    def cell(self) -> tuple[str, str, str, float]:
+        """Data set, model, method and budget: the cell of a table that it is of."""
+        return self.dataset, self.model, self.method, float(self.budget)
+
+    @property
     def place(self) -> Path:
         """Where it lies below the folder of all results."""
         run = _run_name(self.method, self.seed, self.recipe_hash)

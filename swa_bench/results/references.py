@@ -68,12 +68,15 @@ class Reference:
         note: what they are, if they are not those that are usually compared.
         weights: SHA-256 of the weights of single results, by the place of their record; None for
             those that have no weights of their own.
+        images: SHA-256 of the data sets of its runs, by cell and recipe, the latter without the
+            options of arithmetic; {} if unpublished.
     """
 
     label: str
     figures: Mapping[tuple[Key, str | None], Estimate]
     note: str = ""
     weights: Mapping[Path, str | None] = field(default_factory=dict)
+    images: Mapping[tuple[Key, str], set[str]] = field(default_factory=dict)
 
     def figure(self, key: Key, recipe: str = "") -> Estimate | None:
         """Of a cell, by its recipe.
