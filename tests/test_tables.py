@@ -2,6 +2,7 @@
 
 import math
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -248,6 +249,28 @@ def test_lines_around_a_table_fill_the_terminal(
         printed = capsys.readouterr().out.splitlines()[:-1]
         lengths = [len(line) for line in printed if not line.startswith(tuple("┌│├└"))]
         assert widest - 12 < max(lengths) <= widest
+
+
+def test_a_wide_table_fits_a_terminal_with_every_figure(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """The table of cifar10.txt has 92 characters a line; into a pipe it is printed as it is."""
+
+    def printed() -> list[str]:
+        swa_tables(["--records", str(made), "--out", str(tmp_path)])
+        return list(capsys.readouterr().out.splitlines()[:-1])  # the last one names folders
+
+    monkeypatch.setenv("COLUMNS", "60")
+    assert max(map(len, printed())) > 60
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    lines = printed()
+    assert max(map(len, lines)) <= 60
+    rows = [line.split() for line in lines]
+    first = rows.index("VGG16 ours 6.70 ± 0.20 no runs".split())
+    assert rows[first - 2] == "SGD SWA 1".split()
+    assert rows[first + 1] == ["(n=3)"]
+    second = rows.index("VGG16 ours no runs 6.02 ± 0.02".split())
+    assert second > first and rows[second - 2] == "SWA 1.25 SWA 1.5".split()
 
 
 def test_a_csv_of_others_is_not_overwritten(made: Path, tmp_path: Path) -> None:

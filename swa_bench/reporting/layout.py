@@ -3,6 +3,7 @@
 import re
 import shutil
 import string
+import sys
 import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from swa_bench.results.frames import Row, row_names
 
 TEXT_WIDTH = 80  # of the lines around a table in a file
 WIDEST = 110  # of those in a terminal
+NAMES = 2  # columns of a table that name its rows
 
 
 @dataclass(frozen=True)
@@ -39,15 +41,23 @@ class Table:
     letters: Sequence[str] = ()
 
     def text(self, width: int | None = None) -> str:
-        """For a terminal; the lines around the table have `width` characters, or its own."""
+        """For a terminal; the lines around the table have `width` characters, or its own.
+
+        Where `width` is not said, a table too wide for the terminal is laid out to fit.
+        """
+        body = self._body("simple_outline")
         if width is None:
-            width = min(shutil.get_terminal_size((TEXT_WIDTH, 24)).columns, WIDEST)
+            columns = shutil.get_terminal_size((TEXT_WIDTH, 24)).columns
+            width = min(columns, WIDEST)
+            terminal = sys.stdout is not None and sys.stdout.isatty()
+            if terminal and _width(body) > columns:
+                body = self._fitted(columns)
 
         def filled(lines: Sequence[str]) -> list[str]:
             return [textwrap.fill(line, max(width, 20), subsequent_indent="  ") for line in lines]
 
         above = filled([self.title, *[self.above] * bool(self.above)])
-        return "\n".join([*above, self._body("simple_outline"), *filled(self._below()), ""])
+        return "\n".join([*above, body, *filled(self._below()), ""])
 
     def markdown(self) -> str:
         """For a README."""
@@ -81,6 +91,21 @@ class Table:
 
     def _body(self, style: str) -> str:
         return tabulate(self.rows, self.header, style, disable_numparse=True)
+
+    def _fitted(self, width: int) -> str:
+        """The body in parts of at most `width` characters a line, n below its figure."""
+        parts, shown = [], list[int]()
+        for column in range(NAMES, len(self.header)):
+            if shown and _width(self._part([*shown, column])) > width:
+                parts.append(self._part(shown))
+                shown = []
+            shown.append(column)
+        return "\n\n".join([*parts, self._part(shown), ""])
+
+    def _part(self, columns: Sequence[int]) -> str:
+        kept = [*range(NAMES), *columns]
+        cells = [[row[one].replace(" (n=", "\n(n=") for one in kept] for row in self.rows]
+        return tabulate(cells, [self.header[one] for one in kept], disable_numparse=True)
 
 
 class Recipes:
@@ -125,6 +150,10 @@ class Recipes:
     def notes(self) -> list[str]:
         """The options of each letter."""
         return [f"[{letter}] {own}" for own, letter in self._letters.items()]
+
+
+def _width(body: str) -> int:
+    return max(map(len, body.splitlines()))
 
 
 def recipes_of(cells: pd.DataFrame) -> Recipes:
