@@ -297,8 +297,8 @@ def test_a_record_cannot_name_a_file_elsewhere(
 def test_the_readmes_table_is_made_from_the_shipped_records(tmp_path: Path) -> None:
     shipped = ROOT / "results" / "shipped" / "cpu-amd-epyc"
     for folder, dataset in (("quickstart", "cifar10_mini"), ("cifar10_cpu", "cifar10")):
-        only = ["--records", str(shipped / folder), "--model", "preresnet20", "--method", "swa", "sgd"]
-        swa_tables([*only, "--out", str(tmp_path)])
+        only = ["--model", "preresnet20", "--method", "swa", "sgd"]
+        swa_tables(["--records", str(shipped / folder), *only, "--out", str(tmp_path)])
         assert (tmp_path / f"{dataset}.md").read_text() in (ROOT / "README.md").read_text()
 
 

@@ -29,7 +29,7 @@ SHORT += ["batch_size=32", "model.budget_epochs=4", "model.swa_start=3"]
 SMALL = ["--directions", "2", "--distance", "8", "--steps", "4", "--grid", "5"]
 SMALL += ["--line-points", "7", "--images", "96", "--device", "cpu", "--trust"]
 FOLDER = Path("results/runs/cifar10_mini/tiny")
-(WIDTH,) = Path(__file__).parents[1].glob("results/shipped/*/width/*.json")
+WIDTHS = sorted(Path(__file__).parents[1].glob("results/shipped/*/width/*.json"))
 EVERY = [*landscape.MEASURES]
 
 
@@ -281,8 +281,9 @@ def test_contours_are_at_round_numbers_that_hold_all_values() -> None:
     assert width_figures.round_levels(np.array([np.nan, 3.0])).tolist() == [2.5, 3.5]
 
 
-def test_the_labels_of_a_plane_are_clear_of_its_triangle_and_in_its_frame() -> None:
-    found = read_width(WIDTH)
+@pytest.mark.parametrize("path", WIDTHS, ids=lambda path: path.stem)
+def test_the_labels_of_a_plane_are_clear_of_its_triangle_and_in_its_frame(path: Path) -> None:
+    found = read_width(path)
     figure = Figure(figsize=(9, 4.7), layout="constrained")
     width_figures.draw_plane(figure, found)
     figure.canvas.draw()
