@@ -23,7 +23,7 @@ from swa_bench.results.record import read_record, read_records
 from swa_bench.results.widths import read_width
 
 ROOT = Path(__file__).parent.parent
-WIDTHS = sorted((ROOT / "results" / "shipped").rglob("width/*.json"))
+WIDTHS = sorted((ROOT / "results" / "shipped").rglob("width/*.json"), reverse=True)
 Change = Callable[[bytes], bytes]
 
 

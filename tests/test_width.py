@@ -29,7 +29,7 @@ SHORT += ["batch_size=32", "model.budget_epochs=4", "model.swa_start=3"]
 SMALL = ["--directions", "2", "--distance", "8", "--steps", "4", "--grid", "5"]
 SMALL += ["--line-points", "7", "--images", "96", "--device", "cpu", "--trust"]
 FOLDER = Path("results/runs/cifar10_mini/tiny")
-WIDTHS = sorted(Path(__file__).parents[1].glob("results/shipped/*/width/*.json"))
+WIDTHS = sorted(Path(__file__).parents[1].glob("results/shipped/*/width/*-seed0.json"))
 EVERY = [*landscape.MEASURES]
 
 
