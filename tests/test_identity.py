@@ -111,7 +111,7 @@ def test_an_ensemble_of_whole_runs_has_its_hash_too() -> None:
 
 def test_shipped_recipes_hash_as_when_they_were_trained() -> None:
     paths = sorted(SHIPPED.rglob("cell-*.json"))
-    assert len(paths) >= 125
+    assert len(paths) == 165
     for path in paths:
         record = parse_record(json.loads(path.read_text()))
         assert record.recipe_hash == path.parent.name.rsplit("-", 1)[1]

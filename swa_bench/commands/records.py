@@ -140,8 +140,7 @@ def _reference(against: str) -> Reference:
 def _check_comparable(records: Sequence[Record], reference: Reference, what: str) -> None:
     """Refuse a comparison of which there would be nothing to see."""
     cells = [one.cell for one in records]
-    recipes = [recipe_text(one.recipe_diff) for one in records]
-    if not any(map(reference.figure, cells, recipes)):
+    if not any(reference.figure(one.cell, one.recipe) for one in records):
         there = dict.fromkeys(" ".join(key[:2]) for key in reference.cells())
         has = f"it has {_listed(list(there))}"
         if same := set(cells) & set(reference.cells()):
@@ -164,9 +163,8 @@ def _with_other_images(records: Sequence[Record], reference: Reference) -> list[
     """The data sets of which a cell and the reference's same cell have other images."""
     found = set[str]()
     for record in records:
-        recipe = plain_recipe(recipe_text(record.recipe_diff))
-        theirs = reference.images.get((record.cell, recipe), {record.data_sha256})
-        if record.data_sha256 and record.data_sha256 not in theirs:
+        theirs = reference.images.get((record.cell, plain_recipe(record.recipe)))
+        if theirs and record.data_sha256 and record.data_sha256 not in theirs:
             found.add(record.dataset)
     return sorted(found)
 

@@ -28,6 +28,7 @@ from swa_bench.config.schema import (
 )
 from swa_bench.errors import SwaBenchError
 from swa_bench.files import find
+from swa_bench.labels import recipe_text
 from swa_bench.results.foreign import (
     MisplacedError,
     check_format,
@@ -166,6 +167,11 @@ class Record(Part):
     def cell(self) -> tuple[str, str, str, float]:
         """Data set, model, method and budget: the cell of a table that it is of."""
         return self.dataset, self.model, self.method, float(self.budget)
+
+    @property
+    def recipe(self) -> str:
+        """The options in which its recipe differs from the published one; "" if it does not."""
+        return recipe_text(self.recipe_diff)
 
     @property
     def place(self) -> Path:

@@ -12,14 +12,7 @@ import numpy as np
 import pandas as pd
 
 from swa_bench.config.grid import paper_columns
-from swa_bench.labels import (
-    Column,
-    column_label,
-    columns_in_order,
-    counted,
-    plain_recipe,
-    recipe_text,
-)
+from swa_bench.labels import Column, column_label, columns_in_order, counted, plain_recipe
 from swa_bench.results.epochs import tested_columns
 from swa_bench.results.frames import CELL, COLUMN, Row, cells_frame
 from swa_bench.results.record import Record
@@ -83,8 +76,8 @@ def of_records(records: Iterable[Record], where: str) -> Reference:
     images: dict[tuple[Key, str], set[str]] = {}
     for record in records:
         if record.data_sha256:
-            recipe = plain_recipe(recipe_text(record.recipe_diff))
-            images.setdefault((record.cell, recipe), set()).add(record.data_sha256)
+            key = record.cell, plain_recipe(record.recipe)
+            images.setdefault(key, set()).add(record.data_sha256)
     note = f"Reference: {counted(len(records), 'record')} from {where}."
     return Reference("reference", figures, note, weights, images)
 

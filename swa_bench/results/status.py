@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from swa_bench.config.grid import Experiment, Grid, grids
-from swa_bench.labels import plain_recipe, recipe_text
+from swa_bench.labels import plain_recipe
 from swa_bench.results.epochs import Row, read_epochs
 from swa_bench.results.foreign import read_file
 from swa_bench.results.locks import TRACEBACK, is_running
@@ -82,7 +82,7 @@ class RunStatus:
     def recipe(self) -> str:
         """The options in which it differs from the published recipe; "" if they are not known."""
         if self.records:
-            return recipe_text(self.records[-1].recipe_diff)
+            return self.records[-1].recipe
         return self.options.differs if self.options else ""
 
     def error(self) -> str:
